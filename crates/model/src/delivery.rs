@@ -1,0 +1,185 @@
+//! Deliveries, the attempts made of them, and what they end in.
+
+use bytes::Bytes;
+
+use crate::event::{Event, EventPosition};
+use crate::filter::EventTypeName;
+use crate::ids::{EndpointId, EventId, TenantId};
+
+/// One event on its way to one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// The event, whole.
+    pub event: Event,
+    /// Where it goes.
+    pub endpoint: EndpointId,
+    /// Where the event is in `events`.
+    pub position: EventPosition,
+    /// 0 for the first time; for a redrive, the hash of its command's id.
+    pub run: u64,
+    /// Number of the attempt to make next, from 1.
+    pub attempt: u32,
+    /// Position of the registry the event was matched at.
+    pub registry_position: u64,
+    /// While in `retry`: not before this time.
+    pub due_at_ms: i64,
+}
+
+/// Names a piece of work; with an attempt number, one step of it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkId {
+    /// Where the event is in `events`.
+    pub position: EventPosition,
+    /// Where it goes.
+    pub endpoint: EndpointId,
+    /// Which run.
+    pub run: u64,
+}
+
+impl Delivery {
+    /// The piece of work that this record is a step of.
+    pub fn work_id(&self) -> WorkId {
+        WorkId {
+            position: self.position,
+            endpoint: self.endpoint.clone(),
+            run: self.run,
+        }
+    }
+}
+
+/// How an attempt ended, or that none was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptOutcome {
+    /// The endpoint answered 2xx.
+    Succeeded,
+    /// The endpoint refused, could not be reached or did not answer in time.
+    Failed,
+    /// Cut short by us; not counted.
+    Interrupted,
+    /// Settled without an attempt.
+    None,
+}
+
+/// What durably ended a record of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settlement {
+    /// The endpoint has it.
+    Delivered,
+    /// A later attempt is in `retry`, due then.
+    RetryScheduled {
+        /// When it is due.
+        due_at_ms: i64,
+    },
+    /// It is in `dead-letters`.
+    DeadLettered,
+    /// Given up without a trace elsewhere.
+    Dropped,
+}
+
+impl Settlement {
+    /// Whether no later attempt of the same run can follow.
+    pub fn is_end(self) -> bool {
+        !matches!(self, Self::RetryScheduled { .. })
+    }
+}
+
+/// One attempt, or a settlement without one, as recorded in `attempts`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// The event's id.
+    pub event_id: EventId,
+    /// The event's tenant.
+    pub tenant: TenantId,
+    /// The event's type.
+    pub event_type: EventTypeName,
+    /// The endpoint, position and run.
+    pub work: WorkId,
+    /// Number of the attempt, from 1.
+    pub number: u32,
+    /// When the request started, or the decision fell.
+    pub started_at_ms: i64,
+    /// How long the request took.
+    pub duration_ms: u32,
+    /// How it ended.
+    pub outcome: AttemptOutcome,
+    /// Why.
+    pub reason: crate::outcome::Reason,
+    /// HTTP status, if there was an answer.
+    pub status: Option<u16>,
+    /// What went wrong, for people.
+    pub detail: String,
+    /// The beginning of the response body.
+    pub response_excerpt: Bytes,
+    /// What became of the delivery; `None` for an interrupted attempt.
+    pub settlement: Option<Settlement>,
+    /// When the event was accepted.
+    pub accepted_at_ms: i64,
+    /// Trace context of the delivery.
+    pub traceparent: String,
+}
+
+/// A delivery given up, or a record that could not be understood.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeadLetter {
+    /// `dl_…`, the same when the same thing is written twice.
+    pub id: String,
+    /// Why.
+    pub reason: crate::outcome::Reason,
+    /// What went wrong, for people.
+    pub detail: String,
+    /// When it was given up.
+    pub dead_lettered_at_ms: i64,
+    /// HTTP status of the last attempt, if there was an answer.
+    pub last_status: Option<u16>,
+    /// What was given up.
+    pub content: DeadLetterContent,
+}
+
+/// What a dead letter holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DeadLetterContent {
+    /// A delivery, as it was at its last attempt.
+    Delivery(Box<Delivery>),
+    /// A record of the log, as it was.
+    Raw(RawRecord),
+}
+
+/// A record that could not be understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawRecord {
+    /// Topic, without prefix.
+    pub topic: String,
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+    /// Its key, cut to 1 KiB.
+    pub key: Bytes,
+    /// Its value, cut to the configured cap.
+    pub value: Bytes,
+    /// How long the value was.
+    pub value_bytes: u64,
+}
+
+/// Which event was asked of which endpoints, as recorded in `routes`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The event's id.
+    pub event_id: EventId,
+    /// The event's tenant.
+    pub tenant: TenantId,
+    /// The event's type.
+    pub event_type: EventTypeName,
+    /// Where the event is.
+    pub position: EventPosition,
+    /// Position of the registry it was matched at.
+    pub registry_position: u64,
+    /// The endpoints matched.
+    pub endpoints: Vec<EndpointId>,
+    /// When the event was accepted.
+    pub accepted_at_ms: i64,
+    /// When it was matched.
+    pub routed_at_ms: i64,
+    /// A repeat of an event id inside the window; nothing was delivered for this record.
+    pub repeated_event: bool,
+}

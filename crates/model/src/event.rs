@@ -1,0 +1,47 @@
+//! Events: what happened, and where in the log it was written down.
+
+use bytes::Bytes;
+
+use crate::filter::EventTypeName;
+use crate::ids::{EventId, TenantId};
+
+/// Something that happened, accepted for delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Unique within the tenant.
+    pub id: EventId,
+    /// Whose endpoints are asked.
+    pub tenant: TenantId,
+    /// What kind of thing.
+    pub event_type: EventTypeName,
+    /// When it happened.
+    pub occurred_at_ms: i64,
+    /// The payload as received.
+    pub data: Bytes,
+    /// Events of one tenant and key are kept in order; empty for none.
+    pub ordering_key: String,
+    /// Registry position that ingest knew, 0 for none.
+    pub registry_position: u64,
+    /// When it was accepted.
+    pub accepted_at_ms: i64,
+    /// Trace context of the producer's call.
+    pub trace: TraceContext,
+}
+
+/// W3C Trace Context as it came, carried on unread.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TraceContext {
+    /// `traceparent`, empty for none.
+    pub traceparent: String,
+    /// `tracestate`, empty for none.
+    pub tracestate: String,
+}
+
+/// A record's place in the `events` topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventPosition {
+    /// Partition of `events`.
+    pub partition: i32,
+    /// Offset in that partition.
+    pub offset: i64,
+}

@@ -1,0 +1,20 @@
+//! The rules of webhook delivery, without the world they act in.
+//!
+//! Everything here is a value or a function of values: no task, socket, log or clock. Times are Unix milliseconds and
+//! come as arguments; randomness comes as a hash of what it is for.
+
+pub mod address;
+pub mod delivery;
+pub mod endpoint;
+pub mod event;
+pub mod filter;
+mod hash;
+pub mod ids;
+pub mod outcome;
+pub mod partitioner;
+pub mod payload;
+pub mod retry;
+pub mod signature;
+pub mod tenant;
+pub mod topics;
+pub mod wire;

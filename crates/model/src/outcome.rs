@@ -1,0 +1,208 @@
+//! What an attempt's outcome means: the one place where a retry is decided.
+//!
+//! [`decide`] is the table of the design: outcome, attempt number and schedule in, settlement out. Everything else
+//! (writing the retry, committing the offset) only carries out what it says.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::fmt::rfc2822::DateTimeParser;
+
+use crate::delivery::{Settlement, WorkId};
+use crate::retry::RetrySchedule;
+
+/// Longest wait that a `Retry-After` can ask for.
+pub const RETRY_AFTER_MS_MAX: i64 = 24 * 60 * 60 * 1000;
+
+/// The dates of HTTP are those of mail, always in GMT.
+const HTTP_DATE: DateTimeParser = DateTimeParser::new();
+
+/// What was seen of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// An HTTP answer, read up to the cap.
+    Answered {
+        /// Its status.
+        status: u16,
+        /// Its `Retry-After`, already turned into a wait from now and clamped to
+        /// `0..=RETRY_AFTER_MS_MAX`; `None` if absent or not understood.
+        retry_after_ms: Option<i64>,
+    },
+    /// No answer, for this reason (one of the connect, timeout, TLS, DNS or address reasons).
+    Unanswered(Reason),
+    /// The event's data does not fit the endpoint's format; nothing was sent.
+    Unsendable,
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $text:literal,)*) => {
+        /// Why an attempt or a delivery ended as it did: a closed list, the same in records, metrics and API.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason { $($(#[$doc])* $variant,)* }
+
+        impl Reason {
+            /// Every reason.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// As written in records, metrics and API.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+
+        impl FromStr for Reason {
+            type Err = UnknownReason;
+
+            fn from_str(text: &str) -> Result<Self, UnknownReason> {
+                match text {
+                    $($text => Ok(Self::$variant),)*
+                    _ => Err(UnknownReason(text.to_owned())),
+                }
+            }
+        }
+    };
+}
+
+/// The text names no reason.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown reason {0:?}")]
+pub struct UnknownReason(pub String);
+
+reasons! {
+    /// 2xx.
+    Ok = "ok",
+    /// 410: the endpoint is gone and was disabled.
+    EndpointGone = "endpoint_gone",
+    /// 429.
+    RateLimited = "rate_limited",
+    /// 3xx; redirects are not followed.
+    Redirect = "redirect",
+    /// Another 4xx, or a status below 200.
+    ClientError = "client_error",
+    /// 5xx.
+    ServerError = "server_error",
+    /// No complete answer in time.
+    Timeout = "timeout",
+    /// No connection, or it broke.
+    Connect = "connect",
+    /// The TLS handshake failed.
+    Tls = "tls",
+    /// The name did not resolve.
+    Dns = "dns",
+    /// The address is forbidden by the policy; no connection was made.
+    AddressForbidden = "address_forbidden",
+    /// Cut short by us.
+    Interrupted = "interrupted",
+    /// The event's data does not fit the endpoint's format.
+    FormatMismatch = "format_mismatch",
+    /// The retry schedule is exhausted.
+    Exhausted = "exhausted",
+    /// The endpoint was deleted.
+    EndpointDeleted = "endpoint_deleted",
+    /// The endpoint is disabled.
+    EndpointDisabled = "endpoint_disabled",
+    /// The record could not be understood.
+    Malformed = "malformed",
+    /// The record sets something this release does not honour.
+    Unsupported = "unsupported",
+    /// The record is too large for the next topic.
+    TooLarge = "too_large",
+    /// The endpoint's secret could not be opened.
+    SecretUnavailable = "secret_unavailable",
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// What follows from an outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// Why the attempt ended as it did.
+    pub reason: Reason,
+    /// What becomes of the delivery.
+    pub settlement: Settlement,
+    /// Why the delivery ended, where that differs from the attempt: `exhausted`, `endpoint_gone`.
+    pub dead_letter_reason: Option<Reason>,
+    /// The endpoint asked to be called no more: disable it before settling.
+    pub disables_endpoint: bool,
+    /// The endpoint is overwhelmed: call it less.
+    pub throttles: bool,
+}
+
+/// Decides what follows from an outcome: `attempt` is the number of the attempt made, from 1, that ended at `now_ms`.
+pub fn decide(
+    outcome: &Outcome,
+    work: &WorkId,
+    attempt: u32,
+    schedule: &RetrySchedule,
+    now_ms: i64,
+) -> Decision {
+    let (reason, throttles, retry_after_ms) = match outcome {
+        Outcome::Answered {
+            status,
+            retry_after_ms,
+        } => (
+            reason_of_status(*status),
+            matches!(status, 429 | 502 | 503 | 504),
+            retry_after_ms.unwrap_or(0),
+        ),
+        Outcome::Unanswered(reason) => (*reason, *reason == Reason::Timeout, 0),
+        Outcome::Unsendable => (Reason::FormatMismatch, false, 0),
+    };
+    let settled = |settlement, dead_letter_reason| Decision {
+        reason,
+        settlement,
+        dead_letter_reason,
+        disables_endpoint: reason == Reason::EndpointGone,
+        throttles,
+    };
+    match reason {
+        Reason::Ok => settled(Settlement::Delivered, None),
+        Reason::EndpointGone | Reason::FormatMismatch => {
+            settled(Settlement::DeadLettered, Some(reason))
+        }
+        _ => match schedule.delay_after(work, attempt) {
+            None => settled(Settlement::DeadLettered, Some(Reason::Exhausted)),
+            Some(delay_ms) => {
+                let wait_ms = delay_ms.max(retry_after_ms.clamp(0, RETRY_AFTER_MS_MAX));
+                settled(
+                    Settlement::RetryScheduled {
+                        due_at_ms: now_ms.saturating_add(wait_ms),
+                    },
+                    None,
+                )
+            }
+        },
+    }
+}
+
+fn reason_of_status(status: u16) -> Reason {
+    match status {
+        200..=299 => Reason::Ok,
+        300..=399 => Reason::Redirect,
+        410 => Reason::EndpointGone,
+        429 => Reason::RateLimited,
+        500..=599 => Reason::ServerError,
+        _ => Reason::ClientError,
+    }
+}
+
+/// How long a `Retry-After` of seconds or an HTTP date asks to wait from now, in `0..=RETRY_AFTER_MS_MAX`; `None` if it
+/// is not understood. What is far off is the maximum, what is past is no wait.
+pub fn retry_after(header: &str, now_ms: i64) -> Option<i64> {
+    let text = header.trim();
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // Digits that no number holds are a long wait, however long.
+        let seconds = text.parse::<i64>().unwrap_or(i64::MAX);
+        return Some(seconds.saturating_mul(1000).min(RETRY_AFTER_MS_MAX));
+    }
+    let date = HTTP_DATE.parse_timestamp(text).ok()?;
+    Some(
+        date.as_millisecond()
+            .saturating_sub(now_ms)
+            .clamp(0, RETRY_AFTER_MS_MAX),
+    )
+}

@@ -1,0 +1,173 @@
+//! Tenants and endpoints, as the registry's records hold them.
+
+use url::Url;
+
+use super::{InvalidRecord, field, proto};
+use crate::address::check_url;
+use crate::endpoint::{Endpoint, EndpointState, PayloadFormat, SealedSecret};
+use crate::filter::EventTypeFilter;
+use crate::ids::{EndpointId, TenantId};
+use crate::retry::RetrySchedule;
+use crate::tenant::Tenant;
+
+impl Tenant {
+    /// As a record holds it.
+    pub fn to_proto(&self) -> proto::Tenant {
+        proto::Tenant {
+            id: self.id.as_str().to_owned(),
+            name: self.name.clone(),
+            metadata: self.metadata.clone(),
+            created_at_ms: self.created_at_ms,
+        }
+    }
+}
+
+impl TryFrom<proto::Tenant> for Tenant {
+    type Error = InvalidRecord;
+
+    fn try_from(tenant: proto::Tenant) -> Result<Self, InvalidRecord> {
+        Ok(Self {
+            id: field("id", TenantId::try_new(&tenant.id))?,
+            name: tenant.name,
+            metadata: tenant.metadata,
+            created_at_ms: tenant.created_at_ms,
+        })
+    }
+}
+
+impl Endpoint {
+    /// As a record holds it.
+    pub fn to_proto(&self) -> proto::Endpoint {
+        let (state, disabled_reason) = match &self.state {
+            EndpointState::Enabled => (proto::EndpointState::Enabled, String::new()),
+            EndpointState::Disabled { reason } => (proto::EndpointState::Disabled, reason.clone()),
+        };
+        proto::Endpoint {
+            id: self.id.as_str().to_owned(),
+            tenant: self.tenant.as_str().to_owned(),
+            url: self.url.as_str().to_owned(),
+            description: self.description.clone(),
+            metadata: self.metadata.clone(),
+            event_types: self.event_types.patterns().to_vec(),
+            format: format_to_proto(self.format).into(),
+            rate_limit: None,
+            retry_schedule: self.retry_schedule.as_ref().map(schedule_to_proto),
+            attempt_timeout_ms: self.attempt_timeout_ms.unwrap_or(0),
+            ordered: false,
+            secrets: self.secrets.iter().map(secret_to_proto).collect(),
+            state: state.into(),
+            disabled_reason,
+            created_at_ms: self.created_at_ms,
+            channels: Vec::new(),
+        }
+    }
+}
+
+impl TryFrom<proto::Endpoint> for Endpoint {
+    type Error = InvalidRecord;
+
+    fn try_from(endpoint: proto::Endpoint) -> Result<Self, InvalidRecord> {
+        refuse_unsupported(&endpoint)?;
+        let url = field("url", Url::parse(&endpoint.url))?;
+        field("url", check_url(&url))?;
+        Ok(Self {
+            id: field("id", EndpointId::try_new(&endpoint.id))?,
+            tenant: field("tenant", TenantId::try_new(&endpoint.tenant))?,
+            url,
+            description: endpoint.description,
+            metadata: endpoint.metadata,
+            event_types: field(
+                "event_types",
+                EventTypeFilter::try_new(endpoint.event_types),
+            )?,
+            format: format_from_proto(endpoint.format)?,
+            retry_schedule: endpoint
+                .retry_schedule
+                .map(schedule_from_proto)
+                .transpose()?,
+            attempt_timeout_ms: (endpoint.attempt_timeout_ms != 0)
+                .then_some(endpoint.attempt_timeout_ms),
+            secrets: endpoint
+                .secrets
+                .into_iter()
+                .map(secret_from_proto)
+                .collect(),
+            state: state_from_proto(endpoint.state, endpoint.disabled_reason)?,
+            created_at_ms: endpoint.created_at_ms,
+        })
+    }
+}
+
+fn refuse_unsupported(endpoint: &proto::Endpoint) -> Result<(), InvalidRecord> {
+    if endpoint.rate_limit.is_some() {
+        return Err(InvalidRecord::Unsupported {
+            field: "rate_limit",
+        });
+    }
+    if endpoint.ordered {
+        return Err(InvalidRecord::Unsupported { field: "ordered" });
+    }
+    if !endpoint.channels.is_empty() {
+        return Err(InvalidRecord::Unsupported { field: "channels" });
+    }
+    Ok(())
+}
+
+fn format_to_proto(format: PayloadFormat) -> proto::PayloadFormat {
+    match format {
+        PayloadFormat::Standard => proto::PayloadFormat::Standard,
+        PayloadFormat::Raw => proto::PayloadFormat::Raw,
+    }
+}
+
+fn format_from_proto(format: i32) -> Result<PayloadFormat, InvalidRecord> {
+    match field("format", proto::PayloadFormat::try_from(format))? {
+        proto::PayloadFormat::Unspecified => Err(InvalidRecord::missing("format")),
+        proto::PayloadFormat::Standard => Ok(PayloadFormat::Standard),
+        proto::PayloadFormat::Raw => Ok(PayloadFormat::Raw),
+        proto::PayloadFormat::Cloudevents | proto::PayloadFormat::CloudeventsBinary => {
+            Err(InvalidRecord::Unsupported { field: "format" })
+        }
+    }
+}
+
+fn state_from_proto(state: i32, reason: String) -> Result<EndpointState, InvalidRecord> {
+    match field("state", proto::EndpointState::try_from(state))? {
+        proto::EndpointState::Unspecified => Err(InvalidRecord::missing("state")),
+        proto::EndpointState::Enabled => Ok(EndpointState::Enabled),
+        proto::EndpointState::Paused => Err(InvalidRecord::Unsupported { field: "state" }),
+        proto::EndpointState::Disabled => Ok(EndpointState::Disabled { reason }),
+    }
+}
+
+fn schedule_to_proto(schedule: &RetrySchedule) -> proto::RetrySchedule {
+    // A schedule has no negative delay.
+    let delays_ms = schedule
+        .delays_ms()
+        .iter()
+        .map(|delay| delay.unsigned_abs())
+        .collect();
+    proto::RetrySchedule { delays_ms }
+}
+
+fn schedule_from_proto(schedule: proto::RetrySchedule) -> Result<RetrySchedule, InvalidRecord> {
+    let delays_ms = schedule.delays_ms.into_iter().map(i64::try_from).collect();
+    let delays_ms = field("retry_schedule", delays_ms)?;
+    field("retry_schedule", RetrySchedule::try_new(delays_ms))
+}
+
+fn secret_to_proto(secret: &SealedSecret) -> proto::SigningSecret {
+    proto::SigningSecret {
+        key_id: secret.key_id.clone(),
+        sealed: secret.sealed.clone().into(),
+        expires_at_ms: secret.expires_at_ms.unwrap_or(0),
+    }
+}
+
+fn secret_from_proto(secret: proto::SigningSecret) -> SealedSecret {
+    SealedSecret {
+        key_id: secret.key_id,
+        sealed: secret.sealed.into(),
+        expires_at_ms: (secret.expires_at_ms != 0).then_some(secret.expires_at_ms),
+    }
+}
