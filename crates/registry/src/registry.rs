@@ -1,0 +1,364 @@
+//! The handle that every role holds: reading the view, and waiting for it.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use postrider_log::{Clock, Log, LogError, Producer, ProducerOptions};
+use postrider_model::endpoint::{Endpoint, SealedSecret};
+use postrider_model::filter::EventTypeName;
+use postrider_model::ids::{EndpointId, TenantId};
+use postrider_model::signature::SigningSecret;
+use postrider_model::tenant::Tenant;
+use postrider_model::topics;
+use ring::rand::SystemRandom;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
+
+use crate::follower::Follower;
+use crate::keyring::{Keyring, OpenError, hex, random_bytes};
+use crate::numbers::{Counters, Numbers};
+use crate::view::{Lookup, Matched, Versioned, View};
+
+/// Name of the topic, without prefix.
+pub(crate) const TOPIC: &str = topics::REGISTRY;
+/// Its only partition.
+pub(crate) const PARTITION: i32 = 0;
+
+/// How the registry behaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryOptions {
+    /// How long a write may take. Must be below the topic's `min.compaction.lag.ms`.
+    pub write_deadline: Duration,
+    /// How long superseded records wait to be removed, so that one round removes those of many writes.
+    pub cleanup_delay: Duration,
+    /// Tenants at most.
+    pub tenants_max: usize,
+    /// Endpoints of one tenant at most.
+    pub endpoints_per_tenant_max: usize,
+    /// Bytes read at once, at most.
+    pub read_bytes_max: usize,
+    /// Bytes written but not yet acknowledged, at most.
+    pub write_bytes_max: usize,
+}
+
+impl Default for RegistryOptions {
+    fn default() -> Self {
+        Self {
+            write_deadline: Duration::from_secs(10),
+            cleanup_delay: Duration::from_secs(1),
+            tenants_max: 100_000,
+            endpoints_per_tenant_max: 1_000,
+            read_bytes_max: 1 << 20,
+            write_bytes_max: 16 << 20,
+        }
+    }
+}
+
+/// Why the registry could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The log did not answer.
+    #[error("read the registry topic")]
+    Log(#[from] LogError),
+    /// The topic has another number of partitions, so its records have no one order.
+    #[error("the registry topic must have 1 partition, not {0}")]
+    Partitions(i32),
+}
+
+/// Tenants and endpoints. Clones share one view, which its [`Follower`] keeps.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    pub(crate) shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) clock: Arc<dyn Clock>,
+    keyring: Arc<Keyring>,
+    pub(crate) options: RegistryOptions,
+    pub(crate) counters: Counters,
+    /// Wakes the follower when there is something to tombstone.
+    pub(crate) cleaning: Notify,
+    view: RwLock<View>,
+    progress: watch::Sender<Progress>,
+    end_at_open: u64,
+    producer: Mutex<Option<Arc<dyn Producer>>>,
+    /// Decrypted secrets, beside what they were decrypted from.
+    opened: Mutex<BTreeMap<EndpointId, Vec<(SealedSecret, SigningSecret)>>>,
+    instance: String,
+    writes: AtomicU64,
+}
+
+/// How far the follower is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Progress {
+    /// Next offset to read.
+    pub(crate) position: u64,
+    /// When the end of the topic was last reached.
+    pub(crate) current_at: Instant,
+}
+
+impl Registry {
+    /// Opens the registry. The view is empty until the follower runs, see [`Registry::caught_up`].
+    ///
+    /// # Errors
+    /// When the log does not answer, or the topic is missing or has not exactly one partition.
+    pub async fn open(
+        log: Arc<dyn Log>,
+        clock: Arc<dyn Clock>,
+        keyring: Arc<Keyring>,
+        options: RegistryOptions,
+    ) -> Result<(Self, Follower), RegistryError> {
+        let partitions = log.partition_count(TOPIC).await?;
+        if partitions != 1 {
+            return Err(RegistryError::Partitions(partitions));
+        }
+        let end = log.bounds(TOPIC, PARTITION).await?.end;
+        let reader = log.reader(TOPIC).await?;
+        let progress = Progress {
+            position: 0,
+            current_at: Instant::now(),
+        };
+        let shared = Arc::new(Shared {
+            log,
+            clock,
+            keyring,
+            options,
+            counters: Counters::default(),
+            cleaning: Notify::new(),
+            view: RwLock::default(),
+            progress: watch::Sender::new(progress),
+            end_at_open: end.unsigned_abs(),
+            producer: Mutex::default(),
+            opened: Mutex::default(),
+            instance: hex(&random_bytes::<8>(&SystemRandom::new())),
+            writes: AtomicU64::new(0),
+        });
+        Ok((
+            Self {
+                shared: Arc::clone(&shared),
+            },
+            Follower::new(shared, reader),
+        ))
+    }
+
+    /// The next offset that the view reads: what an event is stamped with.
+    pub fn position(&self) -> u64 {
+        self.shared.view().position()
+    }
+
+    /// Waits until the view is at this position; whether it got there in time.
+    pub async fn wait_for(&self, position: u64, at_most: Duration) -> bool {
+        let mut progress = self.shared.progress.subscribe();
+        let reached = progress.wait_for(|progress| progress.position >= position);
+        timeout(at_most, reached)
+            .await
+            .is_ok_and(|reached| reached.is_ok())
+    }
+
+    /// Waits until the view has everything that is in the topic now; whether it got there in time. For answers that
+    /// must not come from a view that lags behind another process's writes.
+    pub async fn refresh(&self, at_most: Duration) -> bool {
+        let started = Instant::now();
+        match timeout(at_most, self.shared.log.bounds(TOPIC, PARTITION)).await {
+            Ok(Ok(bounds)) => {
+                let left = at_most.saturating_sub(started.elapsed());
+                self.wait_for(bounds.end.unsigned_abs(), left).await
+            }
+            Ok(Err(_)) | Err(_) => false,
+        }
+    }
+
+    /// Whether the view has everything that was in the topic when it was opened.
+    pub fn ready(&self) -> bool {
+        self.position() >= self.shared.end_at_open
+    }
+
+    /// Waits until the registry is [ready](Registry::ready).
+    pub async fn caught_up(&self) {
+        let mut progress = self.shared.progress.subscribe();
+        let reached = progress.wait_for(|progress| progress.position >= self.shared.end_at_open);
+        // Cannot fail: the sender is in `self`.
+        drop(reached.await);
+    }
+
+    /// How long ago the view was last known to be current. Grows while the log cannot be read.
+    pub fn age(&self) -> Duration {
+        self.shared.progress.borrow().current_at.elapsed()
+    }
+
+    /// The enabled endpoints of the tenant that want events of this type.
+    pub fn matching(&self, tenant: &TenantId, event_type: &EventTypeName) -> Matched {
+        self.shared.view().matching(tenant, event_type)
+    }
+
+    /// What is known of the endpoint.
+    pub fn endpoint(&self, id: &EndpointId) -> Lookup {
+        self.shared.view().lookup(id)
+    }
+
+    /// The tenant, if there is one.
+    pub fn tenant(&self, id: &TenantId) -> Option<Versioned<Tenant>> {
+        self.shared.view().tenants().get(id).cloned()
+    }
+
+    /// Tenants by id, from the one after `after`.
+    pub fn tenants(&self, after: Option<&TenantId>, limit: usize) -> Vec<Versioned<Tenant>> {
+        page(self.shared.view().tenants(), after, limit)
+    }
+
+    /// Endpoints of a tenant by id, from the one after `after`.
+    pub fn endpoints(
+        &self,
+        tenant: &TenantId,
+        after: Option<&EndpointId>,
+        limit: usize,
+    ) -> Vec<Versioned<Endpoint>> {
+        let view = self.shared.view();
+        view.endpoints_of(tenant)
+            .map_or_else(Vec::new, |all| page(all, after, limit))
+    }
+
+    /// The recorded delays of the retry topic's partitions, in milliseconds, if any were recorded.
+    pub fn retry_delays(&self) -> Option<Versioned<Vec<i64>>> {
+        self.shared.view().retry_delays().cloned()
+    }
+
+    /// Encrypts a secret for an endpoint that is about to be written.
+    pub fn seal(&self, endpoint: &EndpointId, secret: &SigningSecret) -> SealedSecret {
+        self.shared.keyring.seal(endpoint, secret)
+    }
+
+    /// The secrets that sign for an endpoint at this time, newest first. Decrypted ones are kept.
+    ///
+    /// # Errors
+    /// When one of them does not open: to sign with the others alone would break receivers silently.
+    pub fn signing_secrets(
+        &self,
+        endpoint: &Endpoint,
+        now_ms: i64,
+    ) -> Result<Vec<SigningSecret>, OpenError> {
+        let mut opened = lock(&self.shared.opened);
+        let known = opened.get(&endpoint.id).map_or(&[][..], Vec::as_slice);
+        let mut valid = Vec::with_capacity(endpoint.secrets.len());
+        let mut all_known = true;
+        for sealed in &endpoint.secrets {
+            if sealed.expires_at_ms.is_some_and(|until| until <= now_ms) {
+                continue;
+            }
+            let secret = match known.iter().find(|(known, _)| known == sealed) {
+                Some((_, secret)) => secret.clone(),
+                None => {
+                    all_known = false;
+                    self.shared.keyring.open(&endpoint.id, sealed)?
+                }
+            };
+            valid.push((sealed.clone(), secret));
+        }
+        let secrets = valid.iter().map(|(_, secret)| secret.clone()).collect();
+        if !all_known {
+            if opened.len() >= OPENED_MAX {
+                opened.clear();
+            }
+            opened.insert(endpoint.id.clone(), valid);
+        }
+        Ok(secrets)
+    }
+
+    /// How many endpoints, tenants and so on there are.
+    pub fn counts(&self) -> Numbers {
+        let counters = &self.shared.counters;
+        let total = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let age = self.age();
+        let view = self.shared.view();
+        let (endpoints_enabled, endpoints_disabled) = view.endpoint_counts();
+        Numbers {
+            position: view.position(),
+            age,
+            tenants: view.tenants().len(),
+            endpoints_enabled,
+            endpoints_disabled,
+            stale_records: view.stale_count(),
+            unreadable_total: total(&counters.unreadable),
+            read_failures_total: total(&counters.read_failures),
+            conflicts_total: total(&counters.conflicts),
+            tombstones_total: total(&counters.tombstones),
+        }
+    }
+}
+
+/// Endpoints whose secrets are kept decrypted, at most; beyond it all are decrypted anew.
+const OPENED_MAX: usize = 100_000;
+
+impl Shared {
+    pub(crate) fn view(&self) -> RwLockReadGuard<'_, View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn view_mut(&self) -> RwLockWriteGuard<'_, View> {
+        self.view.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes how far the follower is.
+    pub(crate) fn progressed(&self, position: u64, reached_end: bool) {
+        self.progress.send_modify(|progress| {
+            progress.position = position;
+            if reached_end {
+                progress.current_at = Instant::now();
+            }
+        });
+    }
+
+    /// Tells this process's writes apart from all others.
+    pub(crate) fn nonce(&self) -> String {
+        format!(
+            "{}-{}",
+            self.instance,
+            self.writes.fetch_add(1, Ordering::Relaxed)
+        )
+    }
+
+    /// The producer, a new one if there is none.
+    pub(crate) async fn producer(&self) -> Result<Arc<dyn Producer>, LogError> {
+        if let Some(producer) = &*lock(&self.producer) {
+            return Ok(Arc::clone(producer));
+        }
+        let options = ProducerOptions {
+            name: "registry",
+            append_timeout: Some(self.options.write_deadline),
+            linger: Duration::from_millis(1),
+            queue_bytes_max: self.options.write_bytes_max,
+        };
+        let made: Arc<dyn Producer> = Arc::from(self.log.producer(options).await?);
+        // Another write may have made one meanwhile; then that one serves.
+        Ok(Arc::clone(lock(&self.producer).get_or_insert(made)))
+    }
+
+    /// Gives up a producer that lost track of an append, which may have been a fatal error. Order among producers does
+    /// not matter here, and writes under way keep theirs.
+    pub(crate) fn give_up_producer(&self, broken: &Arc<dyn Producer>) {
+        let mut producer = lock(&self.producer);
+        if producer
+            .as_ref()
+            .is_some_and(|present| Arc::ptr_eq(present, broken))
+        {
+            *producer = None;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn page<K: Ord, V: Clone>(all: &BTreeMap<K, V>, after: Option<&K>, limit: usize) -> Vec<V> {
+    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    all.range((from, Bound::Unbounded))
+        .take(limit)
+        .map(|(_, value)| value.clone())
+        .collect()
+}
