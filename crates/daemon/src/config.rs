@@ -1,0 +1,65 @@
+//! Configuration from a TOML file and the environment.
+//!
+//! The file comes first, the environment goes over it: `PREFIX_SECTION__KEY=value`, where a double underscore
+//! separates levels and names are in lower case otherwise. A variable with the prefix but without a double underscore
+//! is not configuration. Defaults are those of the type: give its structs `#[serde(default)]`.
+//!
+//! What the type asks for decides how the text of a variable is read: a string stays as it is (also `0123`), a number
+//! or a bool is parsed, a list is a TOML array or separated by commas. A key that no struct has is refused.
+//!
+//! A *dotted* section is an open map whose keys contain dots, such as the properties of librdkafka. In its variables
+//! every single underscore stands for a dot (`PREFIX_KAFKA__BOOTSTRAP_SERVERS` is `bootstrap.servers`), in the file a
+//! key may be written with or without quotes, and its values may be numbers or bools: all become text.
+
+mod error;
+mod secret;
+mod tree;
+mod typed;
+
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use error::ConfigError;
+pub use secret::Secret;
+use tree::Tree;
+
+/// Loads the configuration. `dotted` names the dotted sections by their path, such as `kafka` or `kafka.properties`.
+///
+/// # Errors
+/// When the file cannot be read, or when a key or value does not fit the type; the error names the key, where it came
+/// from, and the keys it may have been meant for. It never shows the value of a [`Secret`].
+pub fn load<T: DeserializeOwned>(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    prefix: &str,
+    dotted: &[&str],
+) -> Result<T, ConfigError> {
+    let mut tree = match file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+                path: path.to_path_buf(),
+                source,
+            })?;
+            Tree::parse(&text, &path.display().to_string(), dotted)?
+        }
+        None => Tree::empty(),
+    };
+    // Sorted, so that the same environment gives the same error.
+    let mut variables: Vec<_> = environment.collect();
+    variables.sort();
+    for (name, value) in variables {
+        tree.overlay(prefix, &name, value, dotted)?;
+    }
+    typed::read(tree)
+}
+
+/// Shows a configuration as TOML that [`load`] would read back, except for secrets.
+pub fn render<T: Serialize>(config: &T) -> String {
+    toml::to_string_pretty(config)
+        .unwrap_or_else(|error| format!("# this configuration cannot be shown: {error}\n"))
+}
+
+#[cfg(test)]
+mod tests;

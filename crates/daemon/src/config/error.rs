@@ -1,0 +1,83 @@
+//! Why a configuration was refused.
+
+use std::path::PathBuf;
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not there or cannot be read.
+    #[error("cannot read {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML. The line itself is not shown, for it may hold a secret.
+    #[error("{origin}: line {line}: {reason}")]
+    Syntax {
+        /// The file.
+        origin: String,
+        /// Line, from 1.
+        line: usize,
+        /// What the parser said.
+        reason: String,
+    },
+    /// No struct has this key.
+    #[error("unknown key `{key}` in {origin}; {}", hint(nearest.as_deref(), known))]
+    Unknown {
+        /// Full path of the key.
+        key: String,
+        /// The file or variable it came from.
+        origin: String,
+        /// The known key that is spelt most alike, if one is close.
+        nearest: Option<String>,
+        /// All keys known in its section.
+        known: Vec<String>,
+    },
+    /// The value does not fit.
+    #[error("`{key}` in {origin}: {reason}")]
+    Invalid {
+        /// Full path of the key.
+        key: String,
+        /// The file or variable it came from.
+        origin: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+fn hint(nearest: Option<&str>, known: &[String]) -> String {
+    let listed = known.join(", ");
+    match nearest {
+        Some(nearest) => format!("did you mean `{nearest}`? known here: {listed}"),
+        None if known.is_empty() => "no key is known here".to_owned(),
+        None => format!("known here: {listed}"),
+    }
+}
+
+/// The candidate spelt most like the key, if at most a third of it differs.
+pub(super) fn nearest(key: &str, candidates: &[&str]) -> Option<String> {
+    let (distance, candidate) = candidates
+        .iter()
+        .map(|candidate| (edits(key, candidate), candidate))
+        .min()?;
+    let close = distance <= key.len().max(3).div_ceil(3);
+    close.then(|| (*candidate).to_owned())
+}
+
+/// How many characters to insert, remove or replace to get from one to the other.
+fn edits(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in to.iter().enumerate() {
+            let replaced = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[to.len()]
+}

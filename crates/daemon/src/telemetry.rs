@@ -1,0 +1,242 @@
+//! Logs and traces.
+//!
+//! Logs go to standard error, for people on a terminal and as JSON otherwise. Traces are exported by OTLP over HTTP
+//! when an endpoint is configured. A log line carries the trace it belongs to, if any, whether traces are exported or
+//! not.
+
+mod context;
+mod format;
+
+use std::env;
+use std::error::Error;
+use std::io::{self, IsTerminal};
+use std::panic;
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use serde::{Deserialize, Serialize};
+use tracing::level_filters::LevelFilter;
+use tracing::{Dispatch, Subscriber};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::JsonFields;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry};
+
+pub use context::{current_traceparent, current_tracestate, set_parent, trace_id};
+use format::WithTrace;
+
+/// How long one export may take.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the process waits at its end for what was not exported yet.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Section of the configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TelemetryConfig {
+    /// What is logged: a level, or directives such as `info,postrider_log=debug`.
+    pub log: String,
+    /// How logs look.
+    pub format: LogFormat,
+    /// Base URL of an OTLP collector over HTTP, such as `http://localhost:4318`. Without it no trace is exported.
+    pub otlp_endpoint: Option<String>,
+    /// Which part of the traces that begin here is recorded, from 0 to 1. Those that come from outside keep the
+    /// decision they come with.
+    pub otlp_sample_ratio: f64,
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self {
+            log: "info".to_owned(),
+            format: LogFormat::Auto,
+            otlp_endpoint: None,
+            otlp_sample_ratio: 1.0,
+        }
+    }
+}
+
+/// How logs look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// How logs look here, decided.
+#[derive(Debug, Clone, Copy)]
+enum Look {
+    Text { color: bool },
+    Json,
+}
+
+/// Why telemetry could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The directives of `log` are not understood.
+    #[error("telemetry.log is not understood: {0}")]
+    Filter(String),
+    /// The exporter could not be built.
+    #[error("the OTLP exporter cannot be built")]
+    Exporter(#[source] Box<dyn Error + Send + Sync>),
+    /// The process has a subscriber already.
+    #[error("telemetry was started twice")]
+    Twice,
+}
+
+/// Keeps telemetry going. Dropping it exports what is left, for at most five seconds.
+#[derive(Debug)]
+#[must_use = "dropping it ends the export of traces"]
+pub struct TelemetryGuard {
+    provider: Option<SdkTracerProvider>,
+}
+
+impl Drop for TelemetryGuard {
+    fn drop(&mut self) {
+        if let Some(provider) = self.provider.take()
+            && let Err(error) = provider.shutdown_with_timeout(FLUSH_TIMEOUT)
+        {
+            tracing::warn!(%error, "traces were not all exported");
+        }
+    }
+}
+
+/// Starts logs and traces for the whole process, and logs panics.
+///
+/// # Errors
+/// When the configuration is wrong or telemetry was started before.
+pub fn init(
+    config: &TelemetryConfig,
+    service: &str,
+    version: &str,
+) -> Result<TelemetryGuard, TelemetryError> {
+    let terminal = io::stderr().is_terminal();
+    let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let look = match config.format {
+        LogFormat::Auto if !terminal => Look::Json,
+        LogFormat::Json => Look::Json,
+        LogFormat::Auto | LogFormat::Text => Look::Text {
+            color: terminal && !no_color,
+        },
+    };
+    let (dispatch, guard) = assemble(config, service, version, look, io::stderr)?;
+    dispatch.try_init().map_err(|_| TelemetryError::Twice)?;
+    panic::set_hook(Box::new(|panic| {
+        let location = panic
+            .location()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let message = panic.payload_as_str().unwrap_or("no message");
+        tracing::error!(location, panic = message, "panicked");
+    }));
+    Ok(guard)
+}
+
+/// Settles for the process which cryptography TLS uses. Every client built on rustls needs it; calling it again is
+/// harmless.
+pub fn install_crypto() {
+    // It fails only if there is one already, which is as good.
+    drop(rustls::crypto::ring::default_provider().install_default());
+}
+
+fn assemble<W>(
+    config: &TelemetryConfig,
+    service: &str,
+    version: &str,
+    look: Look,
+    writer: W,
+) -> Result<(Dispatch, TelemetryGuard), TelemetryError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let filter = EnvFilter::try_new(&config.log)
+        .map_err(|error| TelemetryError::Filter(error.to_string()))?;
+    let provider = match &config.otlp_endpoint {
+        Some(endpoint) => Some(exporting(
+            endpoint,
+            config.otlp_sample_ratio,
+            service,
+            version,
+        )?),
+        None => None,
+    };
+    // The filter is for the lines written; a span that is not logged is still part of its trace.
+    let traces = provider.as_ref().map(|provider| {
+        tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer("postrider"))
+            .with_location(false)
+            .with_threads(false)
+            .with_filter(LevelFilter::INFO)
+    });
+    let lines = lines(look, writer).with_filter(filter);
+    let dispatch = Dispatch::new(Registry::default().with(traces).with(lines));
+    Ok((dispatch, TelemetryGuard { provider }))
+}
+
+fn lines<S, W>(look: Look, writer: W) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+    match look {
+        Look::Json => {
+            let format = tracing_subscriber::fmt::format()
+                .json()
+                .flatten_event(true)
+                .with_current_span(false)
+                .with_span_list(true);
+            Box::new(
+                layer
+                    .fmt_fields(JsonFields::new())
+                    .event_format(WithTrace::json(format)),
+            )
+        }
+        Look::Text { color } => {
+            let format = tracing_subscriber::fmt::format().with_ansi(color);
+            Box::new(layer.with_ansi(color).event_format(WithTrace::text(format)))
+        }
+    }
+}
+
+/// The exporter has a thread of its own with a blocking client, so it neither needs nor disturbs a runtime.
+fn exporting(
+    endpoint: &str,
+    sample_ratio: f64,
+    service: &str,
+    version: &str,
+) -> Result<SdkTracerProvider, TelemetryError> {
+    install_crypto();
+    let exporter = SpanExporter::builder()
+        .with_http()
+        .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+        .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
+        .with_timeout(EXPORT_TIMEOUT)
+        .build()
+        .map_err(|error| TelemetryError::Exporter(error.into()))?;
+    let resource = Resource::builder_empty()
+        .with_attribute(KeyValue::new("service.name", service.to_owned()))
+        .with_attribute(KeyValue::new("service.version", version.to_owned()))
+        .build();
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(
+            sample_ratio,
+        ))))
+        .with_resource(resource)
+        .build())
+}
+
+#[cfg(test)]
+mod tests;
