@@ -1,0 +1,472 @@
+//! Carries one delivery from its lane to its settlement: attempt, decision, writes.
+//!
+//! The decision is [`decide`]'s. The writes come in the order that makes a crash between any two of them harmless:
+//! first what the outcome leads to (the endpoint's disabling, the retry, the dead letter), then the attempt, and only
+//! when that is durable does the caller resolve the offset. A write that is not acknowledged is repeated; until then
+//! nothing moves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use postrider_log::{Clock, NewRecord, Offset, Partition, Producer, Target};
+use postrider_model::delivery::{Attempt, AttemptOutcome, Delivery, Settlement};
+use postrider_model::endpoint::{Endpoint, EndpointState};
+use postrider_model::outcome::{Decision, Outcome, Reason, decide};
+use postrider_model::payload;
+use postrider_model::retry::{DelayLadder, RetrySchedule};
+use postrider_model::signature::{self, SigningSecret};
+use postrider_model::topics::{ATTEMPTS, RETRY};
+use postrider_registry::{Lookup, Registry, Versioned};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::lane::Step;
+use crate::config::DeliverConfig;
+use crate::dead_letter;
+use crate::durable::append_durably;
+use crate::metrics::DeliveryMetrics;
+use crate::progress::Lease;
+use crate::sender::{Sender, WebhookRequest, WebhookResponse};
+
+/// This many interruptions in a row count as a timeout, so that a delivery that takes workers down does not live for
+/// ever.
+const INTERRUPTIONS_MAX: u32 = 3;
+const REGISTRY_WAIT: Duration = Duration::from_secs(5);
+const OWN_FAULT_WAIT: Duration = Duration::from_secs(5);
+const INTERRUPTED_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What carrying works with; shared by all deliveries of a worker.
+#[derive(Debug)]
+pub struct CarryContext<S> {
+    /// Endpoints and their secrets.
+    pub registry: Registry,
+    /// The way out.
+    pub sender: S,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Where settlements are written.
+    pub producer: Arc<dyn Producer>,
+    /// The delays of the partitions of `retry`.
+    pub ladder: DelayLadder,
+    /// For endpoints without a schedule of their own.
+    pub default_schedule: RetrySchedule,
+    /// Limits.
+    pub config: DeliverConfig,
+    /// Counters.
+    pub metrics: DeliveryMetrics,
+}
+
+/// A delivery on its way, and what it needs to know of its partition.
+#[derive(Debug)]
+pub(super) struct Carried {
+    pub(super) partition: Partition,
+    pub(super) step: Step,
+    pub(super) interruptions: u32,
+}
+
+/// How carrying ended.
+#[derive(Debug)]
+pub(super) enum Carry {
+    /// The settlement is durable: this record of `attempts`, at this place, appended about then.
+    Settled {
+        attempt: Box<Attempt>,
+        place: Offset,
+        at_ms: i64,
+    },
+    /// Cut short; it settles nothing.
+    Interrupted,
+    /// The lease had expired; nothing was sent.
+    Unstarted,
+}
+
+/// An attempt as far as it is known, before the decision.
+struct Made {
+    started_at_ms: i64,
+    duration_ms: u32,
+    response: WebhookResponse,
+}
+
+impl<S: Sender> CarryContext<S> {
+    pub(super) async fn carry(
+        &self,
+        carried: &Carried,
+        lease: &Lease,
+        cut: &CancellationToken,
+    ) -> Carry {
+        let delivery = &carried.step.delivery;
+        let endpoint = match self.look_up(delivery).await {
+            Lookup::Found(endpoint) => endpoint,
+            Lookup::Deleted | Lookup::Unknown => {
+                return self
+                    .settle_unattempted(carried, Settlement::Dropped, Reason::EndpointDeleted)
+                    .await;
+            }
+        };
+        if matches!(endpoint.value.state, EndpointState::Disabled { .. }) {
+            return self
+                .settle_unattempted(carried, Settlement::DeadLettered, Reason::EndpointDisabled)
+                .await;
+        }
+        let secrets = tokio::select! {
+            biased;
+            () = cut.cancelled() => return Carry::Interrupted,
+            secrets = self.secrets(&endpoint.value) => secrets,
+        };
+        if !lease.holds() {
+            return Carry::Unstarted;
+        }
+        let mut made = tokio::select! {
+            biased;
+            () = cut.cancelled() => None,
+            made = self.attempt(delivery, &endpoint.value, &secrets) => Some(made),
+        };
+        if made.is_none() && carried.interruptions + 1 >= INTERRUPTIONS_MAX {
+            made = Some(self.taken_as_timeout());
+        }
+        match made {
+            Some(made) => self.settle(carried, &endpoint, made).await,
+            None => self.record_interruption(carried).await,
+        }
+    }
+
+    /// Finds the endpoint in a view that is at least as new as the delivery.
+    async fn look_up(&self, delivery: &Delivery) -> Lookup {
+        while !self
+            .registry
+            .wait_for(delivery.registry_position, REGISTRY_WAIT)
+            .await
+        {
+            tracing::warn!(
+                event_id = %delivery.event.id,
+                registry_position = delivery.registry_position,
+                "delivery waits for the registry"
+            );
+        }
+        self.registry.endpoint(&delivery.endpoint)
+    }
+
+    /// Opens the secrets. That they cannot be opened is our fault, not the endpoint's: it costs no attempt.
+    async fn secrets(&self, endpoint: &Endpoint) -> Vec<SigningSecret> {
+        loop {
+            match self.registry.signing_secrets(endpoint, self.clock.now_ms()) {
+                Ok(secrets) => return secrets,
+                Err(error) => {
+                    tracing::error!(endpoint_id = %endpoint.id, %error, "signing secrets cannot be opened, waiting");
+                    sleep(OWN_FAULT_WAIT).await;
+                }
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        delivery: &Delivery,
+        endpoint: &Endpoint,
+        secrets: &[SigningSecret],
+    ) -> Made {
+        let started_at_ms = self.clock.now_ms();
+        let started = Instant::now();
+        let response = match payload::body(&delivery.event, endpoint.format) {
+            Ok(body) => {
+                let _in_flight = InFlight::new(&self.metrics);
+                self.sender
+                    .send(self.request(delivery, endpoint, secrets, body, started_at_ms))
+                    .await
+            }
+            Err(mismatch) => WebhookResponse {
+                outcome: Outcome::Unsendable,
+                detail: mismatch.to_string(),
+                excerpt: Bytes::new(),
+            },
+        };
+        let duration_ms = u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX);
+        Made {
+            started_at_ms,
+            duration_ms,
+            response,
+        }
+    }
+
+    fn request(
+        &self,
+        delivery: &Delivery,
+        endpoint: &Endpoint,
+        secrets: &[SigningSecret],
+        body: Bytes,
+        now_ms: i64,
+    ) -> WebhookRequest {
+        let id = delivery.event.id.as_str();
+        let timestamp_s = now_ms.div_euclid(1000);
+        let timeout_ms = endpoint
+            .attempt_timeout_ms
+            .map_or(self.config.attempt_timeout_ms, u64::from);
+        WebhookRequest {
+            url: endpoint.url.clone(),
+            id: id.to_owned(),
+            timestamp_s,
+            signature: signature::sign(secrets, id, timestamp_s, &body),
+            traceparent: delivery.event.trace.traceparent.clone(),
+            body,
+            timeout: Duration::from_millis(timeout_ms),
+        }
+    }
+
+    fn taken_as_timeout(&self) -> Made {
+        Made {
+            started_at_ms: self.clock.now_ms(),
+            duration_ms: 0,
+            response: WebhookResponse {
+                outcome: Outcome::Unanswered(Reason::Timeout),
+                detail: format!("interrupted {INTERRUPTIONS_MAX} times in a row"),
+                excerpt: Bytes::new(),
+            },
+        }
+    }
+
+    async fn settle(&self, carried: &Carried, endpoint: &Versioned<Endpoint>, made: Made) -> Carry {
+        let delivery = &carried.step.delivery;
+        let schedule = endpoint
+            .value
+            .retry_schedule
+            .as_ref()
+            .unwrap_or(&self.default_schedule);
+        let work = delivery.work_id();
+        let now_ms = self.clock.now_ms();
+        let decision = decide(
+            &made.response.outcome,
+            &work,
+            delivery.attempt,
+            schedule,
+            now_ms,
+        );
+        if decision.disables_endpoint {
+            self.disable(endpoint, decision.reason).await;
+        }
+        let settlement = self
+            .write_consequence(delivery, &decision, &made.response, now_ms)
+            .await;
+        let succeeded = settlement == Settlement::Delivered;
+        let attempt = Attempt {
+            started_at_ms: made.started_at_ms,
+            duration_ms: made.duration_ms,
+            outcome: if succeeded {
+                AttemptOutcome::Succeeded
+            } else {
+                AttemptOutcome::Failed
+            },
+            status: made.response.status(),
+            detail: made.response.detail,
+            response_excerpt: made.response.excerpt,
+            ..unmade(delivery, decision.reason, Some(settlement), now_ms)
+        };
+        self.record(carried.partition, attempt).await
+    }
+
+    /// Writes what the decision leads to, before the attempt is recorded. A retry that is too large for its topic
+    /// becomes a dead letter instead.
+    async fn write_consequence(
+        &self,
+        delivery: &Delivery,
+        decision: &Decision,
+        response: &WebhookResponse,
+        now_ms: i64,
+    ) -> Settlement {
+        let mut buried_for = decision.dead_letter_reason.unwrap_or(decision.reason);
+        match decision.settlement {
+            Settlement::RetryScheduled { due_at_ms } => {
+                if self.schedule_retry(delivery, due_at_ms, now_ms).await {
+                    return decision.settlement;
+                }
+                buried_for = Reason::TooLarge;
+            }
+            Settlement::DeadLettered => {}
+            Settlement::Delivered | Settlement::Dropped => return decision.settlement,
+        }
+        let detail = if response.detail.is_empty() {
+            response.status().map_or_else(String::new, |status| {
+                format!("the endpoint answered {status}")
+            })
+        } else {
+            response.detail.clone()
+        };
+        self.bury(delivery, buried_for, detail, response.status())
+            .await;
+        Settlement::DeadLettered
+    }
+
+    /// Appends the next attempt to the longest delay that fits. False: it is too large for the topic.
+    async fn schedule_retry(&self, delivery: &Delivery, due_at_ms: i64, now_ms: i64) -> bool {
+        let retry = Delivery {
+            attempt: delivery.attempt + 1,
+            due_at_ms,
+            ..delivery.clone()
+        };
+        let partition = self.ladder.place(due_at_ms - now_ms).unwrap_or(0);
+        let record = NewRecord {
+            key: endpoint_key(delivery),
+            value: Some(retry.encode()),
+            headers: Vec::new(),
+        };
+        append_durably(&*self.producer, RETRY, Target::Partition(partition), record)
+            .await
+            .is_ok()
+    }
+
+    async fn bury(&self, delivery: &Delivery, reason: Reason, detail: String, status: Option<u16>) {
+        let letter =
+            dead_letter::of_delivery(delivery, reason, detail, status, self.clock.now_ms());
+        if dead_letter::write(&*self.producer, &self.metrics, &letter)
+            .await
+            .is_err()
+        {
+            tracing::error!(
+                dead_letter = letter.id,
+                "the dead letter is too large for its topic"
+            );
+        }
+    }
+
+    /// Disables the endpoint that this attempt was made to. A newer version of it voids the judgement.
+    async fn disable(&self, endpoint: &Versioned<Endpoint>, reason: Reason) {
+        let id = &endpoint.value.id;
+        loop {
+            match self
+                .registry
+                .disable_endpoint(id, endpoint.version, reason.as_str())
+                .await
+            {
+                Ok(disabled) => {
+                    tracing::info!(endpoint_id = %id, disabled, %reason, "endpoint judged gone");
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(endpoint_id = %id, %error, "endpoint not disabled yet, repeating it");
+                    sleep(OWN_FAULT_WAIT).await;
+                }
+            }
+        }
+    }
+
+    async fn settle_unattempted(
+        &self,
+        carried: &Carried,
+        settlement: Settlement,
+        reason: Reason,
+    ) -> Carry {
+        let delivery = &carried.step.delivery;
+        if settlement == Settlement::DeadLettered {
+            self.bury(delivery, reason, String::new(), None).await;
+        }
+        let attempt = unmade(delivery, reason, Some(settlement), self.clock.now_ms());
+        self.record(carried.partition, attempt).await
+    }
+
+    /// Records that the attempt was cut, if that is possible in short time: the partition is about to leave.
+    async fn record_interruption(&self, carried: &Carried) -> Carry {
+        let attempt = Attempt {
+            outcome: AttemptOutcome::Interrupted,
+            ..unmade(
+                &carried.step.delivery,
+                Reason::Interrupted,
+                None,
+                self.clock.now_ms(),
+            )
+        };
+        let recorded = timeout(
+            INTERRUPTED_WRITE_TIMEOUT,
+            self.record(carried.partition, attempt),
+        )
+        .await;
+        if recorded.is_err() {
+            tracing::warn!(event_id = %carried.step.delivery.event.id, "interruption not recorded in time");
+        }
+        Carry::Interrupted
+    }
+
+    /// Appends the attempt, cut down if it is too large; when this returns, the settlement is durable.
+    async fn record(&self, partition: Partition, mut attempt: Attempt) -> Carry {
+        let place = loop {
+            let record = NewRecord {
+                key: Bytes::copy_from_slice(attempt.work.endpoint.as_str().as_bytes()),
+                value: Some(attempt.encode()),
+                headers: Vec::new(),
+            };
+            match append_durably(
+                &*self.producer,
+                ATTEMPTS,
+                Target::Partition(partition),
+                record,
+            )
+            .await
+            {
+                Ok(position) => break position.offset,
+                Err(_) if attempt.response_excerpt.is_empty() => {
+                    tracing::error!(
+                        "even a bare attempt is too large for its topic; raise max.message.bytes"
+                    );
+                    sleep(OWN_FAULT_WAIT).await;
+                }
+                Err(_) => attempt.response_excerpt = Bytes::new(),
+            }
+        };
+        let now_ms = self.clock.now_ms();
+        self.metrics
+            .attempt_ended(attempt.outcome, attempt.reason, attempt.duration_ms);
+        if let Some(settlement) = attempt.settlement {
+            self.metrics
+                .settled(settlement, attempt.accepted_at_ms, now_ms);
+        }
+        Carry::Settled {
+            attempt: Box::new(attempt),
+            place,
+            at_ms: now_ms,
+        }
+    }
+}
+
+/// The record of a settlement without an attempt.
+fn unmade(
+    delivery: &Delivery,
+    reason: Reason,
+    settlement: Option<Settlement>,
+    now_ms: i64,
+) -> Attempt {
+    Attempt {
+        event_id: delivery.event.id.clone(),
+        tenant: delivery.event.tenant.clone(),
+        event_type: delivery.event.event_type.clone(),
+        work: delivery.work_id(),
+        number: delivery.attempt,
+        started_at_ms: now_ms,
+        duration_ms: 0,
+        outcome: AttemptOutcome::None,
+        reason,
+        status: None,
+        detail: String::new(),
+        response_excerpt: Bytes::new(),
+        settlement,
+        accepted_at_ms: delivery.event.accepted_at_ms,
+        traceparent: delivery.event.trace.traceparent.clone(),
+    }
+}
+
+fn endpoint_key(delivery: &Delivery) -> Bytes {
+    Bytes::copy_from_slice(delivery.endpoint.as_str().as_bytes())
+}
+
+/// Counts an attempt as under way for as long as it lives.
+struct InFlight<'a>(&'a DeliveryMetrics);
+
+impl<'a> InFlight<'a> {
+    fn new(metrics: &'a DeliveryMetrics) -> Self {
+        metrics.attempts_in_flight.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.attempts_in_flight.dec();
+    }
+}

@@ -1,0 +1,62 @@
+//! Rebuilds the settled set of a partition from `attempts`.
+
+use std::time::Duration;
+
+use postrider_log::{Assignment, Log, LogError, Offset};
+use postrider_model::delivery::Attempt;
+use postrider_model::topics::ATTEMPTS;
+
+use super::settled::{self, SettledSet};
+use crate::config::DeliverConfig;
+
+const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
+const READ_WAIT: Duration = Duration::from_secs(1);
+
+/// Reads the partition's attempts from where the commit says, or, without a commit that says so, from as far back as
+/// the set remembers, to the present end.
+pub(super) async fn settled_set(
+    log: &dyn Log,
+    config: &DeliverConfig,
+    assignment: &Assignment,
+    now_ms: i64,
+) -> Result<SettledSet, LogError> {
+    let partition = assignment.partition;
+    let age_ms_max = i64::try_from(config.settled_age_ms).unwrap_or(i64::MAX);
+    let bounds = log.bounds(ATTEMPTS, partition).await?;
+    let named = assignment
+        .committed
+        .as_ref()
+        .and_then(|c| settled::rebuild_from(&c.metadata));
+    let from = match named {
+        Some(from) if from <= bounds.end => from,
+        _ => {
+            log.offset_for_time(ATTEMPTS, partition, now_ms.saturating_sub(age_ms_max))
+                .await?
+        }
+    };
+    let mut set = SettledSet::new(bounds.end, age_ms_max, config.settled_max);
+    let mut at: Offset = from.max(bounds.start);
+    let mut reader = log.reader(ATTEMPTS).await?;
+    while at < bounds.end {
+        let batch = reader
+            .read(partition, at, READ_BYTES_MAX, READ_WAIT)
+            .await?;
+        for record in &batch.records {
+            let value = record.value.as_deref().unwrap_or_default();
+            match Attempt::decode(value) {
+                // Which record it settled is not written in it; none that is in the log by now is later than the end.
+                Ok(attempt) => set.note(
+                    &attempt,
+                    record.offset,
+                    record.timestamp_ms,
+                    assignment.bounds.end - 1,
+                ),
+                Err(error) => {
+                    tracing::warn!(partition, offset = record.offset, %error, "attempt not understood")
+                }
+            }
+        }
+        at = batch.next;
+    }
+    Ok(set)
+}

@@ -1,0 +1,38 @@
+//! Appends that are repeated until the log has them.
+//!
+//! Repeating is harmless: every record that goes through here is named by its work and attempt, and whoever reads a
+//! second copy drops it.
+
+use std::time::Duration;
+
+use postrider_log::{AppendError, NewRecord, Position, Producer, Target};
+use tokio::time::sleep;
+
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// The topic does not take a record of this size, now or later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TooLarge;
+
+/// Appends a record, again and again until it is acknowledged. Stops only by being dropped.
+pub(crate) async fn append_durably(
+    producer: &dyn Producer,
+    topic: &str,
+    target: Target,
+    record: NewRecord,
+) -> Result<Position, TooLarge> {
+    let mut backoff = BACKOFF_MIN;
+    loop {
+        match producer.append(topic, target, record.clone()).await {
+            Ok(position) => return Ok(position),
+            Err(AppendError::TooLarge) => return Err(TooLarge),
+            Err(AppendError::QueueFull) => {}
+            Err(error @ (AppendError::Failed(_) | AppendError::Unknown(_))) => {
+                tracing::warn!(topic, %error, "append not acknowledged, repeating it");
+                backoff = (backoff * 2).min(BACKOFF_MAX);
+            }
+        }
+        sleep(backoff).await;
+    }
+}

@@ -1,0 +1,27 @@
+//! Delivery: from the `events` topic to the endpoints' answers.
+//!
+//! Three stages, each a group over one topic, each a file to start reading at:
+//!
+//! - [`fan_out`]: an event becomes one delivery for each endpoint that wants it.
+//! - [`deliver`]: a delivery waits in its endpoint's lane, is attempted, and is settled.
+//! - [`scheduler`]: a retry waits until it is due and returns to `deliveries`.
+//!
+//! What an outcome leads to is decided in [`postrider_model::outcome::decide`] and carried out in
+//! `deliver/carry.rs`. The stages take log, registry, sender and clock from outside and measure intervals with
+//! tokio's clock, so that a single-threaded runtime with paused time runs them as a simulation.
+
+pub mod config;
+pub mod deliver;
+pub mod fan_out;
+pub mod metrics;
+pub mod scheduler;
+pub mod sender;
+
+mod dead_letter;
+mod durable;
+mod progress;
+mod stage;
+
+pub use config::DeliveryConfig;
+pub use metrics::DeliveryMetrics;
+pub use stage::{StageContext, StageError};

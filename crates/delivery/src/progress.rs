@@ -1,0 +1,163 @@
+//! How far each owned partition is done, what to commit, and whether we may still act as its owner.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use postrider_log::tracker::OffsetTracker;
+use postrider_log::{Assignment, Commit, Committed, Generation, Offset, Partition};
+use tokio::time::Instant;
+
+/// The offsets of the partitions this stage owns.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    owned: BTreeMap<Partition, Owned>,
+}
+
+#[derive(Debug)]
+struct Owned {
+    generation: Generation,
+    tracker: OffsetTracker,
+    committed: Option<Committed>,
+    committed_at: Option<Instant>,
+}
+
+/// An offset that was resolved, under the assignment it was read in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Resolved {
+    pub(crate) partition: Partition,
+    pub(crate) generation: Generation,
+    pub(crate) offset: Offset,
+}
+
+impl Progress {
+    /// Takes a partition over and says where reading begins: where the group left off, or at the start of the log
+    /// where that is later or nothing was committed. Never at the end.
+    pub(crate) fn assign(&mut self, assignment: &Assignment) -> Offset {
+        let committed = assignment
+            .committed
+            .as_ref()
+            .map_or(assignment.bounds.start, |c| c.offset);
+        let from = committed.max(assignment.bounds.start);
+        let owned = Owned {
+            generation: assignment.generation,
+            tracker: OffsetTracker::new(from),
+            committed: None,
+            committed_at: None,
+        };
+        self.owned.insert(assignment.partition, owned);
+        from
+    }
+
+    pub(crate) fn remove(&mut self, partition: Partition) {
+        self.owned.remove(&partition);
+    }
+
+    pub(crate) fn partitions(&self) -> Vec<Partition> {
+        self.owned.keys().copied().collect()
+    }
+
+    pub(crate) fn generation(&self, partition: Partition) -> Option<Generation> {
+        self.owned.get(&partition).map(|owned| owned.generation)
+    }
+
+    /// Notes that a record was read; from now on its offset holds the commit until it is resolved. False: the offset
+    /// was read before under this assignment, and nothing is to be done.
+    pub(crate) fn begin(&mut self, partition: Partition, offset: Offset) -> bool {
+        self.owned
+            .get_mut(&partition)
+            .is_some_and(|owned| owned.tracker.begin(offset))
+    }
+
+    /// Notes that an offset is resolved. One from an earlier assignment says nothing.
+    pub(crate) fn resolve(&mut self, resolved: Resolved) {
+        if let Some(owned) = self.owned.get_mut(&resolved.partition)
+            && owned.generation == resolved.generation
+        {
+            owned.tracker.resolve(resolved.offset);
+        }
+    }
+
+    /// The commits to make: of partitions that moved, and of those whose last commit is older than `idle_interval`,
+    /// since commits renew the lease.
+    pub(crate) fn due(
+        &self,
+        only: Option<&[Partition]>,
+        idle_interval: Duration,
+        mut metadata: impl FnMut(Partition, Offset) -> String,
+    ) -> Vec<Commit> {
+        let now = Instant::now();
+        let wanted = |partition: &Partition| only.is_none_or(|only| only.contains(partition));
+        self.owned
+            .iter()
+            .filter(|(partition, _)| wanted(partition))
+            .filter_map(|(&partition, owned)| {
+                let offset = owned.tracker.committable();
+                let committed = Committed {
+                    offset,
+                    metadata: metadata(partition, offset),
+                };
+                let fresh = owned
+                    .committed_at
+                    .is_some_and(|at| now.duration_since(at) < idle_interval);
+                let moved = owned
+                    .committed
+                    .as_ref()
+                    .is_none_or(|last| last.offset != offset);
+                (moved || !fresh).then_some(Commit {
+                    partition,
+                    generation: owned.generation,
+                    committed,
+                })
+            })
+            .collect()
+    }
+
+    /// Notes that commits are durable.
+    pub(crate) fn committed(&mut self, commits: Vec<Commit>) {
+        for commit in commits {
+            if let Some(owned) = self.owned.get_mut(&commit.partition)
+                && owned.generation == commit.generation
+            {
+                owned.committed = Some(commit.committed);
+                owned.committed_at = Some(Instant::now());
+            }
+        }
+    }
+}
+
+/// Whether this process may still act as an owner: its last successful commit is young enough. A process that was
+/// frozen or cut off finds its lease expired before it sends anything.
+#[derive(Debug, Clone)]
+pub(crate) struct Lease {
+    base: Instant,
+    renewed_ms: Arc<AtomicU64>,
+    term: Duration,
+}
+
+impl Lease {
+    /// A lease that runs from now.
+    pub(crate) fn new(term: Duration) -> Self {
+        Self {
+            base: Instant::now(),
+            renewed_ms: Arc::default(),
+            term,
+        }
+    }
+
+    /// Renews it as of the moment the successful commit was sent.
+    pub(crate) fn renew(&self, sent_at: Instant) {
+        let since_base = sent_at.saturating_duration_since(self.base).as_millis();
+        self.renewed_ms.fetch_max(
+            u64::try_from(since_base).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn holds(&self) -> bool {
+        let renewed_at = self.base + Duration::from_millis(self.renewed_ms.load(Ordering::Relaxed));
+        renewed_at.elapsed() < self.term
+    }
+}

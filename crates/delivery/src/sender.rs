@@ -1,0 +1,59 @@
+//! The door to the outside: one request, one answer.
+
+pub mod http;
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use postrider_model::outcome::Outcome;
+use url::Url;
+
+pub use http::{HttpSender, SenderError};
+
+/// A webhook, signed and ready to leave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookRequest {
+    /// Where to.
+    pub url: Url,
+    /// `webhook-id`.
+    pub id: String,
+    /// `webhook-timestamp`, Unix seconds.
+    pub timestamp_s: i64,
+    /// `webhook-signature`.
+    pub signature: String,
+    /// `traceparent`, empty for none.
+    pub traceparent: String,
+    /// The body, exactly as signed.
+    pub body: Bytes,
+    /// How long the whole exchange may take.
+    pub timeout: Duration,
+}
+
+/// What came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookResponse {
+    /// What it means for the delivery.
+    pub outcome: Outcome,
+    /// What went wrong, for people; empty for an answer.
+    pub detail: String,
+    /// The beginning of the body.
+    pub excerpt: Bytes,
+}
+
+impl WebhookResponse {
+    /// The HTTP status, if there was an answer.
+    pub fn status(&self) -> Option<u16> {
+        match self.outcome {
+            Outcome::Answered { status, .. } => Some(status),
+            Outcome::Unanswered(_) | Outcome::Unsendable => None,
+        }
+    }
+}
+
+/// Sends webhooks. It never fails: whatever happens is an outcome. Dropping the future gives the request up.
+pub trait Sender: Debug + Send + Sync + 'static {
+    /// Sends one webhook.
+    fn send(&self, request: WebhookRequest) -> impl Future<Output = WebhookResponse> + Send;
+}

@@ -1,0 +1,235 @@
+//! Sends webhooks over HTTP, to addresses that the policy permits and nowhere else.
+//!
+//! The policy is asked about the address that is really dialled: names are resolved here and only permitted
+//! addresses are handed to the connector; an address written in the URL is checked before the request. Redirects are
+//! not followed, proxies of the environment are not used, and an answer is read up to a cap only.
+
+use std::error::Error;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use postrider_log::Clock;
+use postrider_model::address::AddressPolicy;
+use postrider_model::outcome::{Outcome, Reason, retry_after};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use url::Host;
+
+use super::{Sender, WebhookRequest, WebhookResponse};
+use crate::config::EgressConfig;
+
+const EXCERPT_BYTES_MAX: usize = 1024;
+const DETAIL_BYTES_MAX: usize = 512;
+
+/// Why the sender cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum SenderError {
+    /// The HTTP client refused its settings.
+    #[error("the http client could not be built")]
+    Client(#[from] reqwest::Error),
+}
+
+/// Sends over HTTP/1.1 and, where TLS negotiates it, HTTP/2.
+#[derive(Debug, Clone)]
+pub struct HttpSender {
+    client: reqwest::Client,
+    policy: Arc<AddressPolicy>,
+    clock: Arc<dyn Clock>,
+    response_bytes_max: usize,
+}
+
+impl HttpSender {
+    /// A sender with one connection pool.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be built from the settings.
+    pub fn new(
+        policy: AddressPolicy,
+        config: &EgressConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, SenderError> {
+        let policy = Arc::new(policy);
+        let client = reqwest::Client::builder()
+            .user_agent(concat!("Postrider/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .referer(false)
+            .connect_timeout(Duration::from_millis(config.connect_timeout_ms))
+            .pool_max_idle_per_host(config.idle_connections_per_host_max)
+            .pool_idle_timeout(Duration::from_millis(config.idle_connection_ms))
+            .tcp_nodelay(true)
+            .dns_resolver(PolicedResolver {
+                policy: policy.clone(),
+            })
+            .build()?;
+        Ok(Self {
+            client,
+            policy,
+            clock,
+            response_bytes_max: config.response_bytes_max,
+        })
+    }
+
+    async fn exchange(&self, request: WebhookRequest) -> Result<WebhookResponse, reqwest::Error> {
+        let headers = headers(&request);
+        let sent = self
+            .client
+            .post(request.url)
+            .timeout(request.timeout)
+            .headers(headers)
+            .body(request.body);
+        let mut response = sent.send().await?;
+        let retry_after_ms = response
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| retry_after(value, self.clock.now_ms()));
+        let status = response.status().as_u16();
+        let mut excerpt = BytesMut::new();
+        let mut read = 0_usize;
+        while let Some(chunk) = response.chunk().await? {
+            let room = EXCERPT_BYTES_MAX - excerpt.len();
+            excerpt.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            read += chunk.len();
+            if read > self.response_bytes_max {
+                break;
+            }
+        }
+        Ok(WebhookResponse {
+            outcome: Outcome::Answered {
+                status,
+                retry_after_ms,
+            },
+            detail: String::new(),
+            excerpt: excerpt.freeze(),
+        })
+    }
+}
+
+impl Sender for HttpSender {
+    async fn send(&self, request: WebhookRequest) -> WebhookResponse {
+        let literal = match request.url.host() {
+            Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
+            Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
+            Some(Host::Domain(_)) | None => None,
+        };
+        if let Some(address) = literal.filter(|address| !self.policy.permits(*address)) {
+            return unanswered(Reason::AddressForbidden, Forbidden(address).to_string());
+        }
+        match self.exchange(request).await {
+            Ok(response) => response,
+            Err(error) => {
+                let error = error.without_url();
+                unanswered(reason_of(&error), chain(&error))
+            }
+        }
+    }
+}
+
+fn unanswered(reason: Reason, mut detail: String) -> WebhookResponse {
+    let cut = detail.floor_char_boundary(DETAIL_BYTES_MAX);
+    detail.truncate(cut);
+    WebhookResponse {
+        outcome: Outcome::Unanswered(reason),
+        detail,
+        excerpt: Bytes::new(),
+    }
+}
+
+fn headers(request: &WebhookRequest) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let timestamp = request.timestamp_s.to_string();
+    let texts = [
+        ("webhook-id", &request.id),
+        ("webhook-timestamp", &timestamp),
+        ("webhook-signature", &request.signature),
+        ("traceparent", &request.traceparent),
+    ];
+    for (name, text) in texts {
+        if !text.is_empty()
+            && let Ok(value) = HeaderValue::from_str(text)
+        {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+    headers
+}
+
+fn reason_of(error: &reqwest::Error) -> Reason {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(this) = cause {
+        if this.is::<Forbidden>() {
+            return Reason::AddressForbidden;
+        }
+        if this.is::<Unresolved>() {
+            return Reason::Dns;
+        }
+        if this.is::<rustls::Error>() {
+            return Reason::Tls;
+        }
+        // An io::Error hides what it wraps from `source`.
+        let wrapped = this
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        if wrapped.is_some_and(|inner| inner.is::<rustls::Error>()) {
+            return Reason::Tls;
+        }
+        cause = this.source();
+    }
+    if error.is_timeout() {
+        Reason::Timeout
+    } else {
+        Reason::Connect
+    }
+}
+
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(this) = cause {
+        text.push_str(": ");
+        text.push_str(&this.to_string());
+        cause = this.source();
+    }
+    text
+}
+
+/// The policy refuses an address.
+#[derive(Debug, thiserror::Error)]
+#[error("address {0} is forbidden; `egress.allow_cidrs` opens networks")]
+struct Forbidden(IpAddr);
+
+/// A name has no address.
+#[derive(Debug, thiserror::Error)]
+#[error("the host name did not resolve: {0}")]
+struct Unresolved(String);
+
+#[derive(Debug)]
+struct PolicedResolver {
+    policy: Arc<AddressPolicy>,
+}
+
+impl Resolve for PolicedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let policy = self.policy.clone();
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await;
+            let found: Vec<SocketAddr> = found
+                .map_err(|error| Unresolved(error.to_string()))?
+                .collect();
+            let permitted: Vec<SocketAddr> = found
+                .iter()
+                .copied()
+                .filter(|address| policy.permits(address.ip()))
+                .collect();
+            match (permitted.is_empty(), found.first()) {
+                (false, _) => Ok(Box::new(permitted.into_iter()) as Addrs),
+                (true, Some(refused)) => Err(Forbidden(refused.ip()).into()),
+                (true, None) => Err(Unresolved("no addresses".to_owned()).into()),
+            }
+        })
+    }
+}
