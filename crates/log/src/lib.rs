@@ -1,0 +1,23 @@
+//! The log: topics of records in partitions, read by groups that share the partitions among them.
+//!
+//! [`port`] says what every log must do; it is Kafka's semantics, with nothing left out. Three adapters do it:
+//! [`kafka`] for production, [`embedded`] for one process on one directory, [`memory`] for tests and simulation,
+//! where it is also the adversary. One conformance suite runs against all three (`tests/conformance`).
+//!
+//! This crate knows nothing of tenants, endpoints or webhooks.
+
+pub mod clock;
+mod local;
+pub mod memory;
+pub mod partitioner;
+pub mod port;
+pub mod tracker;
+
+pub use clock::{Clock, SystemClock};
+pub use partitioner::partition_for;
+pub use port::{
+    Append, AppendError, Assignment, Batch, Bounds, Commit, CommitAck, CommitError, Committed,
+    Generation, Group, GroupEvent, GroupOptions, Log, LogError, NewRecord, Offset, Partition,
+    Position, Producer, ProducerOptions, Reader, Record, Target, TopicDescription, TopicSpec,
+};
+pub use tracker::OffsetTracker;
