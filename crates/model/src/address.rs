@@ -153,3 +153,6 @@ pub fn check_url(url: &Url) -> Result<(), InvalidEndpointUrl> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

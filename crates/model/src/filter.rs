@@ -138,3 +138,6 @@ fn check(text: &str) -> Result<(), InvalidEventType> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use jiff::fmt::rfc2822::DateTimeParser;
+use jiff::civil::{self, DateTime};
 
 use crate::delivery::{Settlement, WorkId};
 use crate::retry::RetrySchedule;
@@ -14,8 +14,9 @@ use crate::retry::RetrySchedule;
 /// Longest wait that a `Retry-After` can ask for.
 pub const RETRY_AFTER_MS_MAX: i64 = 24 * 60 * 60 * 1000;
 
-/// The dates of HTTP are those of mail, always in GMT.
-const HTTP_DATE: DateTimeParser = DateTimeParser::new();
+/// The one form of date that HTTP still lets anyone send.
+const HTTP_DATE: &str = "%a, %d %b %Y %H:%M:%S GMT";
+const UNIX_EPOCH: DateTime = civil::date(1970, 1, 1).at(0, 0, 0, 0);
 
 /// What was seen of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,10 +200,14 @@ pub fn retry_after(header: &str, now_ms: i64) -> Option<i64> {
         let seconds = text.parse::<i64>().unwrap_or(i64::MAX);
         return Some(seconds.saturating_mul(1000).min(RETRY_AFTER_MS_MAX));
     }
-    let date = HTTP_DATE.parse_timestamp(text).ok()?;
-    Some(
-        date.as_millisecond()
-            .saturating_sub(now_ms)
-            .clamp(0, RETRY_AFTER_MS_MAX),
-    )
+    // Subtracted as civil times of one zone, since the last days of 9999, a common way to say "never", are no instant.
+    let date = DateTime::strptime(HTTP_DATE, text).ok()?;
+    let date_ms = date
+        .duration_since(UNIX_EPOCH)
+        .as_secs()
+        .saturating_mul(1000);
+    Some(date_ms.saturating_sub(now_ms).clamp(0, RETRY_AFTER_MS_MAX))
 }
+
+#[cfg(test)]
+mod tests;

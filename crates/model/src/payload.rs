@@ -65,3 +65,6 @@ pub fn parse_rfc3339(text: &str) -> Option<i64> {
     let time_ms = timestamp.as_millisecond();
     is_representable(time_ms).then_some(time_ms)
 }
+
+#[cfg(test)]
+mod tests;

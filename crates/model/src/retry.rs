@@ -201,3 +201,6 @@ fn rounded(delay_ms: i64) -> i64 {
     let unit_ms = if delay_ms < MINUTE_MS { 100 } else { SECOND_MS };
     (delay_ms + unit_ms / 2) / unit_ms * unit_ms
 }
+
+#[cfg(test)]
+mod tests;

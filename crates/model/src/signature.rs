@@ -248,3 +248,6 @@ fn signed_content(webhook_id: &str, timestamp_s: i64, body: &[u8]) -> Vec<u8> {
     content.extend_from_slice(body);
     content
 }
+
+#[cfg(test)]
+mod tests;

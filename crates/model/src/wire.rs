@@ -19,6 +19,10 @@ mod registry;
 pub use event::{EventContext, ORDERING_KEY_BYTES_MAX};
 
 /// The generated messages.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a message is taken apart as soon as it is decoded; nothing keeps many of them"
+)]
 pub mod proto {
     include!("wire/generated/postrider.v1.rs");
 }
@@ -102,3 +106,6 @@ fn status_from_proto(name: &'static str, status: u32) -> Result<Option<u16>, Inv
         _ => field(name, u16::try_from(status)).map(Some),
     }
 }
+
+#[cfg(test)]
+mod tests;

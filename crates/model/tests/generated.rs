@@ -1,5 +1,10 @@
 //! The generated code is committed, so that a build needs no compiler for protobuf; this keeps it true to `proto/`.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may stop at what it does not expect"
+)]
+
 use std::fs;
 use std::path::Path;
 
