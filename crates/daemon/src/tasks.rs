@@ -252,7 +252,8 @@ async fn caught<E: Into<TaskError>>(
     }
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> String {
+/// The message of a panic.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no message".into())

@@ -31,6 +31,8 @@ use tracing_subscriber::{EnvFilter, Registry};
 pub use context::{current_traceparent, current_tracestate, set_parent, trace_id};
 use format::WithTrace;
 
+use crate::tasks::panic_text;
+
 /// How long one export may take.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the process waits at its end for what was not exported yet.
@@ -137,7 +139,7 @@ pub fn init(
             .location()
             .map(ToString::to_string)
             .unwrap_or_default();
-        let message = panic.payload_as_str().unwrap_or("no message");
+        let message = panic_text(panic.payload());
         tracing::error!(location, panic = message, "panicked");
     }));
     Ok(guard)

@@ -56,13 +56,13 @@ fn hint(nearest: Option<&str>, known: &[String]) -> String {
     }
 }
 
-/// The candidate spelt most like the key, if at most a third of it differs.
+/// The candidate spelt most like the key, if at most half of it differs.
 pub(super) fn nearest(key: &str, candidates: &[&str]) -> Option<String> {
     let (distance, candidate) = candidates
         .iter()
         .map(|candidate| (edits(key, candidate), candidate))
         .min()?;
-    let close = distance <= key.len().max(3).div_ceil(3);
+    let close = distance <= key.len().div_ceil(2);
     close.then(|| (*candidate).to_owned())
 }
 

@@ -1,0 +1,265 @@
+//! The health server and the HTTP server over real sockets.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::routing::get;
+use postrider_daemon::CancellationToken;
+use postrider_daemon::health::Health;
+use postrider_daemon::http::{Drained, Limits, serve};
+use postrider_daemon::metrics::Metrics;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+
+const BOUND: Duration = Duration::from_secs(20);
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(BOUND)).unwrap();
+    stream
+}
+
+fn send(stream: &mut TcpStream, path: &str) {
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n"
+    )
+    .unwrap();
+}
+
+fn fetch(address: SocketAddr, path: &str) -> String {
+    let mut stream = connect(address);
+    send(&mut stream, path);
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    response
+}
+
+#[test]
+fn readiness_follows_the_conditions() {
+    let health = Health::new();
+    let registry = health.condition("registry");
+    let producer = health.condition("producer");
+    let server = health
+        .serve(([127, 0, 0, 1], 0).into(), Metrics::new("1", &[]))
+        .unwrap();
+    let ready = || fetch(server.address(), "/readyz");
+
+    let response = ready();
+    assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+    assert!(
+        response.ends_with(r#"{"ready":false,"unmet":["producer","registry"]}"#),
+        "{response}"
+    );
+    registry.set(true);
+    assert!(ready().ends_with(r#""unmet":["producer"]}"#));
+    health.condition("producer").set(true);
+    let response = ready();
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+    assert!(
+        response.ends_with(r#"{"ready":true,"unmet":[]}"#),
+        "{response}"
+    );
+    producer.set(false);
+    assert!(ready().starts_with("HTTP/1.1 503 "));
+    assert!(fetch(server.address(), "/livez").starts_with("HTTP/1.1 200 "));
+    assert!(fetch(server.address(), "/else").starts_with("HTTP/1.1 404 "));
+}
+
+#[test]
+fn metrics_are_served_as_text_and_the_server_stops() {
+    let server = Health::new()
+        .serve(([127, 0, 0, 1], 0).into(), Metrics::new("1", &[]))
+        .unwrap();
+    let address = server.address();
+    let response = fetch(address, "/metrics");
+    assert!(
+        response.contains("content-type: text/plain; version=0.0.4"),
+        "{response}"
+    );
+    assert!(
+        response.contains("postrider_build_info{version=\"1\"} 1"),
+        "{response}"
+    );
+    server.stop();
+    assert!(TcpStream::connect(address).is_err());
+}
+
+#[tokio::test]
+async fn health_answers_while_the_main_runtime_is_busy() {
+    let server = Health::new()
+        .serve(([127, 0, 0, 1], 0).into(), Metrics::new("1", &[]))
+        .unwrap();
+    // This blocks the only thread of the test's runtime.
+    assert!(fetch(server.address(), "/livez").starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn an_address_in_use_is_an_error() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let error = Health::new()
+        .serve(address, Metrics::new("1", &[]))
+        .unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+}
+
+/// A server whose `/slow` says when it was entered and answers when it is let go.
+struct Served {
+    address: SocketAddr,
+    token: CancellationToken,
+    entered: Arc<Notify>,
+    let_go: Arc<Notify>,
+    servers: JoinSet<Drained>,
+}
+
+async fn served(limits: Limits) -> Served {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (entered, let_go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (enter, wait) = (entered.clone(), let_go.clone());
+    let router = Router::new()
+        .route(
+            "/peer",
+            get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.to_string()),
+        )
+        .route(
+            "/slow",
+            get(move || {
+                let (enter, wait) = (enter.clone(), wait.clone());
+                async move {
+                    enter.notify_one();
+                    wait.notified().await;
+                    "done"
+                }
+            }),
+        );
+    let token = CancellationToken::new();
+    let mut servers = JoinSet::new();
+    servers.spawn(serve(listener, router, token.clone(), limits));
+    Served {
+        address,
+        token,
+        entered,
+        let_go,
+        servers,
+    }
+}
+
+fn fetching(address: SocketAddr, path: &'static str) -> JoinHandle<String> {
+    spawn_blocking(move || fetch(address, path))
+}
+
+#[tokio::test]
+async fn handlers_know_the_peer() {
+    let server = served(Limits::default()).await;
+    let response = fetching(server.address, "/peer").await.unwrap();
+    assert!(response.contains("\r\n\r\n127.0.0.1:"), "{response}");
+}
+
+#[tokio::test]
+async fn open_requests_finish_after_cancellation_and_new_ones_are_refused() {
+    let mut server = served(Limits::from(BOUND)).await;
+    let slow = fetching(server.address, "/slow");
+    server.entered.notified().await;
+    let idle = connect(server.address);
+    server.token.cancel();
+    let address = server.address;
+    spawn_blocking(move || {
+        let began = Instant::now();
+        while TcpStream::connect(address).is_ok() {
+            assert!(began.elapsed() < BOUND, "still accepting");
+        }
+    })
+    .await
+    .unwrap();
+    server.let_go.notify_one();
+    assert!(slow.await.unwrap().ends_with("done"));
+    let drained = server.servers.join_next().await.unwrap().unwrap();
+    assert_eq!(drained, Drained { cut: 0 });
+    drop(idle);
+}
+
+#[tokio::test]
+async fn requests_that_outlast_the_drain_are_cut() {
+    let mut server = served(Limits::from(Duration::from_millis(100))).await;
+    let slow = fetching(server.address, "/slow");
+    server.entered.notified().await;
+    server.token.cancel();
+    let drained = server.servers.join_next().await.unwrap().unwrap();
+    assert_eq!(drained, Drained { cut: 1 });
+    assert_eq!(
+        slow.await.unwrap(),
+        "",
+        "the connection was closed without an answer"
+    );
+}
+
+#[tokio::test]
+async fn a_head_that_never_ends_is_cut() {
+    let limits = Limits {
+        header_timeout: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let server = served(limits).await;
+    let address = server.address;
+    let rest = spawn_blocking(move || {
+        let mut stream = connect(address);
+        stream.write_all(b"GET /peer HTTP/1.1\r\nhost: te").unwrap();
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).map(|_| rest)
+    });
+    let rest = rest
+        .await
+        .unwrap()
+        .expect("closed before the client gave up");
+    assert!(!rest.starts_with("HTTP/1.1 200"), "{rest}");
+}
+
+#[tokio::test]
+async fn connections_above_the_limit_wait() {
+    let server = served(Limits {
+        connections_max: 1,
+        ..Limits::default()
+    })
+    .await;
+    let slow = fetching(server.address, "/slow");
+    server.entered.notified().await;
+    let address = server.address;
+    let waiting = spawn_blocking(move || {
+        let mut stream = connect(address);
+        send(&mut stream, "/peer");
+        stream
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .unwrap();
+        let early = stream.read(&mut [0; 1]);
+        (stream, early)
+    });
+    let (mut stream, early) = waiting.await.unwrap();
+    assert_eq!(
+        early.unwrap_err().kind(),
+        io::ErrorKind::WouldBlock,
+        "nobody answers yet"
+    );
+    server.let_go.notify_one();
+    assert!(slow.await.unwrap().ends_with("done"));
+    let response = spawn_blocking(move || {
+        stream.set_read_timeout(Some(BOUND)).unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).map(|_| response)
+    });
+    assert!(
+        response
+            .await
+            .unwrap()
+            .unwrap()
+            .starts_with("HTTP/1.1 200 ")
+    );
+}
