@@ -7,7 +7,7 @@
 //! the version after the one it saw, and waits until its own follower says who won: of all records of an entity the
 //! highest version counts, and of one version the first in the log. A version once taken is never taken again, so two
 //! writers that saw the same state cannot both win, and the loser looks again at what is there and repeats its change.
-//! A deletion is a version that stays; after it none counts, and the id is never used again.
+//! A deletion is a version that stays; nobody writes one after it, so the id is never used again.
 //!
 //! Guaranteed: a write that was answered is in the log and was seen in this process's own view; no update is lost; a
 //! view at the same position is the same everywhere, also after compaction. A write of unknown fate says so: it may

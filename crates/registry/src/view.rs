@@ -129,12 +129,13 @@ impl View {
         }
     }
 
-    /// Says whether the record takes its version: the highest counts, of one version the first, and nothing after a
-    /// deletion.
+    /// Whether the record takes its version: the highest counts, of one version the first. A deletion needs no rule of
+    /// its own, since nobody writes a version after one. So the outcome depends only on the winner being there, not on
+    /// which of the others compaction has left.
     fn take(&mut self, key: &RecordKey, deletes: bool) -> bool {
         let mut stale = Vec::new();
         if let Some(claim) = self.claims.get_mut(&key.entity) {
-            if claim.deleted || key.version <= claim.key.version {
+            if key.version <= claim.key.version {
                 if claim.key != *key && !claim.stale.contains(key) {
                     claim.stale.push(key.clone());
                     if claim.ours {
@@ -146,7 +147,7 @@ impl View {
             stale = std::mem::take(&mut claim.stale);
             stale.push(claim.key.clone());
         }
-        let ours = self.tell(key, deletes);
+        let ours = self.tell(key);
         if ours && !stale.is_empty() {
             self.to_clean.push(key.entity.clone());
         }
@@ -161,12 +162,12 @@ impl View {
     }
 
     /// Tells the writes that this record decides; whether it is one of them.
-    fn tell(&mut self, key: &RecordKey, deletes: bool) -> bool {
+    fn tell(&mut self, key: &RecordKey) -> bool {
         let Some(waiters) = self.waiters.get_mut(&key.entity) else {
             return false;
         };
         let mut ours = false;
-        for waiter in waiters.extract_if(.., |waiter| deletes || waiter.version <= key.version) {
+        for waiter in waiters.extract_if(.., |waiter| waiter.version <= key.version) {
             let won = waiter.version == key.version && waiter.nonce == key.nonce;
             ours |= won;
             // A writer that gave up waiting does not hear it.
@@ -378,3 +379,6 @@ impl View {
         self.claims.values().map(|claim| claim.stale.len()).sum()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+//! Tenants, and the delays of the retry topic.
+
+use std::sync::Arc;
+
+use postrider_model::tenant::Tenant;
+
+use super::WriteError;
+use crate::record::{Content, EntityId};
+use crate::registry::Registry;
+use crate::view::{Verdict, Versioned};
+
+/// Why retry delays were not recorded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RetryDelaysError {
+    /// A partition of the retry topic that is not known to be empty would wait another time.
+    #[error(
+        "partition {partition} of the retry topic waits {delay_ms} ms and may hold deliveries, \
+         so its delay cannot be changed or removed"
+    )]
+    InUse {
+        /// The partition.
+        partition: i32,
+        /// The delay recorded for it.
+        delay_ms: i64,
+    },
+    /// The write was not made.
+    #[error("record the retry delays")]
+    Write(#[from] WriteError),
+}
+
+impl Registry {
+    /// Creates or updates a tenant; what is so already is not written again. An update keeps the time of creation.
+    ///
+    /// # Errors
+    /// When there are too many tenants or the deadline passes.
+    pub async fn put_tenant(&self, tenant: Tenant) -> Result<Versioned<Tenant>, WriteError> {
+        let deadline = self.ready_by_deadline().await?;
+        let mut tenant = tenant;
+        loop {
+            let present = self.tenant(&tenant.id);
+            if let Some(present) = &present {
+                tenant.created_at_ms = present.value.created_at_ms;
+                if *present.value == tenant {
+                    return Ok(present.clone());
+                }
+            } else {
+                let max = self.shared.options.tenants_max;
+                if self.shared.view().tenants().len() >= max {
+                    return Err(WriteError::Limit { of: "tenants", max });
+                }
+            }
+            let entity = EntityId::Tenant(tenant.id.clone());
+            let (seen, deleted) = self.shared.view().taken(&entity);
+            if deleted {
+                return Err(WriteError::Deleted);
+            }
+            let content = Content::Tenant(tenant.clone());
+            if self.write(&entity, seen, &content, deadline).await? == Verdict::Won {
+                return Ok(Versioned {
+                    value: Arc::new(tenant),
+                    version: seen + 1,
+                });
+            }
+            self.lost(deadline)?;
+        }
+    }
+
+    /// Records which delay each partition of the retry topic waits. A partition whose delay changes or goes must be
+    /// among those that the caller says are empty: what is in it was put there for the old one.
+    ///
+    /// # Errors
+    /// When such a partition is not said to be empty, or the deadline passes.
+    pub async fn record_retry_delays(
+        &self,
+        delays_ms: &[i64],
+        empty_partitions: &[i32],
+    ) -> Result<Versioned<Vec<i64>>, RetryDelaysError> {
+        let deadline = self.ready_by_deadline().await?;
+        loop {
+            let present = self.retry_delays();
+            if let Some(present) = &present {
+                if *present.value == delays_ms {
+                    return Ok(present.clone());
+                }
+                check_delays(&present.value, delays_ms, empty_partitions)?;
+            }
+            let entity = EntityId::RetryDelays;
+            let seen = self.shared.view().taken(&entity).0;
+            let content = Content::RetryDelays(delays_ms.to_vec());
+            if self.write(&entity, seen, &content, deadline).await? == Verdict::Won {
+                return Ok(Versioned {
+                    value: Arc::new(delays_ms.to_vec()),
+                    version: seen + 1,
+                });
+            }
+            self.lost(deadline)?;
+        }
+    }
+}
+
+fn check_delays(
+    recorded: &[i64],
+    wanted: &[i64],
+    empty_partitions: &[i32],
+) -> Result<(), RetryDelaysError> {
+    for (partition, delay_ms) in (0..).zip(recorded.iter().copied()) {
+        let index = usize::try_from(partition).unwrap_or(usize::MAX);
+        let stays = wanted.get(index) == Some(&delay_ms);
+        if !stays && !empty_partitions.contains(&partition) {
+            return Err(RetryDelaysError::InUse {
+                partition,
+                delay_ms,
+            });
+        }
+    }
+    Ok(())
+}
