@@ -36,8 +36,6 @@ use crate::progress::Lease;
 use crate::sender::Sender;
 use crate::stage::{Stage, StageContext, StageError, run_stage};
 
-/// Settlements are written behind an answer that took longer, so batching them costs nobody anything.
-const PRODUCER_LINGER: Duration = Duration::from_millis(5);
 const LEASE_CHECK: Duration = Duration::from_millis(100);
 
 /// The stage over `deliveries`.
@@ -98,15 +96,14 @@ pub async fn run<S: Sender>(
     context: impl Fn(Arc<dyn Producer>) -> CarryContext<S>,
     stop: CancellationToken,
 ) {
-    let make = async |lease: Lease| {
-        let producer = stage.producer("deliver", PRODUCER_LINGER).await?;
+    let make = |producer, lease| {
         let context = Arc::new(context(producer));
-        Ok(Deliver::new(
+        Deliver::new(
             stage.log.clone(),
             context,
             stage.config.raw_record_bytes_max,
             lease,
-        ))
+        )
     };
     run_stage(&stage, stop, make).await;
 }
@@ -369,6 +366,8 @@ impl<S: Sender> Deliver<S> {
 impl<S: Sender> Stage for Deliver<S> {
     const TOPIC: &'static str = DELIVERIES;
     const GROUP: &'static str = GROUP_DELIVER;
+    /// Settlements are written behind an answer that took longer, so batching them costs nobody anything.
+    const LINGER: Duration = Duration::from_millis(5);
 
     async fn assigned(&mut self, assignments: &[Assignment]) -> Result<(), StageError> {
         self.context.registry.caught_up().await;

@@ -1,7 +1,7 @@
 //! Fan-out: an event becomes one delivery for each endpoint that wants it.
 //!
 //! Events of a partition are taken in order: wait for the registry position the event was accepted at, match the
-//! tenant's endpoints, append one delivery each and then the route that says who was matched. The appends of many
+//! tenant's endpoints, append one delivery each and, when those are acknowledged, the route that says who was matched. The appends of many
 //! events are under way at once; an event's offset is resolved when all of its appends are acknowledged. If one is
 //! not, the stage starts again from its commit and repeats everything after it in order; the copies that had landed
 //! are dropped by deliver.
@@ -53,12 +53,7 @@ pub struct FanOutContext {
 
 /// Runs the stage until told to stop.
 pub async fn run(stage: StageContext, context: FanOutContext, stop: CancellationToken) {
-    let make = async |_: Lease| {
-        Ok(FanOut::new(
-            context.clone(),
-            stage.producer("fan-out", Duration::ZERO).await?,
-        ))
-    };
+    let make = |producer, _: Lease| FanOut::new(context.clone(), producer);
     run_stage(&stage, stop, make).await;
 }
 
@@ -119,9 +114,8 @@ impl FanOut {
             endpoints,
         };
         let deliveries = self.append_deliveries(&event, &route);
-        let routed = self.append_route(&route);
         self.context.metrics.events_routed.inc();
-        self.track(record, generation, deliveries, routed);
+        self.track(record, generation, route, deliveries);
     }
 
     fn append_deliveries(&self, event: &Event, route: &Route) -> Vec<Append> {
@@ -146,24 +140,15 @@ impl FanOut {
         appended.collect()
     }
 
-    fn append_route(&self, route: &Route) -> Append {
-        let key = Bytes::copy_from_slice(route.event_id.as_str().as_bytes());
-        let record = NewRecord {
-            key,
-            value: Some(route.encode()),
-            headers: Vec::new(),
-        };
-        self.producer.append(ROUTES, Target::Key, record)
-    }
-
-    /// Waits, beside everything else, until an event's appends are acknowledged. A delivery too large for its topic
-    /// makes the event a dead letter.
+    /// Waits, beside everything else, until an event's deliveries are acknowledged, and only then appends its route, so
+    /// that a route never names an endpoint that got nothing. A delivery too large for its topic makes the event a
+    /// dead letter.
     fn track(
         &mut self,
         record: Record,
         generation: Generation,
+        route: Route,
         deliveries: Vec<Append>,
-        route: Append,
     ) {
         let producer = self.producer.clone();
         let context = self.context.clone();
@@ -182,7 +167,8 @@ impl FanOut {
                     }
                 }
             }
-            route.await.map_err(|source| StageError::Append {
+            let appended = append_route(&*producer, &route).await;
+            appended.map_err(|source| StageError::Append {
                 topic: ROUTES,
                 source,
             })?;
@@ -216,6 +202,19 @@ impl FanOut {
         };
         self.push(partition, buried.boxed());
     }
+}
+
+fn append_route(producer: &dyn Producer, route: &Route) -> Append {
+    let key = Bytes::copy_from_slice(route.event_id.as_str().as_bytes());
+    producer.append(
+        ROUTES,
+        Target::Key,
+        NewRecord {
+            key,
+            value: Some(route.encode()),
+            headers: Vec::new(),
+        },
+    )
 }
 
 /// Waits until the registry's view is as new as the event, so that an endpoint created before the event was published
@@ -261,6 +260,7 @@ async fn bury(
 impl Stage for FanOut {
     const TOPIC: &'static str = EVENTS;
     const GROUP: &'static str = GROUP_FAN_OUT;
+    const LINGER: Duration = Duration::ZERO;
 
     async fn assigned(&mut self, _: &[Assignment]) -> Result<(), StageError> {
         self.context.registry.caught_up().await;

@@ -53,12 +53,7 @@ pub struct SchedulerContext {
 
 /// Runs the stage until told to stop.
 pub async fn run(stage: StageContext, context: SchedulerContext, stop: CancellationToken) {
-    let make = async |_: Lease| {
-        Ok(Scheduler::new(
-            context.clone(),
-            stage.producer("scheduler", Duration::ZERO).await?,
-        ))
-    };
+    let make = |producer, _: Lease| Scheduler::new(context.clone(), producer);
     run_stage(&stage, stop, make).await;
 }
 
@@ -265,6 +260,7 @@ impl Timer {
 impl Stage for Scheduler {
     const TOPIC: &'static str = RETRY;
     const GROUP: &'static str = GROUP_SCHEDULER;
+    const LINGER: Duration = Duration::ZERO;
 
     async fn assigned(&mut self, assignments: &[Assignment]) -> Result<(), StageError> {
         for assignment in assignments {

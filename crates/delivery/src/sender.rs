@@ -19,6 +19,8 @@ pub struct WebhookRequest {
     pub url: Url,
     /// `webhook-id`.
     pub id: String,
+    /// Number of the attempt, from 1; it is not sent.
+    pub attempt: u32,
     /// `webhook-timestamp`, Unix seconds.
     pub timestamp_s: i64,
     /// `webhook-signature`.

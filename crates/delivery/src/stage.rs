@@ -55,6 +55,8 @@ pub(crate) trait Stage: Send {
     const TOPIC: &'static str;
     /// Its group.
     const GROUP: &'static str;
+    /// How long its appends gather into batches.
+    const LINGER: Duration;
 
     /// Prepares for new partitions, before their first record.
     fn assigned(
@@ -103,35 +105,31 @@ pub struct StageContext {
 impl StageContext {
     /// A producer for one life of a stage. It waits for acknowledgements as long as the log needs: an append that is
     /// given up would break the order of those behind it.
-    pub(crate) async fn producer(
-        &self,
-        name: &'static str,
-        linger: Duration,
-    ) -> Result<Arc<dyn Producer>, LogError> {
+    async fn producer<S: Stage>(&self) -> Result<Arc<dyn Producer>, LogError> {
         let options = ProducerOptions {
-            name,
+            name: S::GROUP,
             append_timeout: None,
-            linger,
+            linger: S::LINGER,
             queue_bytes_max: self.config.producer_queue_bytes_max,
         };
         Ok(Arc::from(self.log.producer(options).await?))
     }
 }
 
-/// Runs a stage until it is told to stop, starting it again whenever it fails. `make` builds it anew each time, with
-/// the lease it must hold before it acts on the world.
+/// Runs a stage until it is told to stop, starting it again whenever it fails. `make` builds it anew each time, with a
+/// producer of its own and the lease it must hold before it acts on the world.
 pub(crate) async fn run_stage<S: Stage>(
     context: &StageContext,
     stop: CancellationToken,
-    mut make: impl AsyncFnMut(Lease) -> Result<S, StageError>,
+    mut make: impl FnMut(Arc<dyn Producer>, Lease) -> S,
 ) {
     let mut backoff = RESTART_BACKOFF_MIN;
     while !stop.is_cancelled() {
         let started = Instant::now();
         let lease = Lease::new(context.lease_term);
-        let result = match make(lease.clone()).await {
-            Ok(stage) => run_once(context, stage, lease, &stop).await,
-            Err(error) => Err(error),
+        let result = match context.producer::<S>().await {
+            Ok(producer) => run_once(context, make(producer, lease.clone()), lease, &stop).await,
+            Err(error) => Err(error.into()),
         };
         let Err(error) = result else { return };
         context

@@ -204,6 +204,7 @@ impl<S: Sender> CarryContext<S> {
         WebhookRequest {
             url: endpoint.url.clone(),
             id: id.to_owned(),
+            attempt: delivery.attempt,
             timestamp_s,
             signature: signature::sign(secrets, id, timestamp_s, &body),
             traceparent: delivery.event.trace.traceparent.clone(),

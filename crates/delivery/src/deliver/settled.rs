@@ -5,7 +5,7 @@
 //! end, is a copy. The set is rebuilt from `attempts` when a partition is assigned, from the position that the
 //! commit's metadata names, so an entry stays at least until the commit has passed the record it settled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 
 use postrider_log::Offset;
 use postrider_model::delivery::{Attempt, WorkId};
@@ -50,7 +50,13 @@ impl SettledSet {
     /// Notes a record of `attempts` at its place: a settlement, or an interruption.
     pub(super) fn note(&mut self, attempt: &Attempt, place: Offset, at_ms: i64, settles: Offset) {
         self.next = self.next.max(place + 1);
-        let entry = self.by_work.entry(attempt.work.clone()).or_default();
+        let entry = match self.by_work.entry(attempt.work.clone()) {
+            btree_map::Entry::Occupied(known) => {
+                self.by_place.remove(&known.get().place);
+                known.into_mut()
+            }
+            btree_map::Entry::Vacant(new) => new.insert(Entry::default()),
+        };
         match attempt.settlement {
             None => entry.interruptions += 1,
             Some(settlement) if attempt.number > entry.attempt || settlement.is_end() => {
@@ -60,7 +66,6 @@ impl SettledSet {
             }
             Some(_) => {}
         }
-        self.by_place.remove(&entry.place);
         entry.place = place;
         entry.at_ms = at_ms;
         entry.settles = entry.settles.max(settles);
