@@ -54,14 +54,14 @@ pub enum OpenError {
 impl Keyring {
     /// A keyring of these keys.
     pub fn from_bytes(primary: [u8; KEY_BYTES], older: Vec<[u8; KEY_BYTES]>) -> Self {
-        let mut keys = BTreeMap::new();
-        for key in older.iter().chain([&primary]) {
-            let unbound = UnboundKey::new(&AES_256_GCM, key).expect("the key has the right length");
-            keys.insert(key_id(key), LessSafeKey::new(unbound));
-        }
+        let named = |key: [u8; KEY_BYTES]| {
+            let unbound =
+                UnboundKey::new(&AES_256_GCM, &key).expect("the key has the right length");
+            (key_id(&key), LessSafeKey::new(unbound))
+        };
         Self {
             primary: key_id(&primary),
-            keys,
+            keys: older.into_iter().chain([primary]).map(named).collect(),
             random: SystemRandom::new(),
         }
     }

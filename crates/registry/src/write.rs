@@ -15,7 +15,8 @@ mod settings;
 
 pub use settings::RetryDelaysError;
 
-const BACKOFF: Duration = Duration::from_millis(50);
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// Why a write was not made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -155,26 +156,35 @@ impl Drop for Waiting<'_> {
 /// Appends a record, again if it is certain that it is not there. Returns only when it never can be: what became of it
 /// otherwise is for the follower to see.
 async fn append(shared: &Shared, record: NewRecord, may_be_there: &mut bool) -> WriteError {
+    let mut backoff = BACKOFF_MIN;
     loop {
-        if let Ok(producer) = shared.producer().await {
-            *may_be_there = true;
-            let target = Target::Partition(PARTITION);
-            match producer.append(TOPIC, target, record.clone()).await {
-                Ok(_) => std::future::pending().await,
-                Err(AppendError::Unknown(detail)) => {
-                    tracing::warn!(detail, "fate of a registry write is unknown");
-                    shared.give_up_producer(&producer);
-                    std::future::pending().await
-                }
-                Err(AppendError::TooLarge) => return WriteError::TooLarge,
-                Err(AppendError::QueueFull) => *may_be_there = false,
-                Err(AppendError::Failed(detail)) => {
-                    tracing::warn!(detail, "registry write failed, trying again");
-                    *may_be_there = false;
-                    shared.give_up_producer(&producer);
+        match shared.producer().await {
+            Ok(producer) => {
+                *may_be_there = true;
+                let target = Target::Partition(PARTITION);
+                match producer.append(TOPIC, target, record.clone()).await {
+                    Ok(_) => break,
+                    Err(AppendError::Unknown(detail)) => {
+                        tracing::warn!(detail, "fate of a registry write is unknown");
+                        shared.give_up_producer(&producer);
+                        break;
+                    }
+                    Err(AppendError::TooLarge) => return WriteError::TooLarge,
+                    Err(AppendError::QueueFull) => *may_be_there = false,
+                    Err(AppendError::Failed(detail)) => {
+                        tracing::warn!(detail, "registry write failed, trying again");
+                        *may_be_there = false;
+                        shared.give_up_producer(&producer);
+                    }
                 }
             }
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, "registry has no producer, trying again");
+            }
         }
-        sleep(BACKOFF).await;
+        sleep(backoff).await;
+        backoff = BACKOFF_MAX.min(backoff * 2);
     }
+    std::future::pending().await
 }

@@ -54,10 +54,7 @@ async fn removes_all_but_the_winners() {
         reloaded.create_endpoint(endpoint("ep_b", "acme")).await,
         Err(WriteError::Deleted)
     );
-    assert_eq!(
-        a.counts().tombstones_total + b.counts().tombstones_total > 0,
-        true
-    );
+    assert!(a.counts().tombstones_total + b.counts().tombstones_total > 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,7 @@
 //! The registry on a log in memory, with several processes and an adversary.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod compaction;
 mod following;
 mod secrets;
