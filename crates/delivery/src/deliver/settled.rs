@@ -5,7 +5,7 @@
 //! end, is a copy. The set is rebuilt from `attempts` when a partition is assigned, from the position that the
 //! commit's metadata names, so an entry stays at least until the commit has passed the record it settled.
 
-use std::collections::{BTreeMap, btree_map};
+use std::collections::BTreeMap;
 
 use postrider_log::Offset;
 use postrider_model::delivery::{Attempt, WorkId};
@@ -50,26 +50,30 @@ impl SettledSet {
     /// Notes a record of `attempts` at its place: a settlement, or an interruption.
     pub(super) fn note(&mut self, attempt: &Attempt, place: Offset, at_ms: i64, settles: Offset) {
         self.next = self.next.max(place + 1);
-        let entry = match self.by_work.entry(attempt.work.clone()) {
-            btree_map::Entry::Occupied(known) => {
-                self.by_place.remove(&known.get().place);
-                known.into_mut()
+        let work = &attempt.work;
+        let entry = self.by_work.entry(work.clone()).or_insert_with(|| {
+            self.by_place.insert(place, work.clone());
+            Entry {
+                place,
+                ..Entry::default()
             }
-            btree_map::Entry::Vacant(new) => new.insert(Entry::default()),
-        };
-        match attempt.settlement {
-            None => entry.interruptions += 1,
-            Some(settlement) if attempt.number > entry.attempt || settlement.is_end() => {
-                entry.attempt = entry.attempt.max(attempt.number);
-                entry.ended |= settlement.is_end();
-                entry.interruptions = 0;
-            }
-            Some(_) => {}
-        }
-        entry.place = place;
+        });
         entry.at_ms = at_ms;
         entry.settles = entry.settles.max(settles);
-        self.by_place.insert(place, attempt.work.clone());
+        let Some(settlement) = attempt.settlement else {
+            entry.interruptions += 1;
+            return;
+        };
+        if attempt.number <= entry.attempt && !settlement.is_end() {
+            return;
+        }
+        entry.attempt = entry.attempt.max(attempt.number);
+        entry.ended |= settlement.is_end();
+        entry.interruptions = 0;
+        // The place is that of the record that says the most: whoever reads from there on knows as much.
+        self.by_place.remove(&entry.place);
+        self.by_place.insert(place, work.clone());
+        entry.place = place;
     }
 
     /// Whether this step of the work was settled already.
@@ -123,4 +127,135 @@ pub(super) fn rebuild_from(metadata: &str) -> Option<Offset> {
     let (version, rest) = metadata.split_once(' ')?;
     let offset = rest.strip_prefix("attempts=")?.parse().ok()?;
     (version == METADATA_VERSION && offset >= 0).then_some(offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use postrider_model::delivery::{Attempt, AttemptOutcome, Settlement, WorkId};
+    use postrider_model::event::EventPosition;
+    use postrider_model::filter::EventTypeName;
+    use postrider_model::ids::{EndpointId, EventId, TenantId};
+    use postrider_model::outcome::Reason;
+
+    use super::{SettledSet, metadata, rebuild_from};
+
+    const RETRY: Option<Settlement> = Some(Settlement::RetryScheduled { due_at_ms: 1 });
+
+    fn work(offset: i64) -> WorkId {
+        let endpoint = EndpointId::try_new("ep_a").unwrap();
+        WorkId {
+            position: EventPosition {
+                partition: 0,
+                offset,
+            },
+            endpoint,
+            run: 0,
+        }
+    }
+
+    fn attempt(offset: i64, number: u32, settlement: Option<Settlement>) -> Attempt {
+        Attempt {
+            event_id: EventId::try_new("evt_a").unwrap(),
+            tenant: TenantId::try_new("acme").unwrap(),
+            event_type: EventTypeName::try_new("a").unwrap(),
+            work: work(offset),
+            number,
+            started_at_ms: 0,
+            duration_ms: 0,
+            outcome: AttemptOutcome::Failed,
+            reason: Reason::ServerError,
+            status: None,
+            detail: String::new(),
+            response_excerpt: Bytes::new(),
+            settlement,
+            accepted_at_ms: 0,
+            traceparent: String::new(),
+        }
+    }
+
+    #[test]
+    fn knows_copies_from_steps() {
+        let mut set = SettledSet::new(0, 1_000, 10);
+        assert!(!set.is_copy(&work(1), 1));
+        set.note(&attempt(1, 1, RETRY), 0, 0, 0);
+        assert!(set.is_copy(&work(1), 1));
+        assert!(!set.is_copy(&work(1), 2));
+        set.note(&attempt(1, 2, Some(Settlement::Delivered)), 1, 0, 5);
+        assert!(set.is_copy(&work(1), 3), "nothing comes after the end");
+        assert!(!set.is_copy(&work(2), 1));
+    }
+
+    #[test]
+    fn an_earlier_record_that_lands_late_takes_nothing_back() {
+        let mut set = SettledSet::new(0, 1_000, 10);
+        set.note(&attempt(1, 2, RETRY), 0, 0, 0);
+        set.note(&attempt(1, 1, RETRY), 1, 0, 0);
+        assert!(set.is_copy(&work(1), 2));
+    }
+
+    #[test]
+    fn counts_interruptions_in_a_row() {
+        let mut set = SettledSet::new(0, 1_000, 10);
+        set.note(&attempt(1, 1, None), 0, 0, 0);
+        set.note(&attempt(1, 1, None), 1, 0, 0);
+        assert_eq!(set.interruptions(&work(1)), 2);
+        assert!(!set.is_copy(&work(1), 1), "an interruption settles nothing");
+        set.note(&attempt(1, 1, RETRY), 2, 0, 0);
+        assert_eq!(set.interruptions(&work(1)), 0);
+    }
+
+    #[test]
+    fn records_that_say_less_do_not_move_where_it_is_rebuilt_from() {
+        let mut set = SettledSet::new(0, 1_000, 10);
+        set.note(&attempt(1, 2, RETRY), 5, 0, 0);
+        set.note(&attempt(1, 3, None), 8, 0, 0);
+        set.note(&attempt(1, 1, RETRY), 9, 0, 0);
+        assert_eq!(
+            set.expire(0, 0),
+            5,
+            "only the record at 5 says that attempt 2 is settled"
+        );
+    }
+
+    #[test]
+    fn keeps_what_the_commit_has_not_passed_however_old() {
+        let mut set = SettledSet::new(0, 1_000, 1);
+        set.note(&attempt(1, 1, RETRY), 10, 0, 7);
+        set.note(&attempt(2, 1, RETRY), 11, 0, 8);
+        assert_eq!(set.expire(1_000_000, 7), 10, "offset 7 is not committed");
+        assert!(set.is_copy(&work(1), 1));
+        assert_eq!(set.expire(1_000_000, 8), 11);
+        assert_eq!(
+            set.expire(1_000_000, 9),
+            12,
+            "empty: the next record's place"
+        );
+        assert!(!set.is_copy(&work(1), 1));
+    }
+
+    #[test]
+    fn the_record_at_place_0_stays_when_others_come() {
+        let mut set = SettledSet::new(0, 1_000, 10);
+        set.note(&attempt(1, 1, RETRY), 0, 0, 0);
+        set.note(&attempt(2, 1, RETRY), 1, 0, 1);
+        assert_eq!(set.expire(0, 0), 0);
+    }
+
+    #[test]
+    fn metadata_of_others_says_nothing() {
+        assert_eq!(rebuild_from(&metadata(42)), Some(42));
+        for foreign in [
+            "",
+            "1",
+            "1 attempts=",
+            "1 attempts=x",
+            "2 attempts=4",
+            "1 attempts=-4",
+            "1 attempt",
+            "NAME",
+        ] {
+            assert_eq!(rebuild_from(foreign), None, "{foreign:?}");
+        }
+    }
 }

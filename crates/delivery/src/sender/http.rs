@@ -170,19 +170,23 @@ fn reason_of(error: &reqwest::Error) -> Reason {
         if this.is::<rustls::Error>() {
             return Reason::Tls;
         }
-        // An io::Error hides what it wraps from `source`.
-        let wrapped = this
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref);
-        if wrapped.is_some_and(|inner| inner.is::<rustls::Error>()) {
-            return Reason::Tls;
-        }
-        cause = this.source();
+        cause = cause_of(this);
     }
     if error.is_timeout() {
         Reason::Timeout
     } else {
         Reason::Connect
+    }
+}
+
+/// What an error wraps. An `io::Error` passes over what it wraps itself and names only the cause of that.
+fn cause_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref)
+    {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
     }
 }
 
