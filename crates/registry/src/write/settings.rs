@@ -85,7 +85,10 @@ impl Registry {
                 check_delays(&present.value, delays_ms, empty_partitions)?;
             }
             let entity = EntityId::RetryDelays;
-            let seen = self.shared.view().taken(&entity).0;
+            let (seen, deleted) = self.shared.view().taken(&entity);
+            if deleted {
+                return Err(WriteError::Deleted.into());
+            }
             let content = Content::RetryDelays(delays_ms.to_vec());
             if self.write(&entity, seen, &content, deadline).await? == Verdict::Won {
                 return Ok(Versioned {

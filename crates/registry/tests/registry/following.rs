@@ -10,7 +10,7 @@ use postrider_log::{
 };
 use postrider_model::endpoint::{Endpoint, EndpointState};
 use postrider_model::filter::{EventTypeFilter, EventTypeName};
-use postrider_registry::{Registry, RegistryError, RegistryOptions, WriteError};
+use postrider_registry::{Lookup, Registry, RegistryError, RegistryOptions, WriteError};
 
 use crate::world::{
     LONG, TOPIC, World, all, create_topic, described, endpoint, endpoint_id, eventually, found,
@@ -195,6 +195,48 @@ async fn keeps_its_view_while_the_log_is_away_and_then_goes_on() {
     assert_eq!(all(&b).await, all(&a).await);
     assert_eq!(found(&b, "ep_a").value.description, "b");
     b.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn concludes_nothing_from_a_view_that_lags() {
+    let world = World::new(1).await;
+    let a = world.join("a").await;
+    let away = Arc::new(AtomicBool::new(false));
+    let unsteady = Unsteady {
+        log: world.log.process("b"),
+        away: Arc::clone(&away),
+    };
+    let b = world.join_with(Arc::new(unsteady), keyring(1)).await;
+    let change = |endpoint: &Endpoint| described(endpoint, "changed");
+    let (id, none) = (endpoint_id("ep_a"), endpoint_id("ep_none"));
+
+    away.store(true, Ordering::SeqCst);
+    a.put_tenant(tenant("acme")).await.unwrap();
+    a.create_endpoint(endpoint("ep_a", "acme")).await.unwrap();
+    a.update_endpoint(&id, None, change).await.unwrap();
+    assert_eq!(b.endpoint(&id), Lookup::Unknown);
+    let lagging = async {
+        tokio::join!(
+            b.create_endpoint(endpoint("ep_b", "acme")),
+            b.disable_endpoint(&id, 2, "endpoint_gone"),
+            b.delete_endpoint(&none, None),
+        )
+    };
+    let back = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        away.store(false, Ordering::SeqCst);
+    };
+    let ((created, disabled, deleted), ()) = tokio::join!(lagging, back);
+    assert_eq!(created.map(|created| created.version), Ok(1));
+    assert_eq!((disabled, deleted), (Ok(true), Err(WriteError::NotFound)));
+
+    away.store(true, Ordering::SeqCst);
+    a.put_tenant(tenant("other")).await.unwrap();
+    let deleted = b.delete_endpoint(&none, None).await;
+    let not_written = WriteError::Unavailable {
+        may_have_been_written: false,
+    };
+    assert_eq!(deleted, Err(not_written));
 }
 
 #[tokio::test]
