@@ -1,0 +1,325 @@
+//! Postrider as it is run: the real binary's processes, on either log.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::Request;
+use tempfile::TempDir;
+
+use crate::api::Api;
+use crate::http::HttpClient;
+use crate::kafka::KafkaBroker;
+use crate::poll::eventually;
+use crate::process::{Process, free_address, postrider};
+
+const OPERATOR_KEY: &str = "prk_0123456789abcdef0123456789abcdef";
+const ENCRYPTION_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+/// The tenant of every test: each has a log of its own.
+const TENANT: &str = "acme";
+/// How long a process may take until it is ready: a group may wait for a member that was killed.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How long a process may take to end.
+const ENDS_WITHIN: Duration = Duration::from_secs(40);
+
+/// The log that a scenario runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogKind {
+    /// One process on one directory.
+    Embedded,
+    /// Processes for each role on a real Kafka.
+    Kafka,
+}
+
+/// What runs.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    log: LogKind,
+    ingests: usize,
+    delivers: Vec<(String, Vec<&'static str>)>,
+    settings: BTreeMap<String, String>,
+    broker: Option<&'static KafkaBroker>,
+}
+
+impl Plan {
+    /// On Kafka one ingest and one deliver with all stages, on the embedded log one process.
+    pub fn new(log: LogKind) -> Self {
+        let settings = [
+            // Receivers are on this machine.
+            ("POSTRIDER_EGRESS__ALLOW_CIDRS", "127.0.0.0/8"),
+            // Small, so that many tests fit on one broker; the delays are those of short schedules.
+            ("POSTRIDER_TOPICS__PARTITIONS", "4"),
+            ("POSTRIDER_TOPICS__RETRY_DELAYS_MS", "[500, 1000, 2000, 5000, 20000]"),
+            ("POSTRIDER_RETRY__DEFAULT_SCHEDULE_MS", "[1000, 1000, 1000]"),
+            ("POSTRIDER_TELEMETRY__FORMAT", "text"),
+            ("POSTRIDER_INGEST__OPERATOR_KEY", OPERATOR_KEY),
+            ("POSTRIDER_KEYS__ENCRYPTION", ENCRYPTION_KEY),
+        ];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Self {
+            log,
+            ingests: 1,
+            delivers: vec![("deliver".to_owned(), Vec::new())],
+            settings: settings.into(),
+            broker: None,
+        }
+    }
+
+    /// Sets a variable of the environment of every process; an empty value unsets it.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        if value.is_empty() {
+            self.settings.remove(name);
+        } else {
+            self.settings.insert(name.to_owned(), value.to_owned());
+        }
+        self
+    }
+
+    /// On Kafka: so many ingest processes.
+    #[must_use]
+    pub fn ingests(self, ingests: usize) -> Self {
+        Self { ingests, ..self }
+    }
+
+    /// On Kafka: a process of its own, by the stage's name, for each stage.
+    #[must_use]
+    pub fn stages_apart(self) -> Self {
+        let stages = ["fan-out", "deliver", "scheduler"];
+        Self { delivers: stages.map(|stage| (stage.to_owned(), vec![stage])).into(), ..self }
+    }
+
+    /// On Kafka: this broker instead of the shared one.
+    #[must_use]
+    pub fn broker(self, broker: &'static KafkaBroker) -> Self {
+        Self { broker: Some(broker), ..self }
+    }
+
+    /// Starts it and waits until all of it is ready.
+    pub async fn start(self) -> Cluster {
+        Cluster::start(self).await
+    }
+}
+
+/// Running processes of one installation.
+#[derive(Debug)]
+pub struct Cluster {
+    plan: Plan,
+    // Before the directory, so that processes end before it goes.
+    members: BTreeMap<String, Member>,
+    prefix: String,
+    broker: Option<&'static KafkaBroker>,
+    directory: TempDir,
+}
+
+#[derive(Debug)]
+struct Member {
+    arguments: Vec<String>,
+    api: Option<SocketAddr>,
+    health: SocketAddr,
+    process: Option<Process>,
+}
+
+impl Cluster {
+    async fn start(plan: Plan) -> Self {
+        static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+        let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
+        let broker = match (plan.log, plan.broker) {
+            (LogKind::Embedded, _) => None,
+            (LogKind::Kafka, None) => Some(KafkaBroker::shared()),
+            (LogKind::Kafka, own) => own,
+        };
+        let mut cluster = Self {
+            prefix: format!("t{}-{number}.", std::process::id()),
+            members: BTreeMap::new(),
+            broker,
+            directory: tempfile::tempdir().expect("a temporary directory can be made"),
+            plan,
+        };
+        cluster.lay_out();
+        if cluster.plan.log == LogKind::Kafka {
+            cluster.run(&["topic", "create"]);
+        }
+        for name in cluster.members.keys().cloned().collect::<Vec<_>>() {
+            cluster.spawn(&name);
+        }
+        for name in cluster.members.keys().cloned().collect::<Vec<_>>() {
+            cluster.ready(&name).await;
+        }
+        cluster.api().ensure_tenant().await;
+        cluster
+    }
+
+    fn lay_out(&mut self) {
+        if self.plan.log == LogKind::Embedded {
+            self.add_member("up", &["up"], true);
+            return;
+        }
+        for number in 0..self.plan.ingests {
+            self.add_member(&format!("ingest-{number}"), &["ingest"], true);
+        }
+        for (name, stages) in self.plan.delivers.clone() {
+            let stages = stages.join(",");
+            let arguments: &[&str] =
+                if stages.is_empty() { &["deliver"] } else { &["deliver", "--stages", &stages] };
+            self.add_member(&name, arguments, false);
+        }
+    }
+
+    fn add_member(&mut self, name: &str, arguments: &[&str], serves_api: bool) {
+        let health = free_address();
+        let api = serves_api.then(free_address);
+        let mut arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        arguments.extend(["--health-listen".to_owned(), health.to_string()]);
+        if let Some(api) = api {
+            arguments.extend(["--listen".to_owned(), api.to_string()]);
+        }
+        self.members.insert(name.to_owned(), Member { arguments, api, health, process: None });
+    }
+
+    /// The binary with this installation's configuration.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(postrider());
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("POSTRIDER_")) {
+            command.env_remove(name);
+        }
+        command.args(arguments).current_dir(self.directory.path()).envs(&self.plan.settings);
+        match self.broker {
+            Some(broker) => command
+                .env("POSTRIDER_KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap())
+                .env("POSTRIDER_KAFKA__PREFIX", &self.prefix),
+            None => command.env("POSTRIDER_EMBEDDED__DATA_DIR", self.data_directory()),
+        };
+        command
+    }
+
+    /// Runs a command of the binary to its end and gives what it printed.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn run(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().expect("the binary starts");
+        let (said, talk) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "postrider {arguments:?}: {}\n{said}\n{talk}", output.status);
+        said.into_owned()
+    }
+
+    fn spawn(&mut self, name: &str) {
+        let arguments: Vec<String> = self.member(name).arguments.clone();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut command = self.command(&arguments);
+        let process = Process::start(name, self.directory.path(), &mut command);
+        self.member_mut(name).process = Some(process);
+    }
+
+    async fn ready(&mut self, name: &str) {
+        let health = HttpClient::new(self.member(name).health);
+        let process = self.member_mut(name).process.as_mut().expect("it was started");
+        let mut ended = None;
+        eventually(&format!("{name} is ready"), READY_WITHIN, || {
+            ended = ended.or(process.ended());
+            assert!(ended.is_none(), "{name} ended with {ended:?}");
+            let health = health.clone();
+            async move {
+                let request = Request::get("/readyz").body(Body::empty()).expect("the request is valid");
+                match health.send(request).await {
+                    Ok(answer) if answer.status == 200 => Ok(()),
+                    other => Err(other),
+                }
+            }
+        })
+        .await;
+    }
+
+    fn member(&self, name: &str) -> &Member {
+        self.members.get(name).unwrap_or_else(|| panic!("there is no {name}"))
+    }
+
+    fn member_mut(&mut self, name: &str) -> &mut Member {
+        self.members.get_mut(name).unwrap_or_else(|| panic!("there is no {name}"))
+    }
+
+    /// The process that does this role's or stage's work: on the embedded log there is only one.
+    fn resolve<'a>(&self, name: &'a str) -> &'a str {
+        if self.plan.log == LogKind::Embedded { "up" } else { name }
+    }
+
+    /// The running process of this role or stage.
+    pub fn process(&mut self, name: &str) -> &mut Process {
+        let name = self.resolve(name);
+        self.member_mut(name).process.as_mut().unwrap_or_else(|| panic!("{name} does not run"))
+    }
+
+    /// Every running process, by name.
+    pub fn processes(&self) -> impl Iterator<Item = (&str, &Process)> {
+        let running = self.members.iter().filter_map(|(name, member)| Some((name, member.process.as_ref()?)));
+        running.map(|(name, process)| (name.as_str(), process))
+    }
+
+    /// Kills the process of this role or stage, as `kill -9` does.
+    pub fn kill(&mut self, name: &str) {
+        self.process(name).kill();
+    }
+
+    /// Asks the process of this role or stage to end and waits for it.
+    ///
+    /// # Panics
+    /// When it does not end in time, or not well.
+    pub fn terminate(&mut self, name: &str) {
+        let status = self.process(name).terminate(ENDS_WITHIN);
+        assert!(status.success(), "{name} ended with {status}");
+    }
+
+    /// Starts the process of this role or stage again and waits until it is ready.
+    pub async fn restart(&mut self, name: &str) {
+        let name = self.resolve(name);
+        self.spawn(name);
+        self.ready(name).await;
+    }
+
+    /// The API, at the first process that serves it.
+    pub fn api(&self) -> Api {
+        self.apis().remove(0)
+    }
+
+    /// The API, at every process that serves it.
+    pub fn apis(&self) -> Vec<Api> {
+        let addresses = self.members.values().filter_map(|member| member.api);
+        addresses.map(|address| Api::new(address, OPERATOR_KEY, TENANT)).collect()
+    }
+
+    /// Metrics of the process of this role or stage.
+    pub async fn metrics(&self, name: &str) -> String {
+        let client = HttpClient::new(self.member(self.resolve(name)).health);
+        let request = Request::get("/metrics").body(Body::empty()).expect("the request is valid");
+        let answer = client.send(request).await.expect("metrics are served");
+        String::from_utf8_lossy(&answer.body).into_owned()
+    }
+
+    /// The broker, on Kafka.
+    ///
+    /// # Panics
+    /// On the embedded log.
+    pub fn broker(&self) -> &'static KafkaBroker {
+        self.broker.expect("only on Kafka there is a broker")
+    }
+
+    /// What this installation's topics and groups begin with, on Kafka.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Which log it is.
+    pub fn log(&self) -> LogKind {
+        self.plan.log
+    }
+
+    /// The directory of the embedded log, in `log` below it.
+    pub fn data_directory(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+}
