@@ -1,0 +1,68 @@
+//! How much may be under way at a time: refuse early instead of queueing without end.
+
+use std::sync::Arc;
+
+use prometheus::IntGauge;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::api::ApiError;
+use crate::config::IngestConfig;
+use crate::metrics::{IngestMetrics, Raised};
+use crate::problem::Problem;
+
+/// Permits for events received and not yet acknowledged, by number and by bytes.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    events: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    events_gauge: IntGauge,
+    bytes_gauge: IntGauge,
+}
+
+/// An event that was admitted; travels with it until its fate is known.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    _permits: [OwnedSemaphorePermit; 2],
+    _raised: [Raised; 2],
+}
+
+impl Admission {
+    pub(crate) fn try_new(
+        config: &IngestConfig,
+        metrics: &IngestMetrics,
+    ) -> Result<Self, ApiError> {
+        if config.events_in_flight_max == 0 {
+            return Err(ApiError::Limit("events_in_flight_max"));
+        }
+        // Otherwise the largest event allowed would never be admitted.
+        if config.events_in_flight_bytes_max < config.event_bytes_max {
+            return Err(ApiError::Limit("events_in_flight_bytes_max"));
+        }
+        let semaphore =
+            |permits: usize| Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
+        Ok(Self {
+            events: semaphore(config.events_in_flight_max),
+            bytes: semaphore(config.events_in_flight_bytes_max),
+            events_gauge: metrics.events_in_flight.clone(),
+            bytes_gauge: metrics.events_in_flight_bytes.clone(),
+        })
+    }
+
+    /// Admits an event whose body has at most so many bytes, before any of them is read.
+    pub(crate) fn admit(&self, bytes: usize) -> Result<Admitted, Problem> {
+        let permits = u32::try_from(bytes).map_err(|_| Problem::Busy)?;
+        let event = Arc::clone(&self.events)
+            .try_acquire_owned()
+            .map_err(|_| Problem::Busy)?;
+        let body = Arc::clone(&self.bytes)
+            .try_acquire_many_owned(permits)
+            .map_err(|_| Problem::Busy)?;
+        Ok(Admitted {
+            _permits: [event, body],
+            _raised: [
+                Raised::by(&self.events_gauge, 1),
+                Raised::by(&self.bytes_gauge, bytes),
+            ],
+        })
+    }
+}

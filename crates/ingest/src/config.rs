@@ -1,0 +1,91 @@
+//! Every limit of the API, with defaults that are safe.
+
+use std::time::Duration;
+
+use postrider_daemon::config::Secret;
+use serde::{Deserialize, Serialize};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Limits of the API, and the key that opens it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IngestConfig {
+    /// The key that every request must bear. At least 16 bytes.
+    pub operator_key: Option<Secret>,
+    /// Body of an event.
+    pub event_bytes_max: usize,
+    /// Body of an import of endpoints.
+    pub import_bytes_max: usize,
+    /// Endpoints of one import.
+    pub import_endpoints_max: usize,
+    /// Any other body.
+    pub body_bytes_max: usize,
+    /// How long a body may take to arrive.
+    pub body_timeout_ms: u64,
+    /// Events received and not yet acknowledged by the log.
+    pub events_in_flight_max: usize,
+    /// Bytes of their bodies.
+    pub events_in_flight_bytes_max: usize,
+    /// How long the log may take to acknowledge an event before its fate counts as unknown.
+    pub append_timeout_ms: u64,
+    /// How long events are gathered into one write.
+    pub append_linger_ms: u64,
+    /// Bytes handed to the log and not yet acknowledged.
+    pub append_queue_bytes_max: usize,
+    /// Requests that read topics at a time. Each may hold a batch and its answer in memory.
+    pub reads_in_flight_max: usize,
+    /// Bytes that one request reads from topics before its answer is cut.
+    pub read_bytes_max: usize,
+    /// How long one request reads from topics before its answer is cut.
+    pub read_timeout_ms: u64,
+    /// How far back is read when a request does not say.
+    pub read_since_default_s: u64,
+    /// Dead letters that one request redrives.
+    pub redrive_dead_letters_max: usize,
+    /// How long a replaced secret goes on signing when a request does not say.
+    pub secret_overlap_default_s: u64,
+}
+
+impl Default for IngestConfig {
+    fn default() -> Self {
+        Self {
+            operator_key: None,
+            event_bytes_max: 256 * KIB,
+            import_bytes_max: 16 * MIB,
+            import_endpoints_max: 10_000,
+            body_bytes_max: 64 * KIB,
+            body_timeout_ms: 10_000,
+            events_in_flight_max: 4_096,
+            events_in_flight_bytes_max: 64 * MIB,
+            append_timeout_ms: 10_000,
+            append_linger_ms: 0,
+            append_queue_bytes_max: 64 * MIB,
+            reads_in_flight_max: 8,
+            read_bytes_max: 64 * MIB,
+            read_timeout_ms: 5_000,
+            read_since_default_s: 24 * 60 * 60,
+            redrive_dead_letters_max: 10_000,
+            secret_overlap_default_s: 24 * 60 * 60,
+        }
+    }
+}
+
+impl IngestConfig {
+    pub(crate) fn body_timeout(&self) -> Duration {
+        Duration::from_millis(self.body_timeout_ms)
+    }
+
+    pub(crate) fn append_timeout(&self) -> Duration {
+        Duration::from_millis(self.append_timeout_ms)
+    }
+
+    pub(crate) fn append_linger(&self) -> Duration {
+        Duration::from_millis(self.append_linger_ms)
+    }
+
+    pub(crate) fn read_timeout(&self) -> Duration {
+        Duration::from_millis(self.read_timeout_ms)
+    }
+}

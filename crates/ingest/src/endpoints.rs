@@ -1,0 +1,396 @@
+//! Endpoints: created, shown, patched, deleted, enabled, disabled, their secrets rotated; one by one or imported.
+
+mod import;
+mod settings;
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use postrider_model::endpoint::{Endpoint, EndpointState, PayloadFormat};
+use postrider_model::filter::EventTypeFilter;
+use postrider_model::ids::{EndpointId, TenantId};
+use postrider_model::signature::SigningSecret;
+use postrider_registry::{Lookup, Versioned, WriteError};
+use ring::rand::{SecureRandom, SystemRandom};
+use serde_json::{Map, Value, json};
+
+use self::settings::{Settings, view};
+use crate::api::{ApiState, Shared};
+use crate::fields::{Fields, parse_object, parsed, seconds_as_ms};
+use crate::problem::Problem;
+use crate::request::{self, Parameters, Segments};
+use crate::{ids, page};
+
+pub(crate) use self::import::import;
+
+const MERGE_PATCH: &str = "application/merge-patch+json";
+/// The reason of an endpoint that somebody disabled on purpose.
+const DISABLED_BY_HAND: &str = "manual";
+/// Secrets that sign at once: each makes the signature header longer.
+const SECRETS_MAX: usize = 5;
+const OVERLAP_MS_MAX: i64 = 30 * 24 * 60 * 60 * 1000;
+/// How often a change is repeated on what others made of the endpoint meanwhile.
+const CHANGES_MAX: usize = 10;
+
+/// `POST /v1/tenants/{tenant}/endpoints`
+pub(crate) async fn create(
+    State(api): ApiState,
+    Segments(tenant): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let tenant = api.tenant(&tenant).await?;
+    request::expect_json(&headers)?;
+    let body = read_body(&api, &headers, body).await?;
+    let NewEndpoint { endpoint, secret } = read_new(&api, &tenant, parse_object(&body)?)?;
+    let id = endpoint.id.clone();
+    let created = api.registry.create_endpoint(endpoint).await;
+    let created = created.map_err(|error| Problem::of_write(error, || name_of(&id)))?;
+    let mut shown = view(&created);
+    shown["secret"] = json!(secret.reveal());
+    Ok((StatusCode::CREATED, with_etag(&created), Json(shown)).into_response())
+}
+
+/// An endpoint to write, with its secret sealed in it and beside it.
+pub(crate) struct NewEndpoint {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) secret: SigningSecret,
+}
+
+/// Reads a new endpoint. A secret that is given is taken over, so that receivers of another system need no change.
+pub(crate) fn read_new(
+    api: &Shared,
+    tenant: &TenantId,
+    values: Map<String, Value>,
+) -> Result<NewEndpoint, Problem> {
+    let mut fields = Fields::new(values);
+    let id = fields.optional("id", parsed(EndpointId::try_new));
+    let secret = fields.optional("secret", parsed(SigningSecret::parse));
+    let settings = Settings::take(&mut fields);
+    fields.finish()?;
+    let Some(settings) = settings else {
+        unreachable!("what is wrong was noted")
+    };
+    let now_ms = api.clock.now_ms();
+    let id = id.unwrap_or_else(|| ids::new_endpoint_id(now_ms));
+    let secret = secret.unwrap_or_else(new_secret);
+    let endpoint = Endpoint {
+        tenant: tenant.clone(),
+        url: settings.url().clone(),
+        description: String::new(),
+        metadata: BTreeMap::new(),
+        event_types: EventTypeFilter::default(),
+        format: PayloadFormat::default(),
+        retry_schedule: None,
+        attempt_timeout_ms: None,
+        secrets: vec![api.registry.seal(&id, &secret)],
+        state: EndpointState::Enabled,
+        created_at_ms: now_ms,
+        id,
+    };
+    Ok(NewEndpoint {
+        endpoint: settings.apply(endpoint),
+        secret,
+    })
+}
+
+/// `GET /v1/tenants/{tenant}/endpoints`
+pub(crate) async fn list(
+    State(api): ApiState,
+    Segments(tenant): Segments<String>,
+    Parameters(mut parameters): Parameters,
+) -> Result<Json<Value>, Problem> {
+    let tenant = api.tenant(&tenant).await?;
+    let limit = page::limit(&mut parameters);
+    let after =
+        page::cursor::<String>(&mut parameters).and_then(|id| EndpointId::try_new(&id).ok());
+    parameters.finish()?;
+    let endpoints = api.registry.endpoints(&tenant, after.as_ref(), limit + 1);
+    Ok(page::of_ids(
+        endpoints,
+        limit,
+        |endpoint| endpoint.value.id.to_string(),
+        view,
+    ))
+}
+
+/// `GET /v1/tenants/{tenant}/endpoints/{endpoint}`
+pub(crate) async fn show(
+    State(api): ApiState,
+    Segments((tenant, id)): Segments<(String, String)>,
+) -> Result<Response, Problem> {
+    let found = find(&api, &tenant, &id).await?;
+    Ok(answer(&found))
+}
+
+/// `PATCH /v1/tenants/{tenant}/endpoints/{endpoint}`: a merge patch (RFC 7396).
+pub(crate) async fn patch(
+    State(api): ApiState,
+    Segments((tenant, id)): Segments<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let media_type = request::media_type(&headers);
+    if !matches!(media_type.as_deref(), Some(MERGE_PATCH | request::JSON)) {
+        return Err(Problem::MediaType {
+            expected: MERGE_PATCH,
+        });
+    }
+    let body = read_body(&api, &headers, body).await?;
+    let patch = parse_object(&body)?;
+    let changed = change(&api, &tenant, &id, &headers, |endpoint| {
+        let settings = Settings::of(endpoint).patched(patch.clone())?;
+        Ok(settings.apply(endpoint.clone()))
+    });
+    Ok(answer(&changed.await?))
+}
+
+/// `DELETE /v1/tenants/{tenant}/endpoints/{endpoint}`
+pub(crate) async fn delete(
+    State(api): ApiState,
+    Segments((tenant, id)): Segments<(String, String)>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    let (found, insists) = find_to_change(&api, &tenant, &id, &headers).await?;
+    let id = found.value.id.clone();
+    match api
+        .registry
+        .delete_endpoint(&id, insists.then_some(found.version))
+        .await
+    {
+        Ok(()) => Ok(StatusCode::NO_CONTENT),
+        Err(WriteError::Deleted) => Err(Problem::NotFound(name_of(&id))),
+        Err(error) => Err(Problem::of_write(error, || name_of(&id))),
+    }
+}
+
+/// `POST /v1/tenants/{tenant}/endpoints/{endpoint}/enable`
+pub(crate) async fn enable(
+    State(api): ApiState,
+    Segments((tenant, id)): Segments<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    set_state(&api, &tenant, &id, &headers, EndpointState::Enabled).await
+}
+
+/// `POST /v1/tenants/{tenant}/endpoints/{endpoint}/disable`
+pub(crate) async fn disable(
+    State(api): ApiState,
+    Segments((tenant, id)): Segments<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let state = EndpointState::Disabled {
+        reason: DISABLED_BY_HAND.to_owned(),
+    };
+    set_state(&api, &tenant, &id, &headers, state).await
+}
+
+async fn set_state(
+    api: &Shared,
+    tenant: &str,
+    id: &str,
+    headers: &HeaderMap,
+    state: EndpointState,
+) -> Result<Response, Problem> {
+    let changed = change(api, tenant, id, headers, |endpoint| {
+        // Disabling what is disabled keeps the reason it was disabled for.
+        let already = std::mem::discriminant(&endpoint.state) == std::mem::discriminant(&state);
+        let state = if already { &endpoint.state } else { &state };
+        Ok(Endpoint {
+            state: state.clone(),
+            ..endpoint.clone()
+        })
+    });
+    Ok(answer(&changed.await?))
+}
+
+/// `POST /v1/tenants/{tenant}/endpoints/{endpoint}/pause` and `…/resume`
+pub(crate) async fn refuse_pausing() -> Problem {
+    Problem::field("state", "pausing is not supported yet")
+}
+
+/// `POST /v1/tenants/{tenant}/endpoints/{endpoint}/secret/rotate`: a new secret signs from now on, beside the one it
+/// replaces for as long as `overlap` (in seconds) says.
+pub(crate) async fn rotate_secret(
+    State(api): ApiState,
+    Segments((tenant, id)): Segments<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let body = read_body(&api, &headers, body).await?;
+    let values = if body.is_empty() {
+        Map::new()
+    } else {
+        request::expect_json(&headers)?;
+        parse_object(&body)?
+    };
+    let mut fields = Fields::new(values);
+    let secret = fields
+        .optional("secret", parsed(SigningSecret::parse))
+        .unwrap_or_else(new_secret);
+    let overlap_ms = fields
+        .optional("overlap", parse_overlap)
+        .unwrap_or_else(|| {
+            i64::try_from(api.config.secret_overlap_default_s).unwrap_or(OVERLAP_MS_MAX) * 1000
+        });
+    fields.finish()?;
+    let now_ms = api.clock.now_ms();
+    let changed = change(&api, &tenant, &id, &headers, |endpoint| {
+        let new = api.registry.seal(&endpoint.id, &secret);
+        let until_ms = now_ms.saturating_add(overlap_ms);
+        let old = endpoint.secrets.iter().cloned().map(|mut old| {
+            old.expires_at_ms = Some(
+                old.expires_at_ms
+                    .map_or(until_ms, |earlier| earlier.min(until_ms)),
+            );
+            old
+        });
+        let valid = old.filter(|old| old.expires_at_ms.is_some_and(|until| until > now_ms));
+        let secrets: Vec<_> = std::iter::once(new).chain(valid).collect();
+        if secrets.len() > SECRETS_MAX {
+            return Err(Problem::TooMany {
+                of: "secrets that still sign",
+                max: SECRETS_MAX,
+            });
+        }
+        Ok(Endpoint {
+            secrets,
+            ..endpoint.clone()
+        })
+    })
+    .await?;
+    let mut shown = view(&changed);
+    shown["secret"] = json!(secret.reveal());
+    Ok((with_etag(&changed), Json(shown)).into_response())
+}
+
+fn parse_overlap(value: &Value) -> Result<i64, String> {
+    let overlap_ms = seconds_as_ms(value)?;
+    if overlap_ms > OVERLAP_MS_MAX {
+        return Err(format!("must be at most {} seconds", OVERLAP_MS_MAX / 1000));
+    }
+    Ok(overlap_ms)
+}
+
+/// Changes an endpoint on the version that was looked at. If somebody else changed it meanwhile and the caller did not
+/// insist on a version, the change is made again on theirs.
+async fn change(
+    api: &Shared,
+    tenant: &str,
+    id: &str,
+    headers: &HeaderMap,
+    make: impl Fn(&Endpoint) -> Result<Endpoint, Problem>,
+) -> Result<Versioned<Endpoint>, Problem> {
+    let mut rounds = 0;
+    loop {
+        let (found, insists) = find_to_change(api, tenant, id, headers).await?;
+        let changed = make(&found.value)?;
+        let id = &found.value.id;
+        let written = api
+            .registry
+            .update_endpoint(id, Some(found.version), |_| changed.clone());
+        rounds += 1;
+        match written.await {
+            Ok(written) => return Ok(written),
+            Err(WriteError::Conflict { .. }) if !insists && rounds < CHANGES_MAX => {}
+            Err(WriteError::Deleted) => return Err(Problem::NotFound(name_of(id))),
+            Err(error) => return Err(Problem::of_write(error, || name_of(id))),
+        }
+    }
+}
+
+/// The endpoint of the path. It is said not to exist only after looking at a view that is as new as this request.
+pub(crate) async fn find(
+    api: &Shared,
+    tenant: &str,
+    id: &str,
+) -> Result<Versioned<Endpoint>, Problem> {
+    let tenant = api.tenant(tenant).await?;
+    let missing = || Problem::NotFound(format!("the endpoint {id:?}"));
+    let id = EndpointId::try_new(id).map_err(|_| missing())?;
+    let mut found = api.registry.endpoint(&id);
+    if found == Lookup::Unknown {
+        api.refresh_registry().await?;
+        found = api.registry.endpoint(&id);
+    }
+    match found {
+        Lookup::Found(found) if found.value.tenant == tenant => Ok(found),
+        Lookup::Found(_) | Lookup::Deleted | Lookup::Unknown => Err(missing()),
+    }
+}
+
+/// The endpoint of the path at a version that `If-Match` allows, and whether the caller insists on that version. The
+/// caller may know a newer one than this process has seen.
+async fn find_to_change(
+    api: &Shared,
+    tenant: &str,
+    id: &str,
+    headers: &HeaderMap,
+) -> Result<(Versioned<Endpoint>, bool), Problem> {
+    let found = find(api, tenant, id).await?;
+    match if_match(headers, found.version) {
+        None => return Ok((found, false)),
+        Some(true) => return Ok((found, true)),
+        Some(false) => api.refresh_registry().await?,
+    }
+    let found = find(api, tenant, id).await?;
+    if if_match(headers, found.version) == Some(true) {
+        return Ok((found, true));
+    }
+    Err(Problem::Changed {
+        present: found.version,
+    })
+}
+
+/// Whether `If-Match` allows the version; `None` if there is none.
+fn if_match(headers: &HeaderMap, version: u64) -> Option<bool> {
+    let mut values = headers.get_all(header::IF_MATCH).iter().peekable();
+    values.peek()?;
+    let present = format!("\"{version}\"");
+    let mut tags = values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    Some(tags.any(|tag| tag.trim() == "*" || tag.trim() == present))
+}
+
+fn answer(endpoint: &Versioned<Endpoint>) -> Response {
+    (with_etag(endpoint), Json(view(endpoint))).into_response()
+}
+
+fn with_etag(endpoint: &Versioned<Endpoint>) -> [(header::HeaderName, HeaderValue); 1] {
+    let tag = HeaderValue::from_str(&format!("\"{}\"", endpoint.version));
+    [(
+        header::ETAG,
+        tag.expect("digits in quotes are a header's value"),
+    )]
+}
+
+fn name_of(id: &EndpointId) -> String {
+    format!("the endpoint `{id}`")
+}
+
+async fn read_body(
+    api: &Shared,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<axum::body::Bytes, Problem> {
+    request::read_body(
+        headers,
+        body,
+        api.config.body_bytes_max,
+        api.config.body_timeout(),
+    )
+    .await
+}
+
+fn new_secret() -> SigningSecret {
+    let mut random = [0; 32];
+    SystemRandom::new()
+        .fill(&mut random)
+        .expect("the operating system has a random source");
+    SigningSecret::generate(&random)
+}

@@ -1,0 +1,96 @@
+//! Publishing: an event is taken apart, checked, appended, and accepted only when the log has it durably.
+
+mod input;
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use postrider_log::{AppendError, NewRecord};
+use postrider_model::event::Event;
+use postrider_model::ids::EventId;
+use postrider_model::topics;
+use serde_json::json;
+
+use self::input::Stamp;
+use crate::api::{ApiState, Shared};
+use crate::problem::Problem;
+use crate::request::{self, JSON, PROTOBUF, Segments};
+
+/// `POST /v1/tenants/{tenant}/events`
+pub(crate) async fn publish(
+    State(api): ApiState,
+    Segments(tenant): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    match accept(&api, &tenant, &headers, body).await {
+        Ok(id) => {
+            api.metrics.events_accepted.inc();
+            Ok((StatusCode::ACCEPTED, Json(json!({ "id": id }))).into_response())
+        }
+        Err(problem) => {
+            api.metrics.event_refused(problem.slug());
+            Err(problem)
+        }
+    }
+}
+
+async fn accept(
+    api: &Arc<Shared>,
+    tenant: &str,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<EventId, Problem> {
+    let bytes_max = api.config.event_bytes_max;
+    let length = request::content_length(headers).unwrap_or(bytes_max);
+    if length > bytes_max {
+        return Err(Problem::BodyTooLarge { bytes_max });
+    }
+    let parse = match request::media_type(headers).as_deref() {
+        Some(JSON) => input::from_json,
+        Some(PROTOBUF) => input::from_protobuf,
+        _ => {
+            let expected = "application/json or application/x-protobuf";
+            return Err(Problem::MediaType { expected });
+        }
+    };
+    let _admitted = api.admission.admit(length)?;
+    let tenant = api.tenant(tenant).await?;
+    let body = request::read_body(headers, body, bytes_max, api.config.body_timeout()).await?;
+    let event = parse(
+        &body,
+        Stamp {
+            tenant,
+            now_ms: api.clock.now_ms(),
+            registry_position: api.registry.position(),
+            trace: request::trace_context(headers),
+        },
+    )?;
+    append(api, event).await
+}
+
+async fn append(api: &Shared, event: Event) -> Result<EventId, Problem> {
+    let record = NewRecord {
+        key: topics::event_key(&event.tenant, &event.ordering_key, &event.id),
+        value: Some(event.encode()),
+        headers: Vec::new(),
+    };
+    match api.producing.append(topics::EVENTS, record).await {
+        Ok(_) => Ok(event.id),
+        Err(AppendError::QueueFull) => Err(Problem::Busy),
+        Err(AppendError::TooLarge) => {
+            Err(Problem::field("", "the event is larger than the log takes"))
+        }
+        Err(AppendError::Failed(detail)) => {
+            tracing::warn!(detail, "event not appended");
+            Err(Problem::NotTaken)
+        }
+        Err(AppendError::Unknown(_)) => Err(Problem::PerhapsTaken {
+            id: event.id.to_string(),
+        }),
+    }
+}

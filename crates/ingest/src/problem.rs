@@ -1,0 +1,278 @@
+//! What is answered when a request is not served: one enum, one table, one body (RFC 9457).
+//!
+//! Handlers return a [`Problem`]; the outermost layer writes its body, because only there the trace id is known, logs
+//! what an operator must see and counts it. Texts are for callers; causes go to the log only.
+
+use std::error::Error as _;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use postrider_log::LogError;
+use postrider_registry::WriteError;
+use serde::Serialize;
+use serde_json::json;
+
+/// Media type of every problem's body.
+pub(crate) const CONTENT_TYPE: &str = "application/problem+json";
+const TYPE_PREFIX: &str = "urn:postrider:problem:";
+
+/// One thing that is wrong with a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct FieldError {
+    /// Which field, query parameter or header; empty for the body as a whole.
+    pub(crate) field: String,
+    /// What is wrong with it.
+    pub(crate) detail: String,
+}
+
+impl FieldError {
+    pub(crate) fn new(field: impl Into<String>, detail: impl ToString) -> Self {
+        Self {
+            field: field.into(),
+            detail: detail.to_string(),
+        }
+    }
+}
+
+/// Why a request was not served.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum Problem {
+    #[error("every route needs `Authorization: Bearer` and the operator key")]
+    Unauthorized,
+    #[error("there is nothing at this path")]
+    NoRoute,
+    #[error("this path does not take this method; the `Allow` header names those it takes")]
+    MethodNotAllowed,
+    #[error("{0} does not exist")]
+    NotFound(String),
+    #[error("{0} exists already")]
+    Exists(String),
+    #[error("{0} was deleted, and its id is never used again")]
+    Deleted(String),
+    #[error("it was changed since: it is at version {present}")]
+    Changed { present: u64 },
+    #[error("there are {max} {of} already, no more are allowed")]
+    TooMany { of: &'static str, max: usize },
+    #[error("the body cannot be read as {format}: {detail}")]
+    Syntax {
+        format: &'static str,
+        detail: String,
+    },
+    #[error("{}", invalid(.0))]
+    Invalid(Vec<FieldError>),
+    #[error("the body must be at most {bytes_max} bytes")]
+    BodyTooLarge { bytes_max: usize },
+    #[error("the `Content-Type` must be {expected}")]
+    MediaType { expected: &'static str },
+    #[error("the body did not arrive in time")]
+    BodyTimeout,
+    #[error("the body ended early")]
+    BodyBroken,
+    #[error("as many requests as allowed are under way; nothing was taken, ask again")]
+    Busy,
+    #[error("the log took nothing; ask again")]
+    NotTaken,
+    #[error(
+        "the log did not answer in time, so the event may have been accepted: repeat the request with the id {id}, \
+         so that it is dropped if it is a repeat"
+    )]
+    PerhapsTaken { id: String },
+    #[error(
+        "not everything was redriven: repeat the request with the command_id {command_id}, which does nothing twice"
+    )]
+    RedriveCut { command_id: String },
+    #[error("the log cannot be read at present; ask again")]
+    LogUnavailable(#[source] LogError),
+    #[error("tenants and endpoints are still being read; ask again")]
+    RegistryBehind,
+    #[error("the change could not be written in time; it was not made")]
+    NotWritten,
+    #[error(
+        "the change could not be written in time, and may have been made: look before repeating it"
+    )]
+    PerhapsWritten,
+    #[error("something went wrong inside")]
+    Internal(#[source] LogError),
+}
+
+fn invalid(errors: &[FieldError]) -> String {
+    match errors {
+        [one] if one.field.is_empty() => one.detail.clone(),
+        [one] => format!("`{}` {}", one.field, one.detail),
+        _ => format!("{} fields are not as they must be", errors.len()),
+    }
+}
+
+/// What follows from a problem, besides its text.
+struct Facts {
+    status: StatusCode,
+    /// Last part of the problem's type; also what refused events are counted under.
+    slug: &'static str,
+    title: &'static str,
+    retry_after_s: Option<u32>,
+}
+
+impl Problem {
+    /// One field is wrong.
+    pub(crate) fn field(field: impl Into<String>, detail: impl ToString) -> Self {
+        Self::Invalid(vec![FieldError::new(field, detail)])
+    }
+
+    fn facts(&self) -> Facts {
+        let facts = |status, slug, title| Facts {
+            status,
+            slug,
+            title,
+            retry_after_s: None,
+        };
+        let later = |retry_after_s, slug, title| Facts {
+            retry_after_s: Some(retry_after_s),
+            ..facts(StatusCode::SERVICE_UNAVAILABLE, slug, title)
+        };
+        match self {
+            Self::Unauthorized => facts(StatusCode::UNAUTHORIZED, "unauthorized", "Not authorized"),
+            Self::NoRoute => facts(StatusCode::NOT_FOUND, "no-route", "No such path"),
+            Self::MethodNotAllowed => facts(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "Method not allowed",
+            ),
+            Self::NotFound(_) => facts(StatusCode::NOT_FOUND, "not-found", "Not found"),
+            Self::Exists(_) => facts(StatusCode::CONFLICT, "exists", "Exists already"),
+            Self::Deleted(_) => facts(StatusCode::CONFLICT, "deleted", "Was deleted"),
+            Self::Changed { .. } => facts(
+                StatusCode::PRECONDITION_FAILED,
+                "changed",
+                "Changed since it was read",
+            ),
+            Self::TooMany { .. } => facts(StatusCode::CONFLICT, "too-many", "Too many"),
+            Self::Syntax { .. } => facts(StatusCode::BAD_REQUEST, "syntax", "Malformed body"),
+            Self::Invalid(_) => facts(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid",
+                "Invalid request",
+            ),
+            Self::BodyTooLarge { .. } => facts(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body-too-large",
+                "Body too large",
+            ),
+            Self::MediaType { .. } => facts(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "media-type",
+                "Unsupported media type",
+            ),
+            Self::BodyTimeout => {
+                facts(StatusCode::REQUEST_TIMEOUT, "body-timeout", "Body too slow")
+            }
+            Self::BodyBroken => facts(StatusCode::BAD_REQUEST, "body-broken", "Incomplete body"),
+            Self::Busy => later(1, "busy", "Busy"),
+            Self::NotTaken => later(2, "not-taken", "Not accepted"),
+            Self::PerhapsTaken { .. } => later(5, "perhaps-taken", "Acceptance unknown"),
+            Self::RedriveCut { .. } => later(5, "redrive-cut", "Redrive incomplete"),
+            Self::LogUnavailable(_) => later(5, "log-unavailable", "Log unavailable"),
+            Self::RegistryBehind => later(1, "registry-behind", "Not ready"),
+            Self::NotWritten => later(2, "not-written", "Change not made"),
+            Self::PerhapsWritten => later(5, "perhaps-written", "Change unknown"),
+            Self::Internal(_) => facts(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "Internal error",
+            ),
+        }
+    }
+
+    /// Names the kind of problem, for metrics.
+    pub(crate) fn slug(&self) -> &'static str {
+        self.facts().slug
+    }
+
+    /// The answer, with the caller's trace id if there is one. Logs what an operator must see.
+    pub(crate) fn render(&self, trace_id: Option<&str>) -> Response {
+        let Facts {
+            status,
+            slug,
+            title,
+            retry_after_s,
+        } = self.facts();
+        self.log(slug);
+        let mut body = json!({
+            "type": format!("{TYPE_PREFIX}{slug}"),
+            "title": title,
+            "status": status.as_u16(),
+            "detail": self.to_string(),
+        });
+        if let Self::Invalid(errors) = self {
+            body["errors"] = json!(errors);
+        }
+        match self {
+            Self::PerhapsTaken { id } => body["id"] = json!(id),
+            Self::RedriveCut { command_id } => body["command_id"] = json!(command_id),
+            Self::Changed { present } => body["version"] = json!(present),
+            _ => {}
+        }
+        if let Some(trace_id) = trace_id {
+            body["trace_id"] = json!(trace_id);
+        }
+        let mut response = (status, body.to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+        if let Some(seconds) = retry_after_s {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if matches!(self, Self::Unauthorized) {
+            let challenge = HeaderValue::from_static("Bearer realm=\"postrider\"");
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+
+    fn log(&self, slug: &'static str) {
+        let cause = self.source().map(ToString::to_string);
+        if matches!(self, Self::Internal(_)) {
+            tracing::error!(problem = slug, cause, "request failed");
+        } else if cause.is_some() {
+            tracing::warn!(problem = slug, cause, "request refused");
+        }
+    }
+}
+
+impl From<LogError> for Problem {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Unavailable(_) => Self::LogUnavailable(error),
+            LogError::NoSuchTopic(_) | LogError::Permanent(_) => Self::Internal(error),
+        }
+    }
+}
+
+impl Problem {
+    /// Why a write to the registry was not made; `what` names what was to be written.
+    pub(crate) fn of_write(error: WriteError, what: impl FnOnce() -> String) -> Self {
+        match error {
+            WriteError::NotFound => Self::NotFound(what()),
+            WriteError::Exists => Self::Exists(what()),
+            WriteError::Deleted => Self::Deleted(what()),
+            WriteError::Conflict { present } => Self::Changed { present },
+            WriteError::TenantUnknown => Self::NotFound("the tenant".to_owned()),
+            WriteError::Limit { of, max } => Self::TooMany { of, max },
+            WriteError::TooLarge => Self::field("", "the whole is larger than can be kept"),
+            WriteError::Invalid(detail) => Self::field("", format!("cannot be kept: {detail}")),
+            WriteError::Unavailable {
+                may_have_been_written: false,
+            } => Self::NotWritten,
+            WriteError::Unavailable {
+                may_have_been_written: true,
+            } => Self::PerhapsWritten,
+        }
+    }
+}
+
+/// Only marks the response: the outermost layer renders the problem.
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.facts().status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}

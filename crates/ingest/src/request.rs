@@ -1,0 +1,153 @@
+//! The parts of a request, taken so that what is wrong with them becomes a [`Problem`].
+
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use bytes::BytesMut;
+use futures_util::StreamExt;
+use postrider_daemon::telemetry::{current_traceparent, current_tracestate, trace_id};
+use postrider_model::event::TraceContext;
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+use tokio::time::timeout;
+
+use crate::fields::Fields;
+use crate::problem::Problem;
+
+pub(crate) const TRACEPARENT: &str = "traceparent";
+pub(crate) const TRACESTATE: &str = "tracestate";
+pub(crate) const JSON: &str = "application/json";
+pub(crate) const JSON_LINES: &str = "application/x-ndjson";
+pub(crate) const PROTOBUF: &str = "application/x-protobuf";
+
+/// The variable segments of the path. One that is no text leads nowhere.
+#[derive(Debug)]
+pub(crate) struct Segments<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segments<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::<T>::from_request_parts(parts, state).await;
+        path.map(|Path(segments)| Self(segments))
+            .map_err(|_| Problem::NoRoute)
+    }
+}
+
+/// The query parameters.
+#[derive(Debug)]
+pub(crate) struct Parameters(pub(crate) Fields);
+
+impl<S: Send + Sync> FromRequestParts<S> for Parameters {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let pairs = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri);
+        pairs
+            .map(|Query(pairs)| Self(Fields::of_query(pairs)))
+            .map_err(|error| Problem::Syntax {
+                format: "a query",
+                detail: error.body_text(),
+            })
+    }
+}
+
+/// What the `Content-Type` says, without parameters, in lower case. `None` if it says nothing, or another charset than
+/// UTF-8.
+pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    let (essence, parameters) = value.split_once(';').unwrap_or((value, ""));
+    let charset = parameters
+        .split(';')
+        .filter_map(|parameter| parameter.split_once('='))
+        .find(|(name, _)| name.trim().eq_ignore_ascii_case("charset"));
+    if let Some((_, charset)) = charset
+        && !charset
+            .trim()
+            .trim_matches('"')
+            .eq_ignore_ascii_case("utf-8")
+    {
+        return None;
+    }
+    Some(essence.trim().to_ascii_lowercase())
+}
+
+/// Refuses every media type but JSON.
+pub(crate) fn expect_json(headers: &HeaderMap) -> Result<(), Problem> {
+    match media_type(headers).as_deref() {
+        Some(JSON) => Ok(()),
+        _ => Err(Problem::MediaType { expected: JSON }),
+    }
+}
+
+/// How long the body will be, if the head says so.
+pub(crate) fn content_length(headers: &HeaderMap) -> Option<usize> {
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
+/// Reads the body, at most so many bytes in so much time.
+pub(crate) async fn read_body(
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: usize,
+    at_most: Duration,
+) -> Result<Bytes, Problem> {
+    if content_length(headers).is_some_and(|length| length > bytes_max) {
+        return Err(Problem::BodyTooLarge { bytes_max });
+    }
+    let read = async {
+        let mut chunks = body.into_data_stream();
+        let Some(first) = chunks.next().await else {
+            return Ok(Bytes::new());
+        };
+        let first = first.map_err(|_| Problem::BodyBroken)?;
+        let mut whole = BytesMut::from(first);
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|_| Problem::BodyBroken)?;
+            if whole.len() + chunk.len() > bytes_max {
+                return Err(Problem::BodyTooLarge { bytes_max });
+            }
+            whole.extend_from_slice(&chunk);
+        }
+        Ok(whole.freeze())
+    };
+    let whole = timeout(at_most, read)
+        .await
+        .map_err(|_| Problem::BodyTimeout)??;
+    if whole.len() > bytes_max {
+        return Err(Problem::BodyTooLarge { bytes_max });
+    }
+    Ok(whole)
+}
+
+/// The trace that the request is part of: that of the present span if there is one, else as the headers say.
+pub(crate) fn trace_context(headers: &HeaderMap) -> TraceContext {
+    if let Some(traceparent) = current_traceparent() {
+        return TraceContext {
+            traceparent,
+            tracestate: current_tracestate().unwrap_or_default(),
+        };
+    }
+    let traceparent = header_text(headers, TRACEPARENT);
+    if trace_id(traceparent).is_none() {
+        return TraceContext::default();
+    }
+    TraceContext {
+        traceparent: traceparent.to_owned(),
+        tracestate: header_text(headers, TRACESTATE).to_owned(),
+    }
+}
+
+/// The header's text, empty if there is none.
+pub(crate) fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+}

@@ -1,0 +1,112 @@
+//! Tenants: put, shown, listed.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use postrider_model::ids::TenantId;
+use postrider_model::payload::rfc3339;
+use postrider_model::tenant::Tenant;
+use postrider_registry::Versioned;
+use serde_json::{Map, Value, json};
+
+use crate::api::ApiState;
+use crate::fields::{Fields, parse_object, text};
+use crate::problem::Problem;
+use crate::request::{self, Parameters, Segments};
+use crate::{metadata, page};
+
+const NAME_BYTES_MAX: usize = 512;
+
+/// `PUT /v1/tenants/{tenant}`: creates it, or makes it what the body says. Without a body it only sees to it that the
+/// tenant exists.
+pub(crate) async fn put(
+    State(api): ApiState,
+    Segments(id): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let id = TenantId::try_new(&id).map_err(|error| Problem::field("tenant", error))?;
+    let config = &api.config;
+    let body =
+        request::read_body(&headers, body, config.body_bytes_max, config.body_timeout()).await?;
+    let values = if body.is_empty() {
+        Map::new()
+    } else {
+        request::expect_json(&headers)?;
+        parse_object(&body)?
+    };
+    let present = api.registry.tenant(&id);
+    if let Some(present) = &present
+        && body.is_empty()
+    {
+        return Ok(Json(view(present)).into_response());
+    }
+    let mut fields = Fields::new(values);
+    let name = fields
+        .optional("name", text(NAME_BYTES_MAX))
+        .unwrap_or_default();
+    let metadata = metadata::take(&mut fields);
+    fields.finish()?;
+    let tenant = Tenant {
+        id,
+        name,
+        metadata,
+        created_at_ms: api.clock.now_ms(),
+    };
+    let what = format!("the tenant `{}`", tenant.id);
+    let put = api.registry.put_tenant(tenant).await;
+    let put = put.map_err(|error| Problem::of_write(error, || what))?;
+    let status = if present.is_some() {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
+    Ok((status, Json(view(&put))).into_response())
+}
+
+/// `GET /v1/tenants/{tenant}`
+pub(crate) async fn show(
+    State(api): ApiState,
+    Segments(id): Segments<String>,
+) -> Result<Json<Value>, Problem> {
+    let id = api.tenant(&id).await?;
+    let tenant = api.registry.tenant(&id);
+    tenant
+        .map(|tenant| Json(view(&tenant)))
+        .ok_or_else(|| Problem::NotFound(format!("the tenant `{id}`")))
+}
+
+/// `GET /v1/tenants`
+pub(crate) async fn list(
+    State(api): ApiState,
+    Parameters(mut parameters): Parameters,
+) -> Result<Json<Value>, Problem> {
+    let limit = page::limit(&mut parameters);
+    let after = page::cursor::<String>(&mut parameters).and_then(|id| TenantId::try_new(&id).ok());
+    parameters.finish()?;
+    let tenants = api.registry.tenants(after.as_ref(), limit + 1);
+    Ok(page::of_ids(
+        tenants,
+        limit,
+        |tenant| tenant.value.id.to_string(),
+        view,
+    ))
+}
+
+fn view(tenant: &Versioned<Tenant>) -> Value {
+    let Tenant {
+        id,
+        name,
+        metadata,
+        created_at_ms,
+    } = &*tenant.value;
+    json!({
+        "id": id,
+        "name": name,
+        "metadata": metadata,
+        "created_at": rfc3339(*created_at_ms),
+        "version": tenant.version,
+    })
+}
