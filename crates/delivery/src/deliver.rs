@@ -136,12 +136,12 @@ impl<S: Sender> Deliver<S> {
             Ok(delivery) => {
                 let step = Step {
                     offset: record.offset,
-                    delivery,
+                    delivery: Box::new(delivery),
                 };
                 self.admit_step(record.partition, step).map_err(|_| record)
             }
             Err(invalid) => {
-                self.bury(record, generation, &invalid);
+                self.bury(&record, generation, &invalid);
                 Ok(())
             }
         }
@@ -328,7 +328,7 @@ impl<S: Sender> Deliver<S> {
             .filter(|owned| owned.generation == generation)
     }
 
-    fn bury(&mut self, record: Record, generation: Generation, invalid: &InvalidRecord) {
+    fn bury(&mut self, record: &Record, generation: Generation, invalid: &InvalidRecord) {
         let context = self.context.clone();
         let (partition, offset) = (record.partition, record.offset);
         let gone = match self.partitions.get_mut(&partition) {
@@ -342,7 +342,7 @@ impl<S: Sender> Deliver<S> {
         let (reason, detail) = (invalid.reason(), invalid.to_string());
         let letter = dead_letter::of_record(
             DELIVERIES,
-            &record,
+            record,
             reason,
             detail,
             self.raw_record_bytes_max,

@@ -1,5 +1,7 @@
 //! The sender against real sockets: what comes back for every way an exchange can end, and where it never connects.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -15,13 +15,15 @@ use simulation::world::{Report, World};
 const SEEDS_BY_DEFAULT: u64 = 60;
 
 fn run(seed: u64) -> Report {
+    simulate(async move { World::new(seed).await.run().await })
+}
+
+fn simulate<T>(simulation: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build();
-    runtime
-        .expect("a runtime")
-        .block_on(async { World::new(seed).await.run().await })
+    runtime.expect("a runtime").block_on(simulation)
 }
 
 fn from_env(name: &str) -> Option<u64> {
@@ -58,4 +60,14 @@ fn one_seed_gives_one_history() {
     for seed in [1, 2, 3] {
         assert_eq!(run(seed).history, run(seed).history, "seed {seed}");
     }
+}
+
+#[test]
+fn an_idle_system_retries_in_time_and_never_early() {
+    let late_ms = simulate(async { World::new(7).await.run_idle().await });
+    assert!(late_ms.len() > 20, "there were retries: {late_ms:?}");
+    assert!(
+        late_ms.iter().all(|late_ms| (0..=1_000).contains(late_ms)),
+        "{late_ms:?}"
+    );
 }

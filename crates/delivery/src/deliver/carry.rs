@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use postrider_daemon::telemetry::{current_traceparent, set_parent};
 use postrider_log::{Clock, NewRecord, Offset, Partition, Producer, Target};
 use postrider_model::delivery::{Attempt, AttemptOutcome, Delivery, Settlement};
 use postrider_model::endpoint::{Endpoint, EndpointState};
@@ -20,6 +21,7 @@ use postrider_model::topics::{ATTEMPTS, RETRY};
 use postrider_registry::{Lookup, Registry, Versioned};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::lane::Step;
 use crate::config::DeliverConfig;
@@ -170,9 +172,17 @@ impl<S: Sender> CarryContext<S> {
         let response = match payload::body(&delivery.event, endpoint.format) {
             Ok(body) => {
                 let _in_flight = InFlight::new(&self.metrics);
-                self.sender
-                    .send(self.request(delivery, endpoint, secrets, body, started_at_ms))
-                    .await
+                let span = tracing::info_span!(
+                    "attempt",
+                    event_id = %delivery.event.id,
+                    endpoint_id = %delivery.endpoint,
+                    attempt = delivery.attempt,
+                );
+                let trace = &delivery.event.trace;
+                set_parent(&span, &trace.traceparent, &trace.tracestate);
+                let request = span
+                    .in_scope(|| self.request(delivery, endpoint, secrets, body, started_at_ms));
+                self.sender.send(request).instrument(span).await
             }
             Err(mismatch) => WebhookResponse {
                 outcome: Outcome::Unsendable,
@@ -207,7 +217,8 @@ impl<S: Sender> CarryContext<S> {
             attempt: delivery.attempt,
             timestamp_s,
             signature: signature::sign(secrets, id, timestamp_s, &body),
-            traceparent: delivery.event.trace.traceparent.clone(),
+            traceparent: current_traceparent()
+                .unwrap_or_else(|| delivery.event.trace.traceparent.clone()),
             body,
             timeout: Duration::from_millis(timeout_ms),
         }

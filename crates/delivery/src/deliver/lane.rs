@@ -14,7 +14,7 @@ pub(super) struct Step {
     /// Its record's offset in `deliveries`.
     pub(super) offset: Offset,
     /// The delivery.
-    pub(super) delivery: Delivery,
+    pub(super) delivery: Box<Delivery>,
 }
 
 /// A lane's queue and how much of it is under way.

@@ -52,7 +52,7 @@ pub(super) async fn settled_set(
                     assignment.bounds.end - 1,
                 ),
                 Err(error) => {
-                    tracing::warn!(partition, offset = record.offset, %error, "attempt not understood")
+                    tracing::warn!(partition, offset = record.offset, %error, "attempt not understood");
                 }
             }
         }

@@ -243,14 +243,7 @@ impl Audit {
                     .push(record);
             }
         }
-        let mut due: BTreeMap<(&str, &str, u32), i64> = BTreeMap::new();
-        for (_, _, retry) in &self.retries {
-            let endpoint = retry.endpoint.as_str().trim_start_matches("ep_");
-            let first = due
-                .entry((retry.event.id.as_str(), endpoint, retry.attempt))
-                .or_insert(i64::MAX);
-            *first = retry.due_at_ms.min(*first);
-        }
+        let due = self.due();
         for request in sent {
             let key = (request.event_id.as_str(), request.endpoint.as_str());
             let records = of_request.get(&key).map_or(&[][..], Vec::as_slice);
@@ -272,6 +265,33 @@ impl Audit {
                 );
             }
         }
+    }
+
+    /// When each retry is due, the earliest where it was written more than once.
+    fn due(&self) -> BTreeMap<(&str, &str, u32), i64> {
+        let mut due = BTreeMap::new();
+        for (_, _, retry) in &self.retries {
+            let endpoint = retry.endpoint.as_str().trim_start_matches("ep_");
+            let first = due
+                .entry((retry.event.id.as_str(), endpoint, retry.attempt))
+                .or_insert(i64::MAX);
+            *first = retry.due_at_ms.min(*first);
+        }
+        due
+    }
+
+    /// How late each retry left.
+    pub(crate) fn lateness(&self, sent: &[Sent]) -> Vec<i64> {
+        let due = self.due();
+        let late = |request: &Sent| {
+            let due_at_ms = due.get(&(
+                request.event_id.as_str(),
+                request.endpoint.as_str(),
+                request.attempt,
+            ))?;
+            Some(request.at_ms - due_at_ms)
+        };
+        sent.iter().filter_map(late).collect()
     }
 
     /// Every attempt recorded as successful was made.

@@ -165,6 +165,17 @@ impl World {
         }
     }
 
+    /// One event at a time and no adversary: answers with how late each retry left, in milliseconds.
+    pub(crate) async fn run_idle(mut self) -> Vec<i64> {
+        self.start(0).await;
+        for _ in 0..5 {
+            self.publish().await;
+            sleep(Duration::from_secs(60)).await;
+        }
+        let audit = self.settle().await;
+        audit.lateness(&self.network.sent())
+    }
+
     async fn register_endpoints(&mut self) {
         let registry =
             open_registry(self.log.clone(), self.clock.clone(), &mut self.background).await;
