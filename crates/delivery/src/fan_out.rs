@@ -111,6 +111,7 @@ impl FanOut {
             accepted_at_ms: event.accepted_at_ms,
             routed_at_ms: self.context.clock.now_ms(),
             repeated_event: repeated,
+            traceparent: event.trace.traceparent.clone(),
             endpoints,
         };
         let deliveries = self.append_deliveries(&event, &route);

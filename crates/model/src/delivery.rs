@@ -182,4 +182,6 @@ pub struct Route {
     pub routed_at_ms: i64,
     /// A repeat of an event id inside the window; nothing was delivered for this record.
     pub repeated_event: bool,
+    /// Trace context of the event.
+    pub traceparent: String,
 }

@@ -147,6 +147,7 @@ impl Route {
             accepted_at_ms: self.accepted_at_ms,
             routed_at_ms: self.routed_at_ms,
             repeated_event: self.repeated_event,
+            traceparent: self.traceparent.clone(),
         };
         route.encode_to_vec().into()
     }
@@ -168,6 +169,7 @@ impl Route {
             accepted_at_ms: route.accepted_at_ms,
             routed_at_ms: route.routed_at_ms,
             repeated_event: route.repeated_event,
+            traceparent: route.traceparent,
         })
     }
 }

@@ -106,10 +106,11 @@ prop_compose! {
         accepted_at_ms: i64,
         routed_at_ms: i64,
         repeated_event: bool,
+        traceparent in "[0-9a-f-]{0,55}",
     ) -> Route {
         Route {
             event_id, tenant, event_type, position, registry_position, endpoints, accepted_at_ms,
-            routed_at_ms, repeated_event,
+            routed_at_ms, repeated_event, traceparent,
         }
     }
 }
