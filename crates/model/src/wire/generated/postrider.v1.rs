@@ -88,6 +88,9 @@ pub struct Route {
     /// True: a repeat of an event id inside the window; nothing was delivered for this record.
     #[prost(bool, tag = "9")]
     pub repeated_event: bool,
+    /// W3C Trace Context of the event.
+    #[prost(string, tag = "10")]
+    pub traceparent: ::prost::alloc::string::String,
 }
 /// One event on its way to one endpoint. The value of every record in `deliveries` and `retry`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
