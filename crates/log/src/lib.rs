@@ -7,6 +7,7 @@
 //! This crate knows nothing of tenants, endpoints or webhooks.
 
 pub mod clock;
+pub mod embedded;
 mod local;
 pub mod memory;
 pub mod partitioner;

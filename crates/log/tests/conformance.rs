@@ -3,6 +3,8 @@
 //! A promise is an async function over a [`subject::Subject`]; `promises!` turns all of them into tests of one adapter.
 //! What an adapter needs for the suite (how to reopen, truncate, compact it) is its [`subject::Control`].
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "conformance/appends.rs"]
 mod appends;
 #[path = "conformance/groups.rs"]
@@ -77,3 +79,4 @@ macro_rules! promises {
 }
 
 promises!(memory, crate::logs::memory);
+promises!(embedded, crate::logs::embedded);

@@ -305,6 +305,8 @@ impl Group for LocalGroup {
         let kept = commits.clone();
         let done = move |fate: CommitFate| {
             broker.change_group(&key, &topic, |group| group.end_commit(kept, fate.landed));
+            // Who hears of it may close the log, and then must hold the last reference to it.
+            drop(broker);
             sender.send(fate.told).ok();
         };
         self.log
@@ -324,7 +326,7 @@ impl Group for LocalGroup {
             self.log
                 .broker
                 .change_group(&self.key, &self.topic, |group| {
-                    group.release(member, &released)
+                    group.release(member, &released);
                 });
         }
     }

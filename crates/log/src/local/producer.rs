@@ -186,3 +186,22 @@ impl Drop for Fate {
         }
     }
 }
+
+/// A fate outside any producer, for tests of a storage.
+#[cfg(test)]
+pub(crate) fn lone_fate() -> (Origin, Fate, Append) {
+    let client = super::Client {
+        id: 0,
+        name: "test".into(),
+        killed: false.into(),
+    };
+    let (fate, append) = Arc::new(Budget::new(1)).admit(0).expect("there is room");
+    (
+        Origin {
+            client: Arc::new(client),
+            producer: 0,
+        },
+        fate,
+        append,
+    )
+}

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use postrider_log::embedded::EmbeddedLog;
 use postrider_log::memory::MemoryLog;
-use postrider_log::{Log, Offset, Partition, SystemClock};
+use postrider_log::{Log, NewRecord, Offset, Partition, ProducerOptions, SystemClock, Target};
+use tempfile::TempDir;
 
-use crate::subject::{Control, Subject};
+use crate::subject::{Control, Subject, record};
 
 /// What a local log fetches at once.
 const FETCH_BYTES_MAX: usize = 1 << 20;
@@ -59,6 +61,88 @@ impl Control for Memory {
 
     async fn compact(&self, topic: &str) -> bool {
         self.0.compact(topic);
+        true
+    }
+}
+
+/// A log in a directory of its own, which goes with it.
+pub(crate) async fn embedded(_test: &str) -> Option<Subject> {
+    let dir = tempfile::tempdir().expect("a directory is made");
+    let log = open(&dir);
+    Some(Subject {
+        log: log.clone(),
+        prefix: String::new(),
+        patience: Duration::from_secs(20),
+        fetch_bytes_max: FETCH_BYTES_MAX,
+        control: Box::new(Embedded {
+            log: Some(log),
+            dir,
+        }),
+    })
+}
+
+fn open(dir: &TempDir) -> Arc<EmbeddedLog> {
+    EmbeddedLog::open(dir.path(), Arc::new(SystemClock)).expect("the log is opened")
+}
+
+#[derive(Debug)]
+struct Embedded {
+    /// None only while it is reopened.
+    log: Option<Arc<EmbeddedLog>>,
+    dir: TempDir,
+}
+
+impl Embedded {
+    fn log(&self) -> &Arc<EmbeddedLog> {
+        self.log.as_ref().expect("it is open")
+    }
+}
+
+#[async_trait]
+impl Control for Embedded {
+    async fn reopen(&mut self) -> Option<Arc<dyn Log>> {
+        let closed = self.log.take();
+        assert_eq!(
+            closed.as_ref().map(Arc::strong_count),
+            Some(1),
+            "nobody else has the log"
+        );
+        drop(closed);
+        let log = open(&self.dir);
+        self.log = Some(log.clone());
+        Some(log)
+    }
+
+    async fn truncate(&self, topic: &str, partition: Partition, to: Offset) -> bool {
+        self.log()
+            .truncate(topic, partition, to)
+            .await
+            .expect("the log is truncated");
+        true
+    }
+
+    async fn gap(&self, topic: &str, partition: Partition) -> bool {
+        let options = ProducerOptions {
+            name: "gap",
+            append_timeout: None,
+            linger: Duration::ZERO,
+            queue_bytes_max: 10_000,
+        };
+        let producer = self
+            .log()
+            .producer(options)
+            .await
+            .expect("a producer is made");
+        for version in ["0", "1", "2"] {
+            let record: NewRecord = record("gap", version);
+            let append = producer.append(topic, Target::Partition(partition), record);
+            append.await.expect("the append is acknowledged");
+        }
+        self.compact(topic).await
+    }
+
+    async fn compact(&self, _topic: &str) -> bool {
+        self.log().maintain().await.expect("the log is compacted");
         true
     }
 }

@@ -195,7 +195,11 @@ pub(crate) async fn creates_topics_once_and_describes_them(subject: Subject) {
     let spec = subject.spec("topic", 3, Kept::ForDays);
     let mut larger = spec.clone();
     larger.partitions = 5;
-    subject.log.create_topics(&[spec.clone()]).await.unwrap();
+    subject
+        .log
+        .create_topics(std::slice::from_ref(&spec))
+        .await
+        .unwrap();
     subject
         .log
         .create_topics(&[larger])

@@ -1,0 +1,206 @@
+//! When fates are told, on a store whose steps a test controls.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::clock::SystemClock;
+use crate::local::producer::lone_fate;
+use crate::port::Append;
+
+const A_WHILE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A store that says when it reached the commit, and commits as it is told.
+struct Scripted {
+    at_commit: SyncSender<usize>,
+    script: Receiver<Result<(), StoreError>>,
+    append_fails: bool,
+    appended: usize,
+    rolled_back: Arc<AtomicUsize>,
+    heads: Heads,
+}
+
+impl Store for Scripted {
+    fn heads(&mut self) -> Result<Heads, StoreError> {
+        Ok(self.heads.clone())
+    }
+    fn begin(&mut self) -> Result<(), StoreError> {
+        self.appended = 0;
+        Ok(())
+    }
+    fn append(&mut self, _: i64, _: Offset, _: i64, _: &NewRecord) -> Result<(), StoreError> {
+        self.appended += 1;
+        if self.append_fails {
+            Err(StoreError::InvalidQuery)
+        } else {
+            Ok(())
+        }
+    }
+    fn save_head(&mut self, _: i64, _: Head) -> Result<(), StoreError> {
+        Ok(())
+    }
+    fn save_commits(&mut self, _: &str, _: i64, _: &[Commit]) -> Result<(), StoreError> {
+        Ok(())
+    }
+    fn create_topic(&mut self, _: &TopicSpec) -> Result<i64, StoreError> {
+        Ok(1)
+    }
+    fn delete_before(&mut self, _: i64, _: Offset, _: u32) -> Result<usize, StoreError> {
+        Ok(0)
+    }
+    fn delete(&mut self, _: &[i64]) -> Result<usize, StoreError> {
+        Ok(0)
+    }
+    fn commit(&mut self) -> Result<(), StoreError> {
+        self.at_commit.send(self.appended).unwrap();
+        self.script.recv().unwrap_or(Ok(()))
+    }
+    fn rollback(&mut self) -> Result<(), StoreError> {
+        self.rolled_back.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// A writer on a scripted store.
+struct Rig {
+    queue: Arc<Queue>,
+    topic: Arc<Topic>,
+    at_commit: Receiver<usize>,
+    script: SyncSender<Result<(), StoreError>>,
+    rolled_back: Arc<AtomicUsize>,
+}
+
+impl Rig {
+    fn new(append_fails: bool, heads: Heads) -> Self {
+        let (at_commit_sender, at_commit) = sync_channel(100);
+        let (script, script_receiver) = sync_channel(100);
+        let rolled_back = Arc::new(AtomicUsize::new(0));
+        let store = Scripted {
+            at_commit: at_commit_sender,
+            script: script_receiver,
+            append_fails,
+            appended: 0,
+            rolled_back: Arc::clone(&rolled_back),
+            heads,
+        };
+        let queue = Arc::new(Queue::default());
+        let for_writer = Arc::clone(&queue);
+        std::thread::spawn(move || run(store, &SystemClock, &for_writer));
+        let spec = TopicSpec {
+            name: "topic".into(),
+            partitions: 1,
+            retention: None,
+            message_bytes_max: 1_000,
+            settings: Vec::new(),
+        };
+        Self {
+            queue,
+            topic: Arc::new(Topic::new(1, spec)),
+            at_commit,
+            script,
+            rolled_back,
+        }
+    }
+
+    fn append(&self) -> Append {
+        let (origin, fate, append) = lone_fate();
+        self.queue.push(Job::Append(Appending {
+            origin,
+            topic: Arc::clone(&self.topic),
+            partition: 0,
+            record: NewRecord {
+                key: Bytes::from_static(b"key"),
+                ..NewRecord::default()
+            },
+            timeout: None,
+            fate,
+        }));
+        append
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+#[tokio::test]
+async fn acknowledges_only_after_the_commit_returned() {
+    let rig = Rig::new(false, Heads::new());
+    let mut append = rig.append();
+    assert_eq!(rig.at_commit.recv_timeout(PATIENCE), Ok(1));
+    assert!(
+        tokio::time::timeout(A_WHILE, &mut append).await.is_err(),
+        "not while it commits"
+    );
+    assert_eq!(rig.topic.bounds(0).end, 0, "and nobody sees the record");
+    rig.script.send(Ok(())).unwrap();
+    assert_eq!(
+        append.await,
+        Ok(Position {
+            partition: 0,
+            offset: 0
+        })
+    );
+    assert_eq!(rig.topic.bounds(0).end, 1);
+}
+
+#[tokio::test]
+async fn gathers_what_waits_into_one_commit() {
+    let rig = Rig::new(false, Heads::new());
+    let first = rig.append();
+    assert_eq!(rig.at_commit.recv_timeout(PATIENCE), Ok(1));
+    let others: Vec<Append> = (0..500).map(|_| rig.append()).collect();
+    rig.script.send(Ok(())).unwrap();
+    rig.script.send(Ok(())).unwrap();
+    first.await.unwrap();
+    assert_eq!(rig.at_commit.recv_timeout(PATIENCE), Ok(500));
+    for (offset, append) in (1..).zip(others) {
+        assert_eq!(
+            append.await,
+            Ok(Position {
+                partition: 0,
+                offset
+            })
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_failed_commit_is_of_unknown_fate_and_the_heads_are_read_again() {
+    // The store turns out to have the record although its commit failed.
+    let landed = Head {
+        first: 0,
+        next: 5,
+        last_timestamp_ms: 0,
+    };
+    let rig = Rig::new(false, Heads::from([(slot(1, 0), landed)]));
+    rig.script.send(Err(StoreError::InvalidQuery)).unwrap();
+    rig.script.send(Ok(())).unwrap();
+    assert!(matches!(rig.append().await, Err(AppendError::Unknown(_))));
+    assert_eq!(
+        rig.append().await,
+        Ok(Position {
+            partition: 0,
+            offset: 5
+        })
+    );
+}
+
+#[tokio::test]
+async fn a_failure_before_the_commit_is_rolled_back_and_told_as_failed() {
+    let rig = Rig::new(true, Heads::new());
+    assert!(matches!(rig.append().await, Err(AppendError::Failed(_))));
+    assert!(rig.rolled_back.load(Ordering::Relaxed) > 0);
+    assert!(rig.at_commit.try_recv().is_err(), "nothing was committed");
+    rig.queue.close();
+    assert!(
+        matches!(rig.append().await, Err(AppendError::Failed(_))),
+        "nor after the end"
+    );
+}
