@@ -56,6 +56,11 @@ impl Plan {
             ("POSTRIDER_TOPICS__RETRY_DELAYS_MS", "[500, 1000, 2000, 5000, 20000]"),
             ("POSTRIDER_RETRY__DEFAULT_SCHEDULE_MS", "[1000, 1000, 1000]"),
             ("POSTRIDER_TELEMETRY__FORMAT", "text"),
+            // The partitions of a process that was killed are given to the next one after this time; it starts no
+            // attempt on a lease that is older than the other.
+            ("POSTRIDER_KAFKA__SESSION_TIMEOUT_MS", "10000"),
+            ("POSTRIDER_KAFKA__HEARTBEAT_INTERVAL_MS", "1000"),
+            ("POSTRIDER_DELIVERY__DELIVER__LEASE_MS", "8000"),
             ("POSTRIDER_INGEST__OPERATOR_KEY", OPERATOR_KEY),
             ("POSTRIDER_KEYS__ENCRYPTION", ENCRYPTION_KEY),
         ];

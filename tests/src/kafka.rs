@@ -1,0 +1,350 @@
+//! A real Apache Kafka broker for tests: one process that is broker and controller, on a directory of its own.
+//!
+//! A small shell stands between the test and the broker. It waits for a line on its standard input, whose other end
+//! the test holds: when the test ends, however it ends, the kernel closes the pipe, and the shell kills the broker and
+//! removes the directory. So nothing is left behind by a panic or by kill -9.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use crate::ports;
+
+/// How long a broker may take until it answers. It takes 3 s on an idle machine.
+const START_TIMEOUT: Duration = Duration::from_secs(90);
+/// Ports may be taken between choosing and binding them.
+const START_TRIES: usize = 5;
+
+/// Enough for the tests, and starts soonest.
+const JVM: [&str; 4] = ["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"];
+
+/// Names the broker's process id, then waits. `keep` leaves the directory for a restart.
+const WATCHDOG: &str = r#"
+"$@" >>"$DIR/broker.log" 2>&1 </dev/null &
+broker=$!
+echo "$broker"
+read -r word
+kill -9 "$broker" 2>/dev/null
+wait "$broker" 2>/dev/null
+[ "$word" = keep ] || rm -rf "$DIR"
+"#;
+
+const PROPERTIES: &str = "\
+process.roles=broker,controller
+node.id=1
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+num.network.threads=2
+num.io.threads=3
+background.threads=2
+log.initial.task.delay.ms=500
+log.retention.check.interval.ms=500
+log.cleaner.backoff.ms=300
+log.cleaner.dedupe.buffer.size=4194304
+log.segment.delete.delay.ms=500
+";
+
+const LOG4J: &str = "\
+status=error
+appender.stdout.type=Console
+appender.stdout.name=stdout
+appender.stdout.layout.type=PatternLayout
+appender.stdout.layout.pattern=%d{HH:mm:ss.SSS} %p %c{1} %m%n
+rootLogger.level=warn
+rootLogger.appenderRef.stdout.ref=stdout
+";
+
+/// A running broker; dropping it kills the process and removes its directory.
+#[derive(Debug)]
+pub struct KafkaBroker {
+    dir: PathBuf,
+    port: u16,
+    process: Mutex<Option<Process>>,
+}
+
+/// The shell that watches the broker, and the broker.
+#[derive(Debug)]
+struct Process {
+    watchdog: Child,
+    lifeline: ChildStdin,
+    broker_pid: u32,
+}
+
+impl KafkaBroker {
+    /// Starts a broker on an empty directory and waits until it answers.
+    ///
+    /// # Panics
+    /// If it does not start; the message says what is missing.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a broker with further server properties.
+    ///
+    /// # Panics
+    /// If it does not start; the message says what is missing.
+    pub fn start_with(properties: &[(&str, &str)]) -> Self {
+        fetch();
+        let mut last = String::new();
+        for _ in 0..START_TRIES {
+            match Self::try_start(properties) {
+                Ok(broker) => return broker,
+                Err(log) => last = log,
+            }
+        }
+        panic!("the Kafka broker did not start:\n{last}");
+    }
+
+    /// The broker that the tests of one binary share; it ends with the process. Use names of your own for topics.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<KafkaBroker> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    /// The address for clients: `host:port`, the same after a restart.
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Kills the broker with SIGKILL. What it has acknowledged is in its directory.
+    pub fn kill(&self) {
+        if let Some(process) = self.process().take() {
+            process.end("keep\n");
+        }
+    }
+
+    /// Kills the broker if it runs, starts it on the same directory and port, and waits until it answers.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn restart(&self) {
+        self.kill();
+        let process = self.process().insert(Process::spawn(&self.dir)).broker_pid;
+        if !answers_in_time(self.port, || alive(process)) {
+            panic!("the Kafka broker did not start again:\n{}", log_of(&self.dir));
+        }
+    }
+
+    /// Stops the broker in its tracks (SIGSTOP): connections stay open and nothing answers.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets a frozen broker go on.
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    /// Runs one of Kafka's own tools with the broker's address, such as `kafka.admin.ConsumerGroupCommand`, and gives
+    /// what it printed.
+    ///
+    /// # Panics
+    /// If the tool fails.
+    pub fn tool(&self, class: &str, arguments: &[&str]) -> String {
+        let output = java(&self.dir)
+            .arg(class)
+            .args(["--bootstrap-server", &self.bootstrap()])
+            .args(arguments)
+            .output()
+            .expect("java starts");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "{class} {arguments:?} failed:\n{text}\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        text
+    }
+
+    /// What the broker logged, for messages of failed tests.
+    pub fn log(&self) -> String {
+        log_of(&self.dir)
+    }
+
+    fn try_start(properties: &[(&str, &str)]) -> Result<Self, String> {
+        let dir = fresh_dir();
+        let [port, controller_port] = ports::unused();
+        write_configuration(&dir, port, controller_port, properties);
+        format_storage(&dir);
+        // From here on the watchdog removes the directory.
+        let process = Process::spawn(&dir);
+        let pid = process.broker_pid;
+        let broker = Self { dir, port, process: Mutex::new(Some(process)) };
+        if answers_in_time(port, || alive(pid)) { Ok(broker) } else { Err(broker.log()) }
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.process().as_ref().expect("the broker runs").broker_pid;
+        let status = Command::new("kill").args([signal, &pid.to_string()]).status();
+        assert!(status.expect("kill starts").success(), "kill {signal} {pid}");
+    }
+
+    fn process(&self) -> std::sync::MutexGuard<'_, Option<Process>> {
+        self.process.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Drop for KafkaBroker {
+    fn drop(&mut self) {
+        match self.process().take() {
+            Some(process) => process.end(""),
+            None => drop(fs::remove_dir_all(&self.dir)),
+        }
+    }
+}
+
+impl Process {
+    fn spawn(dir: &Path) -> Self {
+        let broker = java(dir);
+        let mut watchdog = Command::new("sh")
+            .args(["-c", WATCHDOG, "watchdog"])
+            .arg(broker.get_program())
+            .args(broker.get_args())
+            .arg("kafka.Kafka")
+            .arg(dir.join("server.properties"))
+            .env("DIR", dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // Ctrl-C goes to the group of the test; the watchdog must outlive the test.
+            .process_group(0)
+            .spawn()
+            .expect("sh starts");
+        let lifeline = watchdog.stdin.take().expect("stdin is piped");
+        let mut line = String::new();
+        BufReader::new(watchdog.stdout.take().expect("stdout is piped"))
+            .read_line(&mut line)
+            .expect("the watchdog names the broker's process");
+        let broker_pid = line.trim().parse().expect("a process id");
+        Self { watchdog, lifeline, broker_pid }
+    }
+
+    /// Ends the broker and waits for its end. Errors mean that it has ended already.
+    fn end(mut self, word: &str) {
+        drop(self.lifeline.write_all(word.as_bytes()));
+        drop(self.lifeline);
+        drop(self.watchdog.wait());
+    }
+}
+
+fn java(dir: &Path) -> Command {
+    let mut command = Command::new("java");
+    command
+        .args(JVM)
+        .arg(format!("-Dlog4j2.configurationFile={}", dir.join("log4j2.properties").display()))
+        .arg("-cp")
+        .arg(format!("{}/*", libs().display()));
+    command
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests is a folder of the workspace")
+}
+
+fn libs() -> PathBuf {
+    root().join(".tools/kafka/libs")
+}
+
+/// Fetches Kafka when it is missing, once per process.
+fn fetch() {
+    static FETCHED: OnceLock<()> = OnceLock::new();
+    FETCHED.get_or_init(|| {
+        let script = root().join("tests/tools/fetch-kafka");
+        let output = Command::new(&script).output().expect("tests/tools/fetch-kafka starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    });
+}
+
+fn fresh_dir() -> PathBuf {
+    let [a, b]: [u64; 2] = std::array::from_fn(|_| random());
+    let dir = std::env::temp_dir().join(format!("postrider-kafka-{a:016x}{b:016x}"));
+    fs::create_dir(&dir).expect("a directory for the broker");
+    dir
+}
+
+fn random() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}
+
+fn write_configuration(dir: &Path, port: u16, controller_port: u16, properties: &[(&str, &str)]) {
+    let mut text = PROPERTIES.to_owned();
+    let mut set = |name: &str, value: &str| {
+        text.push_str(name);
+        text.push('=');
+        text.push_str(value);
+        text.push('\n');
+    };
+    let data = format!("PLAINTEXT://127.0.0.1:{port}");
+    set("listeners", &format!("{data},CONTROLLER://127.0.0.1:{controller_port}"));
+    set("advertised.listeners", &data);
+    set("controller.quorum.voters", &format!("1@127.0.0.1:{controller_port}"));
+    set("log.dirs", &dir.join("data").display().to_string());
+    for (name, value) in properties {
+        set(name, value);
+    }
+    fs::write(dir.join("server.properties"), text).expect("server.properties is written");
+    fs::write(dir.join("log4j2.properties"), LOG4J).expect("log4j2.properties is written");
+}
+
+fn format_storage(dir: &Path) {
+    // Kafka takes any 16 bytes in base64 as the id of a cluster.
+    let output = java(dir)
+        .args(["kafka.tools.StorageTool", "format", "-t", "UG9zdHJpZGVyVGVzdHMgIA", "-c"])
+        .arg(dir.join("server.properties"))
+        .output()
+        .expect("java starts");
+    assert!(
+        output.status.success(),
+        "formatting the broker's storage failed:\n{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+fn log_of(dir: &Path) -> String {
+    fs::read_to_string(dir.join("broker.log")).unwrap_or_default()
+}
+
+/// A process that has ended, but is not waited for yet, is a zombie and counts as dead.
+fn alive(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with('Z')))
+}
+
+fn answers_in_time(port: u16, alive: impl Fn() -> bool) -> bool {
+    let began = Instant::now();
+    while began.elapsed() < START_TIMEOUT && alive() {
+        if answers(port).is_ok() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    false
+}
+
+/// Asks for the versions of the protocol, which a broker answers only when it serves.
+fn answers(port: u16) -> std::io::Result<()> {
+    // Length 10, ApiVersions (18) version 0, correlation id 1, no client id.
+    const REQUEST: [u8; 14] = [0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 0xff, 0xff];
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.write_all(&REQUEST)?;
+    let mut answer = [0; 8];
+    stream.read_exact(&mut answer)
+}
