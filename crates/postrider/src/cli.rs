@@ -1,0 +1,241 @@
+//! The command line: what can be asked for, as clap reads it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::commands::dead_letter::DeadLetterCommand;
+use crate::commands::endpoint::EndpointCommand;
+use crate::commands::event::EventCommand;
+use crate::commands::key::KeyCommand;
+use crate::commands::tenant::TenantCommand;
+use crate::commands::topic::TopicCommand;
+
+/// Delivers events as webhooks: signed, retried for days, never lost once accepted.
+#[derive(Debug, Parser)]
+#[command(name = "postrider", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// Configuration, as TOML.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "POSTRIDER_CONFIG",
+        help_heading = "Configuration"
+    )]
+    pub(crate) config: Option<PathBuf>,
+    /// Print the configuration as it is understood, without secrets, and exit.
+    #[arg(long, global = true, help_heading = "Configuration")]
+    pub(crate) check_config: bool,
+    /// Data directory of `postrider up`, by default ./postrider-data.
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        help_heading = "Configuration"
+    )]
+    pub(crate) data_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run everything in one process on a log in one directory.
+    Up(UpArgs),
+    /// Run the API, on Kafka.
+    Ingest(IngestArgs),
+    /// Run the delivery stages, on Kafka.
+    Deliver(DeliverArgs),
+    /// Create and check the topics in Kafka.
+    #[command(subcommand)]
+    Topic(TopicCommand),
+    /// Tenants: the accounts that endpoints and events belong to.
+    #[command(subcommand)]
+    Tenant(TenantCommand),
+    /// Endpoints: the URLs that events are delivered to.
+    #[command(subcommand)]
+    Endpoint(EndpointCommand),
+    /// Publish events and see what became of them.
+    #[command(subcommand)]
+    Event(EventCommand),
+    /// Deliveries given up, and records that could not be understood.
+    #[command(subcommand)]
+    DeadLetter(DeadLetterCommand),
+    /// Keys of the installation.
+    #[command(subcommand)]
+    Key(KeyCommand),
+}
+
+/// Where a role listens.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ListenArgs {
+    /// Address and port of the API.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) health: HealthArgs,
+}
+
+/// Where health and metrics listen.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct HealthArgs {
+    /// Address and port of health and metrics.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) health_listen: Option<SocketAddr>,
+}
+
+/// `postrider up`.
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// Data directory: another name for --data-dir.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) listen: ListenArgs,
+    /// Show what it does: a tenant, endpoints on a receiver of its own, a stream of events and a live view.
+    #[arg(long)]
+    pub(crate) demo: bool,
+    /// End after this time. With --demo: drain, print totals, and fail if anything was lost.
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    pub(crate) run_for: Option<Duration>,
+}
+
+/// `postrider ingest`.
+#[derive(Debug, Args)]
+pub(crate) struct IngestArgs {
+    #[command(flatten)]
+    pub(crate) listen: ListenArgs,
+}
+
+/// `postrider deliver`.
+#[derive(Debug, Args)]
+pub(crate) struct DeliverArgs {
+    #[command(flatten)]
+    pub(crate) health: HealthArgs,
+    /// The stages to run in this process.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Stage::ALL)]
+    pub(crate) stages: Vec<Stage>,
+}
+
+/// A stage of delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Stage {
+    /// Events become deliveries.
+    FanOut,
+    /// Deliveries are attempted.
+    Deliver,
+    /// Retries wait until they are due.
+    Scheduler,
+}
+
+impl Stage {
+    pub(crate) const ALL: [Self; 3] = [Self::FanOut, Self::Deliver, Self::Scheduler];
+}
+
+/// How a command reaches the API, and how it answers.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ApiArgs {
+    /// Where the API is; by default that of `postrider up` in the data directory, else http://127.0.0.1:8080.
+    #[arg(long, value_name = "URL", env = "POSTRIDER_URL", help_heading = "API")]
+    pub(crate) api_url: Option<String>,
+    /// The operator key; by default that in the data directory.
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "POSTRIDER_API_KEY",
+        hide_env_values = true,
+        help_heading = "API"
+    )]
+    pub(crate) api_key: Option<String>,
+    /// Answer in JSON.
+    #[arg(long, help_heading = "API")]
+    pub(crate) json: bool,
+}
+
+/// One page of a list.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PageArgs {
+    /// How many at most, up to 250.
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u32>,
+    /// Go on where the page before ended.
+    #[arg(long)]
+    pub(crate) cursor: Option<String>,
+}
+
+impl PageArgs {
+    /// As query parameters.
+    pub(crate) fn query(&self) -> Vec<(&'static str, String)> {
+        let limit = self.limit.map(|limit| ("limit", limit.to_string()));
+        let cursor = self.cursor.clone().map(|cursor| ("cursor", cursor));
+        limit.into_iter().chain(cursor).collect()
+    }
+}
+
+/// Whether to ask before something that cannot be undone.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct ConfirmArgs {
+    /// Do not ask.
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+/// Reads `90`, `90s`, `500ms`, `5m`, `2h` or `7d`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit_ms = match unit {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err("must be a number and ms, s, m, h or d, such as `90s`".to_owned()),
+    };
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "must begin with a whole number, such as `90s`")?;
+    let total_ms = number.checked_mul(unit_ms).ok_or("is too long")?;
+    Ok(Duration::from_millis(total_ms))
+}
+
+/// Reads `name=value`.
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("must be `name=value`")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("60s"), Ok(Duration::from_secs(60)));
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        for wrong in [
+            "",
+            "s",
+            "-1s",
+            "1.5s",
+            "1w",
+            "99999999999999999999s",
+            "18446744073709551615d",
+        ] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! The commands of an operator: most call the API, `topic` goes to Kafka itself.
+
+pub(crate) mod dead_letter;
+pub(crate) mod endpoint;
+pub(crate) mod event;
+pub(crate) mod key;
+pub(crate) mod tenant;
+pub(crate) mod topic;
+
+mod attempts;
+mod input;
+
+use std::time::Duration;
+
+use postrider_log::{Clock, SystemClock};
+use postrider_model::payload::rfc3339;
+
+/// The time so long ago, as the API reads it.
+fn ago(since: Duration) -> String {
+    let since_ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+    rfc3339(SystemClock.now_ms().saturating_sub(since_ms))
+}

@@ -1,0 +1,355 @@
+//! `postrider topic`: the topics in Kafka, created and checked against the configuration.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Subcommand;
+use postrider_log::{Log, TopicDescription};
+use postrider_model::topics::{RETRY, TopicPlan};
+use serde_json::json;
+
+use crate::config::Config;
+use crate::output;
+use crate::roles::log;
+
+const REPLICATION_MIN: i32 = 3;
+const MIN_INSYNC_MIN: i32 = 2;
+
+/// Create and check the topics in Kafka, as the section `kafka` of the configuration names it.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TopicCommand {
+    /// Create the topics that are missing; leave the others as they are.
+    Create {
+        /// Only say what would be created.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Compare the topics with the configuration, and warn of what may lose data.
+    Check {
+        /// Answer in JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Runs the command.
+pub(crate) async fn run(command: &TopicCommand, config: &Config) -> anyhow::Result<ExitCode> {
+    let log = log::kafka(config)?;
+    let plans = config.topics.topics();
+    let names: Vec<&str> = plans.iter().map(|plan| plan.name).collect();
+    let present = log.describe_topics(&names).await?;
+    let topics: Vec<_> = plans.into_iter().zip(present).collect();
+    match command {
+        TopicCommand::Create { dry_run } => create(&log, config, &topics, *dry_run).await,
+        TopicCommand::Check { json } => Ok(check(config, &topics, *json)),
+    }
+}
+
+type Topic = (TopicPlan, Option<TopicDescription>);
+
+async fn create(
+    log: &Arc<dyn Log>,
+    config: &Config,
+    topics: &[Topic],
+    dry_run: bool,
+) -> anyhow::Result<ExitCode> {
+    let prefix = &config.kafka.prefix;
+    for (plan, present) in topics {
+        let done = match (present, dry_run) {
+            (Some(_), _) => "present",
+            (None, true) => "would be created",
+            (None, false) => "created",
+        };
+        let retention = plan
+            .retention_ms
+            .map_or("compacted".to_owned(), describe_retention);
+        output::data(format!(
+            "{prefix}{:<15} {:>3} partitions, {retention}: {done}",
+            plan.name, plan.partitions
+        ));
+    }
+    let missing = topics
+        .iter()
+        .filter(|(_, present)| present.is_none())
+        .count();
+    if !dry_run {
+        log.create_topics(&log::topic_specs(&config.topics)).await?;
+    }
+    let created = if dry_run { "to create" } else { "created" };
+    output::data(format!(
+        "{missing} {created}, {} present",
+        topics.len() - missing
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    Ok,
+    Warn,
+    Error,
+}
+
+impl Level {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+}
+
+fn check(config: &Config, topics: &[Topic], as_json: bool) -> ExitCode {
+    let findings: Vec<(String, Level, String)> = topics
+        .iter()
+        .flat_map(|(plan, present)| {
+            let name = format!("{}{}", config.kafka.prefix, plan.name);
+            findings(plan, present.as_ref())
+                .into_iter()
+                .map(move |(level, text)| (name.clone(), level, text))
+        })
+        .collect();
+    if as_json {
+        let list = findings.iter().map(
+            |(topic, level, text)| json!({"topic": topic, "level": level.as_str(), "detail": text}),
+        );
+        output::json(&json!({ "data": list.collect::<Vec<_>>() }));
+    } else {
+        for (topic, level, text) in &findings {
+            output::data(format!("{:<5} {topic}: {text}", level.as_str()));
+        }
+    }
+    let count = |wanted: Level| {
+        findings
+            .iter()
+            .filter(|(_, level, _)| *level == wanted)
+            .count()
+    };
+    let (errors, warnings) = (count(Level::Error), count(Level::Warn));
+    output::talk(format!("{errors} errors, {warnings} warnings"));
+    if errors > 0 {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+/// What is to be said of a topic; at least that it is well.
+fn findings(plan: &TopicPlan, present: Option<&TopicDescription>) -> Vec<(Level, String)> {
+    let Some(present) = present else {
+        return vec![(
+            Level::Error,
+            "does not exist; `postrider topic create` creates it".to_owned(),
+        )];
+    };
+    let settings: BTreeMap<&str, &str> = present
+        .settings
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let mut findings = Vec::new();
+    if present.partitions != plan.partitions {
+        findings.push((Level::Error, partitions_differ(plan, present.partitions)));
+    }
+    findings.extend(durability(present, &settings));
+    findings.extend(retention(plan, &settings));
+    let bytes_max = settings
+        .get("max.message.bytes")
+        .and_then(|text| text.parse::<u32>().ok());
+    if let Some(bytes_max) = bytes_max.filter(|bytes_max| *bytes_max < plan.message_bytes_max) {
+        let planned = plan.message_bytes_max;
+        findings.push((Level::Error, format!("max.message.bytes is {bytes_max}, configured are {planned}: what fits one topic would not fit the next")));
+    }
+    for (name, planned) in &plan.settings {
+        match settings.get(name.as_str()) {
+            Some(value) if value != planned => {
+                let level = if name == "min.compaction.lag.ms" {
+                    Level::Warn
+                } else {
+                    Level::Error
+                };
+                findings.push((level, format!("{name} is {value}, not {planned}")));
+            }
+            Some(_) | None => {}
+        }
+    }
+    if findings.is_empty() {
+        findings.push((
+            Level::Ok,
+            format!(
+                "{} partitions, {} replicas",
+                present.partitions, present.replication
+            ),
+        ));
+    }
+    findings
+}
+
+fn partitions_differ(plan: &TopicPlan, present: i32) -> String {
+    let planned = plan.partitions;
+    if plan.name == RETRY {
+        return format!(
+            "has {present} partitions, but `topics.retry_delays_ms` has {planned} delays, one for each; put the list back \
+             as it was, or stop everything, let the topic run empty, delete it, and create it again"
+        );
+    }
+    format!(
+        "has {present} partitions, configured are {planned}. The count is fixed at creation, since keys would move and \
+         lose their order: set `topics.partitions` back, or create topics under another `kafka.prefix`, let ingest \
+         write there, and stop the old processes when the old topics are done"
+    )
+}
+
+fn durability(present: &TopicDescription, settings: &BTreeMap<&str, &str>) -> Vec<(Level, String)> {
+    let mut findings = Vec::new();
+    let replication = present.replication;
+    if replication < REPLICATION_MIN {
+        findings.push((
+            Level::Warn,
+            format!(
+                "{replication} replicas: fewer than {REPLICATION_MIN} may lose what was accepted"
+            ),
+        ));
+    }
+    let min_insync = settings
+        .get("min.insync.replicas")
+        .and_then(|text| text.parse::<i32>().ok());
+    if let Some(min_insync) = min_insync.filter(|min_insync| *min_insync < MIN_INSYNC_MIN) {
+        findings.push((
+            Level::Warn,
+            format!("min.insync.replicas is {min_insync}: below {MIN_INSYNC_MIN} an acknowledged record may be on one broker only"),
+        ));
+    }
+    if settings.get("unclean.leader.election.enable") == Some(&"true") {
+        let text = "unclean.leader.election.enable is true: a broker that missed records may become leader and lose them";
+        findings.push((Level::Warn, text.to_owned()));
+    }
+    findings
+}
+
+fn retention(plan: &TopicPlan, settings: &BTreeMap<&str, &str>) -> Option<(Level, String)> {
+    let planned_ms = plan.retention_ms?;
+    let present_ms: i64 = settings.get("retention.ms")?.parse().ok()?;
+    if present_ms == planned_ms {
+        return None;
+    }
+    let (present, planned) = (
+        describe_retention(present_ms),
+        describe_retention(planned_ms),
+    );
+    // -1 is without end. What is kept for less time than planned may be gone before it was delivered.
+    let shorter = present_ms >= 0 && present_ms < planned_ms;
+    let level = if shorter { Level::Error } else { Level::Warn };
+    Some((level, format!("{present}, configured is: {planned}")))
+}
+
+fn describe_retention(retention_ms: i64) -> String {
+    if retention_ms < 0 {
+        return "kept without end".to_owned();
+    }
+    let hours = Duration::from_millis(retention_ms.unsigned_abs()).as_secs() / 3600;
+    if hours.is_multiple_of(24) {
+        format!("kept {} d", hours / 24)
+    } else {
+        format!("kept {hours} h")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use postrider_model::topics::TopicLayout;
+
+    use super::*;
+
+    fn plan() -> TopicPlan {
+        TopicLayout::default().topics().remove(0)
+    }
+
+    fn sound() -> TopicDescription {
+        let plan = plan();
+        let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let mut settings = plan.settings;
+        settings.extend([
+            setting("retention.ms", &plan.retention_ms.unwrap().to_string()),
+            setting("max.message.bytes", &plan.message_bytes_max.to_string()),
+            setting("min.insync.replicas", "2"),
+            setting("unclean.leader.election.enable", "false"),
+        ]);
+        TopicDescription {
+            name: plan.name.to_owned(),
+            partitions: plan.partitions,
+            replication: 3,
+            settings,
+        }
+    }
+
+    fn levels(present: Option<&TopicDescription>) -> Vec<Level> {
+        findings(&plan(), present)
+            .into_iter()
+            .map(|(level, _)| level)
+            .collect()
+    }
+
+    fn with(name: &str, value: &str) -> TopicDescription {
+        let mut present = sound();
+        for (setting, present) in &mut present.settings {
+            if setting == name {
+                value.clone_into(present);
+            }
+        }
+        present
+    }
+
+    #[test]
+    fn a_sound_topic_is_ok() {
+        assert_eq!(levels(Some(&sound())), [Level::Ok]);
+    }
+
+    #[test]
+    fn what_breaks_postrider_is_an_error() {
+        assert_eq!(levels(None), [Level::Error]);
+        assert_eq!(
+            levels(Some(&TopicDescription {
+                partitions: 6,
+                ..sound()
+            })),
+            [Level::Error]
+        );
+        assert_eq!(
+            levels(Some(&with("retention.ms", "3600000"))),
+            [Level::Error]
+        );
+        assert_eq!(
+            levels(Some(&with("max.message.bytes", "1000"))),
+            [Level::Error]
+        );
+        assert_eq!(
+            levels(Some(&with("message.timestamp.type", "CreateTime"))),
+            [Level::Error]
+        );
+    }
+
+    #[test]
+    fn what_may_lose_data_is_a_warning() {
+        assert_eq!(
+            levels(Some(&TopicDescription {
+                replication: 2,
+                ..sound()
+            })),
+            [Level::Warn]
+        );
+        assert_eq!(
+            levels(Some(&with("min.insync.replicas", "1"))),
+            [Level::Warn]
+        );
+        assert_eq!(
+            levels(Some(&with("unclean.leader.election.enable", "true"))),
+            [Level::Warn]
+        );
+        assert_eq!(levels(Some(&with("retention.ms", "-1"))), [Level::Warn]);
+    }
+}

@@ -1,0 +1,324 @@
+//! The configuration of every role: one section per concern, from file, environment and flags.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use postrider_daemon::config::{self, ConfigError, Secret};
+use postrider_daemon::telemetry::TelemetryConfig;
+use postrider_delivery::DeliveryConfig;
+use postrider_delivery::config::EgressConfig;
+use postrider_ingest::IngestConfig;
+use postrider_model::retry::RetrySchedule;
+use postrider_model::topics::TopicLayout;
+use postrider_registry::{Keyring, RegistryOptions};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::cli::{HealthArgs, ListenArgs};
+
+/// What every variable of the configuration begins with, before `_SECTION__KEY`.
+const PREFIX: &str = "POSTRIDER";
+/// Sections whose keys are librdkafka's, with dots in them.
+const DOTTED: [&str; 1] = ["kafka"];
+/// Parts of the names of librdkafka properties whose values are secrets.
+const SECRET_PROPERTIES: [&str; 6] = ["password", "secret", "pem", "jaas", "token", "credential"];
+
+/// The whole configuration.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// The Kafka cluster, for every role but `up`.
+    pub(crate) kafka: KafkaConfig,
+    /// How the topics are created, and what they are checked against.
+    pub(crate) topics: TopicLayout,
+    /// Where the API listens.
+    pub(crate) api: ListenConfig,
+    /// The operator key and the limits of the API.
+    pub(crate) ingest: IngestConfig,
+    /// Limits of fan-out, deliver and the scheduler.
+    pub(crate) delivery: DeliveryConfig,
+    /// When to try again.
+    pub(crate) retry: RetryConfig,
+    /// Which addresses webhooks may leave for.
+    pub(crate) egress: EgressConfig,
+    /// Limits of the registry.
+    pub(crate) registry: RegistryConfig,
+    /// Logs and traces.
+    pub(crate) telemetry: TelemetryConfig,
+    /// Where health and metrics listen.
+    pub(crate) health: ListenConfig,
+    /// The embedded log of `up`.
+    pub(crate) embedded: EmbeddedConfig,
+    /// Keys of the installation.
+    pub(crate) keys: KeysConfig,
+}
+
+/// The Kafka cluster.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub(crate) struct KafkaConfig {
+    /// What the names of topics and groups begin with.
+    pub(crate) prefix: String,
+    /// Properties of librdkafka under their own names, such as `bootstrap.servers`.
+    #[serde(flatten)]
+    pub(crate) properties: BTreeMap<String, String>,
+}
+
+impl Default for KafkaConfig {
+    fn default() -> Self {
+        Self {
+            prefix: "postrider.".to_owned(),
+            properties: BTreeMap::new(),
+        }
+    }
+}
+
+impl Serialize for KafkaConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let shown = |(name, value): (&String, &String)| {
+            let secret = SECRET_PROPERTIES.iter().any(|part| name.contains(part));
+            (
+                name.clone(),
+                if secret {
+                    "***".to_owned()
+                } else {
+                    value.clone()
+                },
+            )
+        };
+        let prefix = ("prefix".to_owned(), self.prefix.clone());
+        serializer.collect_map(std::iter::once(prefix).chain(self.properties.iter().map(shown)))
+    }
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ListenConfig {
+    /// Address and port. By default port 8080 for the API and 9464 for health, at 127.0.0.1 in `up` and at 0.0.0.0 in
+    /// the other roles.
+    pub(crate) listen: Option<SocketAddr>,
+}
+
+/// When to try again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RetryConfig {
+    /// Waits in milliseconds before the second, third, … attempt, for endpoints without a schedule of their own.
+    pub(crate) default_schedule_ms: Vec<i64>,
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self {
+            default_schedule_ms: RetrySchedule::standard().delays_ms().to_vec(),
+        }
+    }
+}
+
+/// Limits of the registry.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RegistryConfig {
+    /// How long a write may take, in milliseconds; below `topics.compaction_lag_s`.
+    pub(crate) write_deadline_ms: u64,
+    /// How long superseded records wait to be removed, in milliseconds.
+    pub(crate) cleanup_delay_ms: u64,
+    /// Tenants at most.
+    pub(crate) tenants_max: usize,
+    /// Endpoints of one tenant at most.
+    pub(crate) endpoints_per_tenant_max: usize,
+    /// Bytes read at once, at most.
+    pub(crate) read_bytes_max: usize,
+    /// Bytes written but not yet acknowledged, at most.
+    pub(crate) write_bytes_max: usize,
+}
+
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        let options = RegistryOptions::default();
+        Self {
+            write_deadline_ms: milliseconds(options.write_deadline),
+            cleanup_delay_ms: milliseconds(options.cleanup_delay),
+            tenants_max: options.tenants_max,
+            endpoints_per_tenant_max: options.endpoints_per_tenant_max,
+            read_bytes_max: options.read_bytes_max,
+            write_bytes_max: options.write_bytes_max,
+        }
+    }
+}
+
+impl RegistryConfig {
+    /// As the registry takes them.
+    pub(crate) fn options(&self) -> RegistryOptions {
+        RegistryOptions {
+            write_deadline: Duration::from_millis(self.write_deadline_ms),
+            cleanup_delay: Duration::from_millis(self.cleanup_delay_ms),
+            tenants_max: self.tenants_max,
+            endpoints_per_tenant_max: self.endpoints_per_tenant_max,
+            read_bytes_max: self.read_bytes_max,
+            write_bytes_max: self.write_bytes_max,
+        }
+    }
+}
+
+/// The embedded log of `up`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct EmbeddedConfig {
+    /// Directory of the log and of the keys generated at first start.
+    pub(crate) data_dir: PathBuf,
+    /// How often retention and compaction run, in seconds.
+    pub(crate) maintain_interval_s: u64,
+}
+
+impl Default for EmbeddedConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("./postrider-data"),
+            maintain_interval_s: 60,
+        }
+    }
+}
+
+/// Keys of the installation: text, or `{ file = "path" }`. `up` generates what is not given in its data directory; so
+/// it does with `ingest.operator_key`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct KeysConfig {
+    /// Keys under which signing secrets rest in the log: 32 bytes in base64 or hexadecimal, one a line; the first
+    /// seals, all open.
+    pub(crate) encryption: Option<Secret>,
+}
+
+impl Config {
+    /// Loads the configuration from a file, if there is one, and from the environment.
+    pub(crate) fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let environment = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        config::load(file, environment, PREFIX, &DOTTED)
+    }
+
+    /// The keys under which signing secrets rest. Only `up` generates one: processes that share a log share them.
+    pub(crate) fn keyring(&self) -> anyhow::Result<Keyring> {
+        let keyring = self.keys.encryption.as_ref().context(
+            "`keys.encryption` is not set: generate a key once by `postrider key generate encryption` and give it to \
+             every process, for example as POSTRIDER_KEYS__ENCRYPTION",
+        )?;
+        Keyring::from_text(keyring.expose()).context("read `keys.encryption`")
+    }
+
+    /// Flags go over everything else.
+    pub(crate) fn listen(&mut self, args: &ListenArgs) {
+        self.api.listen = args.listen.or(self.api.listen);
+        self.listen_health(&args.health);
+    }
+
+    /// Flags go over everything else.
+    pub(crate) fn listen_health(&mut self, args: &HealthArgs) {
+        self.health.listen = args.health_listen.or(self.health.listen);
+    }
+
+    /// What the types of the fields cannot say. The text names the key and the reason.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        RetrySchedule::try_new(self.retry.default_schedule_ms.clone())
+            .map_err(|error| format!("`retry.default_schedule_ms`: {error}"))?;
+        postrider_model::address::AddressPolicy::try_new(&self.egress.allow_cidrs)
+            .map_err(|error| format!("`egress.allow_cidrs`: {error}"))?;
+        let compaction_lag_ms = u64::from(self.topics.compaction_lag_s) * 1000;
+        if self.registry.write_deadline_ms >= compaction_lag_ms {
+            return Err(format!(
+                "`registry.write_deadline_ms`: must be below `topics.compaction_lag_s` ({} s), or a reader could miss \
+                 who won",
+                self.topics.compaction_lag_s
+            ));
+        }
+        if self.embedded.maintain_interval_s == 0 {
+            return Err("`embedded.maintain_interval_s`: must be at least 1".to_owned());
+        }
+        if let Some(keyring) = &self.keys.encryption {
+            Keyring::from_text(keyring.expose())
+                .map_err(|error| format!("`keys.encryption`: {error}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let variables = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        config::load(None, variables, PREFIX, &DOTTED)
+    }
+
+    #[test]
+    fn defaults_are_valid_and_read_back() {
+        let text = config::render(&Config::default());
+        let file = tempfile(&text);
+        let read: Config = config::load(Some(&file), std::iter::empty(), PREFIX, &DOTTED).unwrap();
+        read.check().unwrap();
+        assert_eq!(config::render(&read), text);
+        std::fs::remove_file(file).unwrap();
+    }
+
+    fn tempfile(text: &str) -> PathBuf {
+        let path =
+            std::env::temp_dir().join(format!("postrider-config-{}.toml", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    #[test]
+    fn librdkafka_properties_come_from_the_environment() {
+        let config = load(&[
+            ("POSTRIDER_KAFKA__BOOTSTRAP_SERVERS", "broker:9092"),
+            ("POSTRIDER_KAFKA__SASL_PASSWORD", "hush"),
+            ("POSTRIDER_KAFKA__PREFIX", "hooks."),
+            ("POSTRIDER_EGRESS__ALLOW_CIDRS", "127.0.0.0/8,10.0.0.0/8"),
+        ])
+        .unwrap();
+        assert_eq!(config.kafka.properties["bootstrap.servers"], "broker:9092");
+        assert_eq!(config.kafka.prefix, "hooks.");
+        assert_eq!(config.egress.allow_cidrs.len(), 2);
+        let shown = config::render(&config);
+        assert!(
+            shown.contains("broker:9092") && !shown.contains("hush"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_values_name_their_place() {
+        let error = load(&[("POSTRIDER_REGISTRY__TENANT_MAX", "5")])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("registry.tenant_max") && error.contains("tenants_max"),
+            "{error}"
+        );
+        let config = load(&[("POSTRIDER_RETRY__DEFAULT_SCHEDULE_MS", "[5]")]).unwrap();
+        assert!(
+            config
+                .check()
+                .unwrap_err()
+                .contains("retry.default_schedule_ms")
+        );
+        let config = load(&[("POSTRIDER_KEYS__ENCRYPTION", "short")]).unwrap();
+        let error = config.check().unwrap_err();
+        assert!(
+            error.contains("keys.encryption") && !error.contains("short"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,102 @@
+//! Postrider: events in, webhooks out.
+//!
+//! `up`, `ingest` and `deliver` are roles, in [`roles`]; everything else is a command of an operator, in
+//! [`commands`]. The library crates do the work; here they are put together.
+
+mod cli;
+mod client;
+mod commands;
+mod config;
+mod data_dir;
+mod demo;
+mod output;
+mod roles;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::cli::{Cli, Command};
+use crate::config::Config;
+use crate::data_dir::DataDir;
+
+/// The exit code of a wrong command line or configuration.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let config = match configuration(&cli) {
+        Ok(config) => config,
+        Err(error) => {
+            output::talk(format!("error: {error}"));
+            return ExitCode::from(USAGE);
+        }
+    };
+    if cli.check_config {
+        output::data(postrider_daemon::config::render(&config).trim_end());
+        return ExitCode::SUCCESS;
+    }
+    let Some(command) = cli.command else {
+        Cli::command()
+            .error(
+                clap::error::ErrorKind::MissingSubcommand,
+                "a command is needed; --help lists them",
+            )
+            .exit()
+    };
+    match run(command, config) {
+        Ok(code) => code,
+        Err(error) => {
+            output::talk(format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The configuration as file, environment and flags make it, checked.
+fn configuration(cli: &Cli) -> Result<Config, String> {
+    let mut config = Config::load(cli.config.as_deref())
+        .map_err(|error| postrider_daemon::tasks::chain(&error))?;
+    if let Some(data_dir) = &cli.data_dir {
+        config.embedded.data_dir.clone_from(data_dir);
+    }
+    match &cli.command {
+        Some(Command::Up(args)) => {
+            if let Some(data) = &args.data {
+                config.embedded.data_dir.clone_from(data);
+            }
+            config.listen(&args.listen);
+        }
+        Some(Command::Ingest(args)) => config.listen(&args.listen),
+        Some(Command::Deliver(args)) => config.listen_health(&args.health),
+        Some(_) | None => {}
+    }
+    config.check()?;
+    Ok(config)
+}
+
+fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
+    postrider_daemon::telemetry::install_crypto();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let data_dir = DataDir::at(&config.embedded.data_dir);
+    let done = |()| ExitCode::SUCCESS;
+    runtime.block_on(async {
+        match command {
+            Command::Up(args) => roles::up::run(&args, config).await,
+            Command::Ingest(_) => roles::ingest::run(config).await,
+            Command::Deliver(args) => roles::deliver::run(&args, config).await,
+            Command::Topic(command) => commands::topic::run(&command, &config).await,
+            Command::Tenant(command) => commands::tenant::run(command, &data_dir).await.map(done),
+            Command::Endpoint(command) => {
+                commands::endpoint::run(command, &data_dir).await.map(done)
+            }
+            Command::Event(command) => commands::event::run(command, &data_dir).await,
+            Command::DeadLetter(command) => commands::dead_letter::run(command, &data_dir)
+                .await
+                .map(done),
+            Command::Key(command) => Ok(done(commands::key::run(&command))),
+        }
+    })
+}

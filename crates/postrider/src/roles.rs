@@ -1,0 +1,127 @@
+//! The roles: each builds its parts, runs them until a signal or a failure, and lets them end in order.
+
+pub(crate) mod deliver;
+pub(crate) mod ingest;
+pub(crate) mod log;
+pub(crate) mod up;
+
+mod api;
+mod registry;
+mod stages;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use postrider_daemon::CancellationToken;
+use postrider_daemon::health::{Health, HealthServer};
+use postrider_daemon::metrics::Metrics;
+use postrider_daemon::tasks::{TaskFailure, Tasks};
+use postrider_daemon::telemetry::{self, TelemetryGuard};
+
+use crate::config::Config;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+const HEALTH_PORT: u16 = 9464;
+/// What ends last has little left to do.
+const BASE_DRAIN: Duration = Duration::from_secs(5);
+/// Beyond what a part may drain by itself: it has to notice, too.
+const DRAIN_SLACK: Duration = Duration::from_secs(2);
+
+/// Everything that runs in the process, in the order in which it has to end: first nothing new is accepted, then what
+/// is under way is settled, then what both stand on goes.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// Cancelled by a signal.
+    pub(crate) stop: CancellationToken,
+    pub(crate) health: Health,
+    pub(crate) metrics: Metrics,
+    pub(crate) api: Tasks,
+    pub(crate) stages: Tasks,
+    pub(crate) base: Tasks,
+    stages_drain: Duration,
+    health_server: HealthServer,
+    telemetry: TelemetryGuard,
+}
+
+impl Process {
+    /// Starts telemetry, signals, health and metrics.
+    pub(crate) fn start(
+        config: &Config,
+        role: &'static str,
+        host: Ipv4Addr,
+    ) -> anyhow::Result<Self> {
+        let telemetry = telemetry::init(&config.telemetry, &format!("postrider-{role}"), VERSION)?;
+        let stop = CancellationToken::new();
+        postrider_daemon::signals::listen(stop.clone()).context("listen for signals")?;
+        let metrics = Metrics::new(VERSION, &[("role", role)]);
+        let health = Health::new();
+        let address = config
+            .health
+            .listen
+            .unwrap_or(SocketAddr::new(IpAddr::V4(host), HEALTH_PORT));
+        let health_server = health.serve(address, metrics.clone()).with_context(|| {
+            format!(
+                "listen at {address} for health and metrics; --health-listen names another address"
+            )
+        })?;
+        Ok(Self {
+            stop,
+            health,
+            metrics,
+            api: Tasks::new(CancellationToken::new()),
+            stages: Tasks::new(CancellationToken::new()),
+            base: Tasks::new(CancellationToken::new()),
+            stages_drain: Duration::from_millis(config.delivery.stage.stop_drain_ms) + DRAIN_SLACK,
+            health_server,
+            telemetry,
+        })
+    }
+
+    /// Where health and metrics are.
+    pub(crate) fn health_address(&self) -> SocketAddr {
+        self.health_server.address()
+    }
+
+    /// Waits for a signal, or for a part without which the process is of no use to end.
+    pub(crate) async fn wait(&mut self) -> Result<(), TaskFailure> {
+        tokio::select! {
+            biased;
+            failed = self.base.wait() => failed,
+            failed = self.stages.wait() => failed,
+            failed = self.api.wait() => failed,
+            () = self.stop.cancelled() => Ok(()),
+        }
+    }
+
+    /// Lets everything end in order; whether all ended in time and `waited` was no failure.
+    pub(crate) async fn finish(self, waited: Result<(), TaskFailure>) -> ExitCode {
+        // From here on a signal ends the process at once.
+        self.stop.cancel();
+        let mut code = ExitCode::SUCCESS;
+        if let Err(failure) = waited {
+            tracing::error!(
+                error = postrider_daemon::tasks::chain(&failure),
+                "a task failed, shutting down"
+            );
+            code = ExitCode::FAILURE;
+        }
+        let api_drain = api::DRAIN + api::FLUSH + DRAIN_SLACK;
+        let phases = [
+            (self.api, api_drain),
+            (self.stages, self.stages_drain),
+            (self.base, BASE_DRAIN),
+        ];
+        for (tasks, deadline) in phases {
+            if let Err(unfinished) = tasks.shutdown(deadline).await {
+                tracing::error!(error = %unfinished, "shutdown took too long");
+                code = ExitCode::FAILURE;
+            }
+        }
+        tracing::info!("stopped");
+        self.health_server.stop();
+        drop(self.telemetry);
+        code
+    }
+}

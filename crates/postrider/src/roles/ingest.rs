@@ -1,0 +1,41 @@
+//! `postrider ingest`: the API, on Kafka. Any number of them may run.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use postrider_ingest::{Api, ApiContext};
+use postrider_log::SystemClock;
+
+use super::{Process, api, log, registry};
+use crate::config::Config;
+
+/// Runs the role until a signal or a failure.
+pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let keyring = config.keyring()?;
+    let mut process = Process::start(&config, "ingest", Ipv4Addr::UNSPECIFIED)?;
+    let address = config.api.listen.unwrap_or(SocketAddr::new(
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        api::PORT,
+    ));
+    let listener = api::bind(address).await?;
+    let address = listener.local_addr()?;
+    let log = log::kafka(&config)?;
+    let registry = registry::open(&mut process, &config, log.clone(), keyring).await?;
+    let context = ApiContext {
+        log,
+        registry,
+        clock: Arc::new(SystemClock),
+        config: config.ingest.clone(),
+        metrics: process.metrics.registry(),
+    };
+    api::spawn(
+        &mut process.api,
+        listener,
+        Api::new(context).await.context("build the API")?,
+    );
+    tracing::info!(%address, health = %process.health_address(), "serving");
+    let waited = process.wait().await;
+    Ok(process.finish(waited).await)
+}

@@ -1,0 +1,102 @@
+//! Opening the log: in a directory or on Kafka.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use postrider_log::embedded::EmbeddedLog;
+use postrider_log::kafka::{KafkaLog, KafkaOptions};
+use postrider_log::{Log, LogError, SystemClock, TopicSpec};
+use postrider_model::topics::{TopicLayout, TopicPlan};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Process;
+use crate::config::Config;
+
+/// Opens the log in the data directory, creates its topics and keeps it in shape.
+pub(crate) async fn embedded(
+    process: &mut Process,
+    config: &Config,
+) -> anyhow::Result<Arc<dyn Log>> {
+    let data_dir = config.embedded.data_dir.clone();
+    let log = open(&data_dir).await.with_context(|| {
+        format!(
+            "open the data directory {}; --data names another",
+            data_dir.display()
+        )
+    })?;
+    log.create_topics(&topic_specs(&config.topics))
+        .await
+        .context("create the topics")?;
+    maintain(
+        process,
+        log.clone(),
+        Duration::from_secs(config.embedded.maintain_interval_s),
+    );
+    Ok(log)
+}
+
+/// Opening waits for the disk.
+async fn open(data_dir: &Path) -> anyhow::Result<Arc<EmbeddedLog>> {
+    let data_dir = data_dir.to_owned();
+    let opened =
+        tokio::task::spawn_blocking(move || EmbeddedLog::open(&data_dir, Arc::new(SystemClock)));
+    Ok(opened.await??)
+}
+
+fn maintain(process: &mut Process, log: Arc<EmbeddedLog>, every: Duration) {
+    let stop = process.base.token().clone();
+    process.base.background("maintain-log", async move {
+        let mut ticks = interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok::<(), LogError>(()),
+                _ = ticks.tick() => {}
+            }
+            match log.maintain().await {
+                Ok(maintained) => tracing::debug!(
+                    expired = maintained.expired,
+                    compacted = maintained.compacted,
+                    "log maintained"
+                ),
+                Err(error) => {
+                    tracing::warn!(%error, "the log could not be maintained, trying again later")
+                }
+            }
+        }
+    });
+}
+
+/// The topics of the layout as the log creates them.
+pub(crate) fn topic_specs(layout: &TopicLayout) -> Vec<TopicSpec> {
+    layout.topics().into_iter().map(topic_spec).collect()
+}
+
+fn topic_spec(plan: TopicPlan) -> TopicSpec {
+    let retention = plan
+        .retention_ms
+        .map(|ms| Duration::from_millis(ms.unsigned_abs()));
+    TopicSpec {
+        name: plan.name.to_owned(),
+        partitions: plan.partitions,
+        retention,
+        message_bytes_max: plan.message_bytes_max,
+        settings: plan.settings,
+    }
+}
+
+/// The log on Kafka. Does not wait for a broker.
+pub(crate) fn kafka(config: &Config) -> anyhow::Result<Arc<dyn Log>> {
+    let options = KafkaOptions {
+        prefix: config.kafka.prefix.clone(),
+        properties: config.kafka.properties.clone(),
+        replication: config.topics.replication,
+        client_id: "postrider".to_owned(),
+    };
+    let log = KafkaLog::connect(options)
+        .context("connect to Kafka as the section `kafka` says, for example by POSTRIDER_KAFKA__BOOTSTRAP_SERVERS")?;
+    Ok(log)
+}

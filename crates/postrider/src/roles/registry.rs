@@ -1,0 +1,108 @@
+//! The registry's place in a process, and the readiness that comes with it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use postrider_log::{Log, SystemClock};
+use postrider_model::topics::{GROUP_SCHEDULER, RETRY, TopicLayout};
+use postrider_registry::{Keyring, Registry};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Process;
+use crate::config::Config;
+
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// A log that has not answered for so long is not reachable: longer than an idle reader waits for a record.
+const LOG_SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// Opens the registry and keeps it: its follower and the conditions that it tells.
+pub(crate) async fn open(
+    process: &mut Process,
+    config: &Config,
+    log: Arc<dyn Log>,
+    keyring: Keyring,
+) -> anyhow::Result<Registry> {
+    let (registry, follower) = Registry::open(
+        log,
+        Arc::new(SystemClock),
+        Arc::new(keyring),
+        config.registry.options(),
+    )
+    .await
+    .context("open the registry")?;
+    let stop = process.base.token().clone();
+    process.base.critical("registry", async move {
+        follower.run(stop).await;
+        Ok::<(), Infallible>(())
+    });
+    watch(process, registry.clone());
+    Ok(registry)
+}
+
+/// The follower reads the log all the time, so what it sees tells whether the log can be reached.
+fn watch(process: &mut Process, registry: Registry) {
+    let caught_up = process.health.condition("registry_caught_up");
+    let log_reachable = process.health.condition("log_reachable");
+    let stop = process.base.token().clone();
+    process.base.background("readiness", async move {
+        let mut ticks = interval(CHECK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = registry.caught_up() => caught_up.set(true),
+        }
+        while !stop.is_cancelled() {
+            log_reachable.set(registry.age() < LOG_SILENCE_MAX);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                _ = ticks.tick() => {}
+            }
+        }
+        Ok::<(), Infallible>(())
+    });
+}
+
+/// Records which delay each partition of `retry` waits, so that no later configuration makes deliveries wait for
+/// another time than they were put there for.
+pub(crate) async fn record_retry_delays(
+    registry: &Registry,
+    log: &Arc<dyn Log>,
+    layout: &TopicLayout,
+) -> anyhow::Result<()> {
+    let delays_ms: Vec<i64> = layout.retry_delays_ms.clone().into();
+    let partitions = log.partition_count(RETRY).await?;
+    anyhow::ensure!(
+        usize::try_from(partitions).is_ok_and(|partitions| partitions >= delays_ms.len()),
+        "the topic {RETRY} has {partitions} partitions, but `topics.retry_delays_ms` has {} delays, one for each",
+        delays_ms.len()
+    );
+    registry.caught_up().await;
+    let recorded = registry.retry_delays();
+    if recorded.is_some_and(|recorded| *recorded.value == delays_ms) {
+        return Ok(());
+    }
+    let empty = empty_retry_partitions(log, partitions).await?;
+    registry
+        .record_retry_delays(&delays_ms, &empty)
+        .await
+        .context("record `topics.retry_delays_ms`")?;
+    Ok(())
+}
+
+/// The partitions of `retry` in which nothing waits.
+async fn empty_retry_partitions(log: &Arc<dyn Log>, partitions: i32) -> anyhow::Result<Vec<i32>> {
+    let committed = log.committed(GROUP_SCHEDULER, RETRY).await?;
+    let mut empty = Vec::new();
+    for (partition, committed) in (0..partitions).zip(committed) {
+        let bounds = log.bounds(RETRY, partition).await?;
+        let done = committed.map_or(bounds.start, |committed| committed.offset.max(bounds.start));
+        if done >= bounds.end {
+            empty.push(partition);
+        }
+    }
+    Ok(empty)
+}

@@ -1,0 +1,146 @@
+//! The delivery stages' place in a process.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use postrider_delivery::deliver::CarryContext;
+use postrider_delivery::fan_out::FanOutContext;
+use postrider_delivery::scheduler::SchedulerContext;
+use postrider_delivery::sender::HttpSender;
+use postrider_delivery::{DeliveryMetrics, StageContext, deliver, fan_out, scheduler};
+use postrider_log::{Clock, Log, Producer, SystemClock};
+use postrider_model::address::AddressPolicy;
+use postrider_model::retry::RetrySchedule;
+use postrider_registry::Registry;
+
+use super::Process;
+use crate::cli::Stage;
+use crate::config::Config;
+
+/// Starts the stages. Each waits until the registry has caught up: before, every endpoint would be unknown.
+pub(crate) fn spawn(
+    process: &mut Process,
+    config: &Config,
+    log: Arc<dyn Log>,
+    registry: &Registry,
+    stages: &[Stage],
+) -> anyhow::Result<()> {
+    let metrics = DeliveryMetrics::new(process.metrics.registry()).context("declare metrics")?;
+    let parts = Parts {
+        stage: StageContext {
+            log,
+            config: config.delivery.stage.clone(),
+            lease_term: Duration::from_millis(config.delivery.deliver.lease_ms),
+            metrics: metrics.clone(),
+        },
+        registry: registry.clone(),
+        clock: Arc::new(SystemClock),
+        metrics,
+    };
+    for stage in Stage::ALL
+        .into_iter()
+        .filter(|stage| stages.contains(stage))
+    {
+        match stage {
+            Stage::FanOut => parts.spawn_fan_out(process, config),
+            Stage::Deliver => parts.spawn_deliver(process, config)?,
+            Stage::Scheduler => parts.spawn_scheduler(process, config),
+        }
+    }
+    Ok(())
+}
+
+/// What all stages share.
+struct Parts {
+    stage: StageContext,
+    registry: Registry,
+    clock: Arc<dyn Clock>,
+    metrics: DeliveryMetrics,
+}
+
+impl Parts {
+    fn spawn_fan_out(&self, process: &mut Process, config: &Config) {
+        let context = FanOutContext {
+            registry: self.registry.clone(),
+            clock: self.clock.clone(),
+            config: config.delivery.fan_out.clone(),
+            raw_record_bytes_max: config.delivery.stage.raw_record_bytes_max,
+            metrics: self.metrics.clone(),
+        };
+        let stage = self.stage.clone();
+        let stop = process.stages.token().clone();
+        self.spawn(process, "fan-out", async move {
+            fan_out::run(stage, context, stop).await
+        });
+    }
+
+    fn spawn_deliver(&self, process: &mut Process, config: &Config) -> anyhow::Result<()> {
+        let policy = AddressPolicy::try_new(&config.egress.allow_cidrs)
+            .context("read `egress.allow_cidrs`")?;
+        let sender = HttpSender::new(policy, &config.egress, self.clock.clone())
+            .context("open the way out")?;
+        let default_schedule = RetrySchedule::try_new(config.retry.default_schedule_ms.clone())
+            .context("read `retry.default_schedule_ms`")?;
+        let (registry, clock, metrics) = (
+            self.registry.clone(),
+            self.clock.clone(),
+            self.metrics.clone(),
+        );
+        let (ladder, limits) = (
+            config.topics.retry_delays_ms.clone(),
+            config.delivery.deliver.clone(),
+        );
+        let context = move |producer: Arc<dyn Producer>| CarryContext {
+            registry: registry.clone(),
+            sender: sender.clone(),
+            clock: clock.clone(),
+            producer,
+            ladder: ladder.clone(),
+            default_schedule: default_schedule.clone(),
+            config: limits.clone(),
+            metrics: metrics.clone(),
+        };
+        let stage = self.stage.clone();
+        let stop = process.stages.token().clone();
+        self.spawn(process, "deliver", async move {
+            deliver::run(stage, context, stop).await
+        });
+        Ok(())
+    }
+
+    fn spawn_scheduler(&self, process: &mut Process, config: &Config) {
+        let context = SchedulerContext {
+            clock: self.clock.clone(),
+            ladder: config.topics.retry_delays_ms.clone(),
+            config: config.delivery.scheduler.clone(),
+            raw_record_bytes_max: config.delivery.stage.raw_record_bytes_max,
+            metrics: self.metrics.clone(),
+        };
+        let stage = self.stage.clone();
+        let stop = process.stages.token().clone();
+        self.spawn(process, "scheduler", async move {
+            scheduler::run(stage, context, stop).await
+        });
+    }
+
+    fn spawn(
+        &self,
+        process: &mut Process,
+        name: &'static str,
+        stage: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let registry = self.registry.clone();
+        let stop = process.stages.token().clone();
+        process.stages.critical(name, async move {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                () = registry.caught_up() => {}
+            }
+            stage.await;
+            Ok::<(), Infallible>(())
+        });
+    }
+}

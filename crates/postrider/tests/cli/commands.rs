@@ -1,0 +1,332 @@
+use std::io::Write;
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use crate::support::{Receiver, Up, postrider, stderr, stdout, wait_for};
+
+/// Commands against one `up`.
+struct Operator<'a>(&'a Path);
+
+impl Operator<'_> {
+    fn output(&self, arguments: &[&str]) -> Output {
+        postrider(arguments)
+            .arg("--data-dir")
+            .arg(self.0)
+            .output()
+            .unwrap()
+    }
+
+    /// Runs a command that must work, and gives what it answers.
+    fn run(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+        stdout(&output)
+    }
+
+    /// Runs a command that must fail, and gives what it says.
+    fn refused(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "{arguments:?}: {}",
+            stdout(&output)
+        );
+        stderr(&output)
+    }
+}
+
+#[test]
+fn many_events_are_published_from_standard_input() {
+    let directory = tempfile::tempdir().unwrap();
+    let up = Up::start(directory.path());
+    let operator = Operator(directory.path());
+    let receiver = Receiver::start(204);
+    operator.run(&[
+        "endpoint",
+        "create",
+        "-t",
+        "acme",
+        "--url",
+        &receiver.url(),
+        "--format",
+        "raw",
+        "--event-types",
+        "a.*",
+    ]);
+
+    // One a line, spread over lines, and one that is refused: a wrong type keeps the others from nothing.
+    let events = "{\"type\":\"a.one\",\"data\":{\"n\":  1}}\n{\n  \"type\": \"a.two\",\n  \"data\": [2.50]\n}\n\
+                  {\"type\":\"not a type\",\"data\":0}\n{\"type\":\"b.other\",\"data\":3}\n";
+    let mut publishing = postrider(&[
+        "event",
+        "publish",
+        "-t",
+        "acme",
+        "--file",
+        "-",
+        "--data-dir",
+    ])
+    .arg(directory.path())
+    .stdin(Stdio::piped())
+    .stdout(Stdio::piped())
+    .stderr(Stdio::piped())
+    .spawn()
+    .unwrap();
+    publishing
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(events.as_bytes())
+        .unwrap();
+    let output = publishing.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(stdout(&output).lines().count(), 3);
+    let said = stderr(&output);
+    assert!(
+        said.contains("event 3 was refused")
+            && said.contains("type:")
+            && said.contains("3 events accepted, 1 refused"),
+        "{said}"
+    );
+
+    wait_for("both webhooks", || {
+        (receiver.requests().len() == 2).then_some(())
+    });
+    let mut bodies: Vec<_> = receiver
+        .requests()
+        .into_iter()
+        .map(|request| request.body)
+        .collect();
+    bodies.sort();
+    assert_eq!(bodies, ["[2.50]", "{\"n\":  1}"]);
+    up.terminate();
+}
+
+#[test]
+fn endpoints_are_managed_by_commands() {
+    let directory = tempfile::tempdir().unwrap();
+    let up = Up::start(directory.path());
+    let operator = Operator(directory.path());
+    operator.run(&[
+        "tenant",
+        "create",
+        "acme",
+        "--name",
+        "Acme",
+        "--metadata",
+        "plan=gold",
+    ]);
+    assert!(operator.run(&["tenant", "show", "acme"]).contains("Acme"));
+    assert!(operator.run(&["tenant", "list"]).contains("acme"));
+
+    let one = ["-t", "acme", "ep_a"];
+    let with =
+        |verb: &[&'static str], rest: &[&'static str]| [&["endpoint"], verb, &one, rest].concat();
+    let created = operator.run(&[
+        "endpoint",
+        "create",
+        "-t",
+        "acme",
+        "--id",
+        "ep_a",
+        "--url",
+        "https://example.com/a",
+        "--retry-schedule",
+        "5s,1m",
+    ]);
+    assert!(
+        created.contains("whsec_") && created.contains("5,60"),
+        "{created}"
+    );
+    assert!(!operator.run(&with(&["show"], &[])).contains("whsec_"));
+    let refused = operator.refused(&[
+        "endpoint",
+        "create",
+        "-t",
+        "acme",
+        "--url",
+        "ftp://example.com",
+        "--format",
+        "xml",
+    ]);
+    assert!(
+        refused.contains("url:") && refused.contains("format:"),
+        "{refused}"
+    );
+
+    let updated = operator.run(&with(
+        &["update"],
+        &["--event-types", "invoice.*", "--json"],
+    ));
+    let version = serde_json::from_str::<serde_json::Value>(&updated).unwrap()["version"]
+        .as_u64()
+        .unwrap();
+    assert_eq!(version, 2);
+    assert!(
+        operator
+            .refused(&with(
+                &["update"],
+                &["--url", "https://example.com/b", "--if-version", "1"]
+            ))
+            .contains("412")
+    );
+    assert!(
+        operator
+            .run(&with(&["rotate-secret"], &["--yes"]))
+            .contains("whsec_")
+    );
+
+    assert!(operator.refused(&with(&["disable"], &[])).contains("--yes"));
+    assert!(
+        operator
+            .run(&with(&["disable"], &["--yes"]))
+            .contains("manual")
+    );
+    assert!(operator.run(&with(&["enable"], &[])).contains("enabled"));
+    assert!(operator.refused(&with(&["delete"], &[])).contains("--yes"));
+    operator.run(&with(&["delete"], &["--yes"]));
+    assert!(operator.refused(&with(&["show"], &[])).contains("404"));
+    up.terminate();
+}
+
+#[test]
+fn endpoints_are_imported_from_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let up = Up::start(directory.path());
+    let operator = Operator(directory.path());
+    let file = directory.path().join("endpoints.jsonl");
+    let lines: String = (0..300)
+        .map(|n| format!("{{\"id\":\"ep_{n:03}\",\"url\":\"https://example.com/{n}\"}}\n"))
+        .collect();
+    std::fs::write(&file, lines).unwrap();
+    let file = file.to_str().unwrap();
+    operator.run(&["endpoint", "import", "-t", "acme", "--file", file]);
+    let again = operator.refused(&["endpoint", "import", "-t", "acme", "--file", file]);
+    assert!(again.contains("0 created, 300 failed"), "{again}");
+    let output = operator.output(&["endpoint", "list", "-t", "acme", "--limit", "250"]);
+    assert_eq!(stdout(&output).lines().count(), 251);
+    let said = stderr(&output);
+    let cursor = said.trim().rsplit(' ').next().unwrap().to_owned();
+    assert_eq!(
+        operator
+            .run(&["endpoint", "list", "-t", "acme", "--cursor", &cursor])
+            .lines()
+            .count(),
+        51
+    );
+    up.terminate();
+}
+
+#[test]
+fn what_was_given_up_is_listed_shown_and_redriven() {
+    let directory = tempfile::tempdir().unwrap();
+    let up = Up::start(directory.path());
+    let operator = Operator(directory.path());
+    let receiver = Receiver::start(500);
+    operator.run(&[
+        "endpoint",
+        "create",
+        "-t",
+        "acme",
+        "--id",
+        "ep_a",
+        "--url",
+        &receiver.url(),
+        "--retry-schedule",
+        "1s",
+    ]);
+    operator.run(&[
+        "event",
+        "publish",
+        "-t",
+        "acme",
+        "--id",
+        "lost",
+        "--type",
+        "a.b",
+        "--data",
+        "{\"n\": 1}",
+    ]);
+    let letters = || {
+        let list = operator.run(&["dead-letter", "list", "-t", "acme", "--json"]);
+        let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+        list["data"][0]["id"].as_str().map(str::to_owned)
+    };
+    let id = wait_for("the dead letter", letters);
+    assert!(
+        operator
+            .run(&["dead-letter", "list", "-t", "acme"])
+            .contains("lost")
+    );
+    let shown = operator.run(&["dead-letter", "show", "-t", "acme", &id]);
+    assert!(shown.contains("ep_a") && shown.contains("500"), "{shown}");
+
+    receiver.answer(200);
+    assert!(
+        operator
+            .refused(&["dead-letter", "redrive", "-t", "acme", "--since", "1h"])
+            .contains("--yes")
+    );
+    for _ in 0..2 {
+        let redriven = operator.run(&[
+            "dead-letter",
+            "redrive",
+            "-t",
+            "acme",
+            &id,
+            "--command-id",
+            "again",
+        ]);
+        assert!(redriven.contains("1 redriven"), "{redriven}");
+    }
+    let attempts = || {
+        let attempts = operator.run(&["endpoint", "attempts", "-t", "acme", "ep_a"]);
+        attempts.contains("delivered").then_some(attempts)
+    };
+    let attempts = wait_for("the redriven delivery", attempts);
+    assert_eq!(attempts.lines().count(), 4, "{attempts}");
+    assert_eq!(receiver.requests().len(), 3);
+    up.terminate();
+}
+
+#[test]
+fn an_api_that_is_not_there_is_said_to_be_missing() {
+    let output = postrider(&[
+        "tenant",
+        "list",
+        "--api-url",
+        "http://127.0.0.1:1",
+        "--api-key",
+        "k",
+    ])
+    .output()
+    .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("POSTRIDER_URL"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn generated_keys_are_taken() {
+    let encryption = postrider(&["key", "generate", "encryption"])
+        .output()
+        .unwrap();
+    let operator = postrider(&["key", "generate", "operator"])
+        .output()
+        .unwrap();
+    let check = postrider(&["--check-config"])
+        .env("POSTRIDER_KEYS__ENCRYPTION", stdout(&encryption).trim())
+        .env("POSTRIDER_INGEST__OPERATOR_KEY", stdout(&operator).trim())
+        .output()
+        .unwrap();
+    assert!(check.status.success(), "{}", stderr(&check));
+    assert!(stdout(&operator).trim().len() >= 32);
+}
