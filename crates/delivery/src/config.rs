@@ -99,6 +99,8 @@ pub struct DeliverConfig {
     pub lane_queue_max: usize,
     /// Records of one partition that are read and not settled.
     pub partition_unsettled_max: usize,
+    /// Bytes of all records that are read and not settled.
+    pub unsettled_bytes_max: usize,
     /// How long one attempt may take, unless the endpoint says otherwise.
     pub attempt_timeout_ms: u64,
     /// No attempt starts when the last successful commit is older; must be shorter than the group's session timeout.
@@ -116,6 +118,7 @@ impl Default for DeliverConfig {
             lane_attempts_in_flight_max: 32,
             lane_queue_max: 512,
             partition_unsettled_max: 2_000,
+            unsettled_bytes_max: 256 * 1024 * 1024,
             attempt_timeout_ms: 15_000,
             lease_ms: 20_000,
             settled_age_ms: 10 * 60 * 1000,

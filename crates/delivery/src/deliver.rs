@@ -48,6 +48,7 @@ struct Deliver<S> {
     /// Lanes that may start an attempt, each once.
     line: VecDeque<(Partition, EndpointId)>,
     in_flight: usize,
+    unsettled_bytes: usize,
     tasks: JoinSet<Finished>,
     resolved: Vec<(Partition, Generation, Offset)>,
 }
@@ -61,7 +62,8 @@ struct Owned {
     active: BTreeMap<WorkId, Active>,
     /// Records behind one that found its lane full.
     held: VecDeque<Record>,
-    unsettled: usize,
+    /// The records that are read and not settled, with their size in bytes.
+    unsettled: BTreeMap<Offset, usize>,
     in_flight: usize,
     paused: bool,
     draining: bool,
@@ -124,6 +126,7 @@ impl<S: Sender> Deliver<S> {
             partitions: BTreeMap::new(),
             line: VecDeque::new(),
             in_flight: 0,
+            unsettled_bytes: 0,
             tasks: JoinSet::new(),
             resolved: Vec::new(),
         }
@@ -154,9 +157,7 @@ impl<S: Sender> Deliver<S> {
         let work = step.delivery.work_id();
         if owned.settled.is_copy(&work, step.delivery.attempt) {
             self.context.metrics.copies_dropped.inc();
-            owned.unsettled -= 1;
-            self.resolved
-                .push((partition, owned.generation, step.offset));
+            self.resolve(partition, step.offset);
             return Ok(());
         }
         if let Some(active) = owned.active.get_mut(&work) {
@@ -229,8 +230,7 @@ impl<S: Sender> Deliver<S> {
                 self.in_flight -= 1;
                 if let Some(owned) = self.owned_under(partition, generation) {
                     owned.in_flight -= 1;
-                    owned.unsettled -= 1;
-                    self.resolved.push((partition, generation, offset));
+                    self.resolve(partition, offset);
                 }
             }
             Finished::Carried {
@@ -259,35 +259,41 @@ impl<S: Sender> Deliver<S> {
         let endpoint = step.delivery.endpoint.clone();
         let lane = owned.lanes.entry(endpoint.clone()).or_default();
         lane.finish();
-        let mut waiting = Vec::new();
+        let (offset, mut settled, mut waiting) = (step.offset, false, Vec::new());
         match carry {
             Carry::Settled {
                 attempt,
                 place,
                 at_ms,
             } => {
-                owned.settled.note(&attempt, place, at_ms, step.offset);
-                owned.unsettled -= 1;
-                self.resolved
-                    .push((partition, owned.generation, step.offset));
-                waiting = owned
-                    .active
-                    .remove(&attempt.work)
-                    .map_or_else(Vec::new, |active| active.waiting);
+                owned.settled.note(&attempt, place, at_ms, offset);
+                let active = owned.active.remove(&attempt.work);
+                waiting = active.map_or_else(Vec::new, |active| active.waiting);
+                settled = true;
             }
             Carry::Interrupted => {}
             Carry::Unstarted => lane.push_front(step),
         }
-        if owned.draining {
-            return;
-        }
-        if lane.lines_up(self.context.config.lane_attempts_in_flight_max) {
+        let draining = owned.draining;
+        if !draining && lane.lines_up(self.context.config.lane_attempts_in_flight_max) {
             self.line.push_back((partition, endpoint));
         } else if lane.is_empty() {
             owned.lanes.remove(&endpoint);
         }
-        for step in waiting {
-            self.admit_waiting(partition, step);
+        if settled {
+            self.resolve(partition, offset);
+        }
+        if !draining {
+            waiting
+                .into_iter()
+                .for_each(|step| self.admit_waiting(partition, step));
+        }
+    }
+
+    fn resolve(&mut self, partition: Partition, offset: Offset) {
+        if let Some(owned) = self.partitions.get_mut(&partition) {
+            self.unsettled_bytes -= owned.unsettled.remove(&offset).unwrap_or(0);
+            self.resolved.push((partition, owned.generation, offset));
         }
     }
 
@@ -394,7 +400,12 @@ impl<S: Sender> Stage for Deliver<S> {
         let Some(owned) = self.owned_under(partition, generation) else {
             return Ok(());
         };
-        owned.unsettled += 1;
+        let bytes = record.size_bytes();
+        owned.unsettled.insert(record.offset, bytes);
+        self.unsettled_bytes += bytes;
+        let Some(owned) = self.partitions.get_mut(&partition) else {
+            return Ok(());
+        };
         if !owned.held.is_empty() {
             owned.held.push_back(record);
         } else if let Err(record) = self.admit(record, generation)
@@ -429,9 +440,12 @@ impl<S: Sender> Stage for Deliver<S> {
 
     fn pauses(&mut self) -> Vec<(Partition, bool)> {
         let unsettled_max = self.context.config.partition_unsettled_max;
+        let bytes_full = self.unsettled_bytes >= self.context.config.unsettled_bytes_max;
         let mut changed = Vec::new();
         for (&partition, owned) in &mut self.partitions {
-            let pause = !owned.held.is_empty() || owned.unsettled >= unsettled_max;
+            let full = owned.unsettled.len() >= unsettled_max
+                || (bytes_full && !owned.unsettled.is_empty());
+            let pause = full || !owned.held.is_empty();
             if pause != owned.paused {
                 owned.paused = pause;
                 changed.push((partition, pause));
@@ -486,6 +500,7 @@ impl<S: Sender> Stage for Deliver<S> {
     fn forget(&mut self, partition: Partition) {
         if let Some(owned) = self.partitions.remove(&partition) {
             owned.gone.cancel();
+            self.unsettled_bytes -= owned.unsettled.values().sum::<usize>();
         }
         self.line.retain(|(lined_up, _)| *lined_up != partition);
     }
@@ -499,7 +514,7 @@ impl Owned {
             lanes: BTreeMap::new(),
             active: BTreeMap::new(),
             held: VecDeque::new(),
-            unsettled: 0,
+            unsettled: BTreeMap::new(),
             in_flight: 0,
             paused: false,
             draining: false,

@@ -5,11 +5,29 @@
 
 use std::time::Duration;
 
-use postrider_log::{AppendError, NewRecord, Position, Producer, Target};
+use futures_util::FutureExt;
+use postrider_log::{Append, AppendError, NewRecord, Position, Producer, Target};
 use tokio::time::sleep;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// Starts an append as soon as the producer's queue has room. Until then nothing later goes to the log, so order holds.
+pub(crate) async fn append_when_room(
+    producer: &dyn Producer,
+    topic: &str,
+    target: Target,
+    record: NewRecord,
+) -> Append {
+    loop {
+        let mut append = producer.append(topic, target, record.clone());
+        match (&mut append).now_or_never() {
+            None => return append,
+            Some(Err(AppendError::QueueFull)) => sleep(BACKOFF_MIN).await,
+            Some(fate) => return Append::ready(fate),
+        }
+    }
+}
 
 /// The topic does not take a record of this size, now or later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

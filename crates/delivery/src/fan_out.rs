@@ -28,6 +28,7 @@ use postrider_registry::{Matched, Registry};
 
 use crate::config::FanOutConfig;
 use crate::dead_letter;
+use crate::durable::{append_durably, append_when_room};
 use crate::metrics::DeliveryMetrics;
 use crate::progress::Lease;
 use crate::stage::{Stage, StageContext, StageError, run_stage};
@@ -114,31 +115,9 @@ impl FanOut {
             traceparent: event.trace.traceparent.clone(),
             endpoints,
         };
-        let deliveries = self.append_deliveries(&event, &route);
+        let deliveries = append_deliveries(&*self.producer, &event, &route).await;
         self.context.metrics.events_routed.inc();
         self.track(record, generation, route, deliveries);
-    }
-
-    fn append_deliveries(&self, event: &Event, route: &Route) -> Vec<Append> {
-        let appended = route.endpoints.iter().map(|endpoint| {
-            let delivery = Delivery {
-                event: event.clone(),
-                endpoint: endpoint.clone(),
-                position: route.position,
-                run: 0,
-                attempt: 1,
-                registry_position: route.registry_position,
-                due_at_ms: 0,
-            };
-            let key = Bytes::copy_from_slice(endpoint.as_str().as_bytes());
-            let record = NewRecord {
-                key,
-                value: Some(delivery.encode()),
-                headers: Vec::new(),
-            };
-            self.producer.append(DELIVERIES, Target::Key, record)
-        });
-        appended.collect()
     }
 
     /// Waits, beside everything else, until an event's deliveries are acknowledged, and only then appends its route, so
@@ -168,11 +147,7 @@ impl FanOut {
                     }
                 }
             }
-            let appended = append_route(&*producer, &route).await;
-            appended.map_err(|source| StageError::Append {
-                topic: ROUTES,
-                source,
-            })?;
+            append_route(&*producer, &route).await;
             if too_large > 0 {
                 let detail = format!(
                     "the deliveries to {too_large} endpoints are larger than the topic takes"
@@ -205,17 +180,42 @@ impl FanOut {
     }
 }
 
-fn append_route(producer: &dyn Producer, route: &Route) -> Append {
-    let key = Bytes::copy_from_slice(route.event_id.as_str().as_bytes());
-    producer.append(
-        ROUTES,
-        Target::Key,
-        NewRecord {
+async fn append_deliveries(producer: &dyn Producer, event: &Event, route: &Route) -> Vec<Append> {
+    let mut appended = Vec::with_capacity(route.endpoints.len());
+    for endpoint in &route.endpoints {
+        let delivery = Delivery {
+            event: event.clone(),
+            endpoint: endpoint.clone(),
+            position: route.position,
+            run: 0,
+            attempt: 1,
+            registry_position: route.registry_position,
+            due_at_ms: 0,
+        };
+        let key = Bytes::copy_from_slice(endpoint.as_str().as_bytes());
+        let record = NewRecord {
             key,
-            value: Some(route.encode()),
+            value: Some(delivery.encode()),
             headers: Vec::new(),
-        },
-    )
+        };
+        appended.push(append_when_room(producer, DELIVERIES, Target::Key, record).await);
+    }
+    appended
+}
+
+async fn append_route(producer: &dyn Producer, route: &Route) {
+    let key = Bytes::copy_from_slice(route.event_id.as_str().as_bytes());
+    let record = NewRecord {
+        key,
+        value: Some(route.encode()),
+        headers: Vec::new(),
+    };
+    if append_durably(producer, ROUTES, Target::Key, record)
+        .await
+        .is_err()
+    {
+        tracing::error!(event_id = %route.event_id, "the route is too large for its topic");
+    }
 }
 
 /// Waits until the registry's view is as new as the event, so that an endpoint created before the event was published
