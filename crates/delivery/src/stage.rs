@@ -300,9 +300,11 @@ impl<S: Stage> Runner<'_, S> {
             if lost_from < from {
                 self.report_loss(partition, lost_from, from);
             }
-            tracing::info!(stage = S::GROUP, partition, from, "partition assigned");
+            tracing::debug!(stage = S::GROUP, partition, from, "reading begins");
             self.group.start(partition, from);
         }
+        let partitions = self.progress.partitions();
+        tracing::info!(stage = S::GROUP, ?partitions, "partitions assigned");
         Ok(())
     }
 
