@@ -5,9 +5,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// Limits of the three stages.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeliveryConfig {
+    /// What the limits in bytes of all stages may add up to.
+    pub memory_bytes_max: usize,
     /// Of all stages.
     pub stage: StageConfig,
     /// Of fan-out.
@@ -16,6 +18,100 @@ pub struct DeliveryConfig {
     pub deliver: DeliverConfig,
     /// Of the scheduler.
     pub scheduler: SchedulerConfig,
+}
+
+impl Default for DeliveryConfig {
+    fn default() -> Self {
+        Self {
+            memory_bytes_max: 1024 * 1024 * 1024,
+            stage: StageConfig::default(),
+            fan_out: FanOutConfig::default(),
+            deliver: DeliverConfig::default(),
+            scheduler: SchedulerConfig::default(),
+        }
+    }
+}
+
+/// Why the limits do not go together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidLimits {
+    /// A limit that stops everything.
+    #[error("`{0}`: must be at least 1")]
+    Zero(&'static str),
+    /// Memory.
+    #[error(
+        "`memory_bytes_max`: the limits in bytes add up to {sum}, more than {max}; lower them or raise it"
+    )]
+    Memory {
+        /// Their sum.
+        sum: usize,
+        /// What they may add up to.
+        max: usize,
+    },
+    /// A lease that never holds.
+    #[error(
+        "`deliver.lease_ms`: must be more than twice `stage.commit_idle_interval_ms`, which renews it"
+    )]
+    Lease,
+}
+
+impl DeliveryConfig {
+    /// Checks that the limits go together: none stops everything, the bytes add up to no more than may be, and the
+    /// lease outlasts the commits that renew it.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its key below the section.
+    pub fn check(&self) -> Result<(), InvalidLimits> {
+        let at_least_1 = [
+            (
+                "fan_out.events_in_flight_max",
+                self.fan_out.events_in_flight_max,
+            ),
+            (
+                "deliver.attempts_in_flight_max",
+                self.deliver.attempts_in_flight_max,
+            ),
+            (
+                "deliver.lane_attempts_in_flight_max",
+                self.deliver.lane_attempts_in_flight_max,
+            ),
+            ("deliver.lane_queue_max", self.deliver.lane_queue_max),
+            (
+                "deliver.partition_unsettled_max",
+                self.deliver.partition_unsettled_max,
+            ),
+            (
+                "deliver.unsettled_bytes_max",
+                self.deliver.unsettled_bytes_max,
+            ),
+            ("scheduler.timer_bytes_max", self.scheduler.timer_bytes_max),
+            (
+                "scheduler.releases_in_flight_max",
+                self.scheduler.releases_in_flight_max,
+            ),
+        ];
+        if let Some((key, _)) = at_least_1.into_iter().find(|(_, limit)| *limit == 0) {
+            return Err(InvalidLimits::Zero(key));
+        }
+        let per_stage = self
+            .stage
+            .prefetch_bytes_max
+            .saturating_add(self.stage.producer_queue_bytes_max);
+        let sum = per_stage
+            .saturating_mul(3)
+            .saturating_add(self.deliver.unsettled_bytes_max)
+            .saturating_add(self.scheduler.timer_bytes_max);
+        if sum > self.memory_bytes_max {
+            return Err(InvalidLimits::Memory {
+                sum,
+                max: self.memory_bytes_max,
+            });
+        }
+        if self.deliver.lease_ms <= self.stage.commit_idle_interval_ms.saturating_mul(2) {
+            return Err(InvalidLimits::Lease);
+        }
+        Ok(())
+    }
 }
 
 /// Limits that all stages share.
@@ -174,5 +270,31 @@ impl Default for EgressConfig {
             idle_connection_ms: 30_000,
             response_bytes_max: 64 * 1024,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DeliveryConfig, InvalidLimits};
+
+    #[test]
+    fn the_defaults_go_together() {
+        assert_eq!(DeliveryConfig::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn limits_that_do_not_go_together_are_refused() {
+        let mut config = DeliveryConfig::default();
+        config.deliver.unsettled_bytes_max = config.memory_bytes_max;
+        assert!(matches!(config.check(), Err(InvalidLimits::Memory { .. })));
+        config = DeliveryConfig::default();
+        config.deliver.lane_queue_max = 0;
+        assert_eq!(
+            config.check(),
+            Err(InvalidLimits::Zero("deliver.lane_queue_max"))
+        );
+        config = DeliveryConfig::default();
+        config.deliver.lease_ms = 5_000;
+        assert_eq!(config.check(), Err(InvalidLimits::Lease));
     }
 }
