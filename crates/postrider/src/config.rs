@@ -226,6 +226,10 @@ impl Config {
     pub(crate) fn check(&self) -> Result<(), String> {
         RetrySchedule::try_new(self.retry.default_schedule_ms.clone())
             .map_err(|error| format!("`retry.default_schedule_ms`: {error}"))?;
+        self.delivery
+            .check()
+            .map_err(|error| format!("`delivery`: {error}"))?;
+        self.check_lease()?;
         postrider_model::address::AddressPolicy::try_new(&self.egress.allow_cidrs)
             .map_err(|error| format!("`egress.allow_cidrs`: {error}"))?;
         let compaction_lag_ms = u64::from(self.topics.compaction_lag_s) * 1000;
@@ -244,6 +248,22 @@ impl Config {
                 .map_err(|error| format!("`keys.encryption`: {error}"))?;
         }
         Ok(())
+    }
+}
+
+impl Config {
+    /// A worker that is cut off must stop before its partitions go to another.
+    fn check_lease(&self) -> Result<(), String> {
+        let Some(session_timeout) = self.kafka.properties.get("session.timeout.ms") else {
+            return Ok(());
+        };
+        let lease_ms = self.delivery.deliver.lease_ms;
+        match session_timeout.parse::<u64>() {
+            Ok(session_timeout_ms) if lease_ms < session_timeout_ms => Ok(()),
+            _ => Err(format!(
+                "`kafka.session.timeout.ms`: must be a number above `delivery.deliver.lease_ms` ({lease_ms} ms)"
+            )),
+        }
     }
 }
 
