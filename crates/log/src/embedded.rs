@@ -6,6 +6,7 @@
 
 mod compaction;
 mod database;
+mod headers;
 mod reads;
 mod storage;
 mod writer;

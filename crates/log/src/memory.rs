@@ -7,6 +7,7 @@
 
 mod faults;
 mod random;
+mod state;
 mod storage;
 
 use std::sync::Arc;

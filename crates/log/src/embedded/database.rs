@@ -5,9 +5,9 @@ use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
+use super::headers::encode_headers;
 use super::writer::{Head, Heads, Store, StoreError};
 use crate::local::topic::Topic;
 use crate::port::{Commit, Committed, LogError, NewRecord, Offset, Partition, TopicSpec};
@@ -409,40 +409,6 @@ fn settings_of(lines: &str) -> Vec<(String, String)> {
     settings
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
-}
-
-/// Each name and value behind its length.
-fn encode_headers(headers: &[(String, Bytes)]) -> Vec<u8> {
-    let mut encoded = Vec::new();
-    for (name, value) in headers {
-        for part in [name.as_bytes(), value] {
-            let length = u32::try_from(part.len()).expect("a record is smaller than 4 GiB");
-            encoded.extend_from_slice(&length.to_le_bytes());
-            encoded.extend_from_slice(part);
-        }
-    }
-    encoded
-}
-
-/// What [`encode_headers`] made; `None` if it is something else.
-pub(super) fn decode_headers(mut encoded: &[u8]) -> Option<Vec<(String, Bytes)>> {
-    let mut headers = Vec::new();
-    while !encoded.is_empty() {
-        let name = take_part(&mut encoded)?;
-        let value = take_part(&mut encoded)?;
-        headers.push((
-            String::from_utf8(name.to_vec()).ok()?,
-            Bytes::copy_from_slice(value),
-        ));
-    }
-    Some(headers)
-}
-
-fn take_part<'a>(encoded: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let (length, rest) = encoded.split_first_chunk::<4>()?;
-    let (part, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-    *encoded = rest;
-    Some(part)
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::database::{connect_to_read, decode_headers, offset_of, row_id};
+use super::database::{connect_to_read, offset_of, row_id};
+use super::headers::decode_headers;
 use super::writer::StoreError;
 use crate::local::locked;
 use crate::local::storage::Chunk;

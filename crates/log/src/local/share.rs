@@ -347,3 +347,6 @@ impl Share {
         self.forced = false;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,6 @@
 //! Records in maps, and the adversary's decisions on their way there.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -10,19 +9,14 @@ use futures_util::future::{BoxFuture, FutureExt, ready};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::faults::{
-    AppendFate, AppendPlan, AppendSite, CommitFault, CommitSite, DecideAppend, DecideCommit,
-};
+use super::faults::{AppendPlan, AppendSite, CommitFault, CommitSite, DecideAppend, DecideCommit};
 use super::random::SplitMix64;
+use super::state::{Late, State, Tell, UnderWay};
 use crate::clock::Clock;
 use crate::local::locked;
-use crate::local::producer::Fate;
 use crate::local::storage::{Appending, Chunk, CommitDone, CommitFate, Origin, Storage};
 use crate::local::topic::Topic;
-use crate::port::{
-    AppendError, Commit, CommitError, LogError, NewRecord, Offset, Partition, Position, Record,
-    TopicSpec,
-};
+use crate::port::{Commit, CommitError, LogError, Offset, Partition, Record, TopicSpec};
 
 /// Records in maps.
 #[derive(Debug)]
@@ -33,105 +27,11 @@ pub(super) struct MemoryStorage {
     this: Weak<Self>,
 }
 
-struct State {
-    random: SplitMix64,
-    topics: Vec<Arc<Topic>>,
-    partitions: BTreeMap<(i64, Partition), PartitionLog>,
-    decide_append: Option<DecideAppend>,
-    decide_commit: Option<DecideCommit>,
-    append_plans: BTreeMap<String, VecDeque<AppendPlan>>,
-    commit_faults: BTreeMap<String, VecDeque<CommitFault>>,
-    /// Appends that have not landed yet, by when they will.
-    under_way: BTreeMap<(Instant, u64), UnderWay>,
-    sequence: u64,
-    late: VecDeque<Late>,
-    session_timeout: Duration,
-}
-
-impl fmt::Debug for State {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("State")
-            .field("random", &self.random)
-            .field("under_way", &self.under_way.len())
-            .field("late", &self.late.len())
-            .finish_non_exhaustive()
-    }
-}
-
-#[derive(Debug, Default)]
-struct PartitionLog {
-    records: BTreeMap<Offset, Record>,
-    last_timestamp_ms: i64,
-}
-
-/// A record, by whom, and whither.
-#[derive(Debug)]
-struct Late {
-    origin: Origin,
-    topic: Arc<Topic>,
-    partition: Partition,
-    record: NewRecord,
-}
-
-/// What happens at its time.
-#[derive(Debug)]
-enum UnderWay {
-    /// The record lands, or whatever its plan says; the fate is told unless that was done before.
-    Land {
-        append: Late,
-        plan: AppendFate,
-        fate: Option<Fate>,
-    },
-    /// The producer gives the fate up as unknown.
-    GiveUp { origin: Origin, fate: Fate },
-}
-
-impl UnderWay {
-    fn origin(&self) -> &Origin {
-        match self {
-            Self::Land { append, .. } => &append.origin,
-            Self::GiveUp { origin, .. } => origin,
-        }
-    }
-}
-
-/// What to do when the lock is released: a caller may be woken by it, and come back.
-#[derive(Debug, Default)]
-struct Tell {
-    fates: Vec<(Fate, Result<Position, AppendError>)>,
-    changed: Vec<Arc<Topic>>,
-}
-
-impl Tell {
-    fn all(self) {
-        for (fate, told) in self.fates {
-            fate.tell(told);
-        }
-        for topic in self.changed {
-            topic.changed.notify_waiters();
-        }
-    }
-}
-
 impl MemoryStorage {
     pub(super) fn new(clock: Arc<dyn Clock>, random: SplitMix64) -> Arc<Self> {
-        let state = State {
-            random,
-            topics: Vec::new(),
-            partitions: BTreeMap::new(),
-            decide_append: None,
-            decide_commit: None,
-            append_plans: BTreeMap::new(),
-            commit_faults: BTreeMap::new(),
-            under_way: BTreeMap::new(),
-            sequence: 0,
-            late: VecDeque::new(),
-            session_timeout: Duration::from_secs(10),
-        };
         Arc::new_cyclic(|this| Self {
             clock,
-            state: Mutex::new(state),
+            state: Mutex::new(State::new(random)),
             under_way: Arc::new(Notify::new()),
             this: this.clone(),
         })
@@ -283,145 +183,6 @@ impl MemoryStorage {
                 .collect();
             log.records
                 .retain(|offset, record| latest.get(&record.key) == Some(offset));
-        }
-    }
-}
-
-impl State {
-    fn plan(&mut self, site: &AppendSite<'_>) -> AppendPlan {
-        let queued = self
-            .append_plans
-            .get_mut(site.topic)
-            .and_then(VecDeque::pop_front);
-        let Self {
-            decide_append,
-            random,
-            ..
-        } = self;
-        queued
-            .or_else(|| decide_append.as_mut().map(|decide| decide(site, random)))
-            .unwrap_or_default()
-    }
-
-    fn commit_fault(&mut self, site: &CommitSite<'_>) -> CommitFault {
-        let queued = self
-            .commit_faults
-            .get_mut(site.group)
-            .and_then(VecDeque::pop_front);
-        let Self {
-            decide_commit,
-            random,
-            ..
-        } = self;
-        queued
-            .or_else(|| decide_commit.as_mut().map(|decide| decide(site, random)))
-            .unwrap_or_default()
-    }
-
-    /// When the last append of this producer to this partition lands that has not yet.
-    fn last_under_way(&self, append: &Late) -> Option<Instant> {
-        let mut behind = self
-            .under_way
-            .iter()
-            .rev()
-            .filter_map(|((due, _), step)| match step {
-                UnderWay::Land {
-                    append: earlier, ..
-                } => Some((due, earlier)),
-                UnderWay::GiveUp { .. } => None,
-            });
-        behind
-            .find(|(_, earlier)| earlier.same_stream(append))
-            .map(|(due, _)| *due)
-    }
-
-    fn put_under_way(&mut self, due: Instant, step: UnderWay) {
-        self.sequence += 1;
-        self.under_way.insert((due, self.sequence), step);
-    }
-
-    /// Before a producer lands a record, its late ones of the partition land now or never.
-    fn resolve_late(&mut self, append: &Late, tell: &mut Tell, now_ms: i64) {
-        let (same, other): (VecDeque<_>, _) = std::mem::take(&mut self.late)
-            .into_iter()
-            .partition(|late| late.same_stream(append));
-        self.late = other;
-        for late in same {
-            if self.random.once_in(2) {
-                self.land(late, tell, now_ms);
-            }
-        }
-    }
-
-    fn land(&mut self, append: Late, tell: &mut Tell, now_ms: i64) -> Position {
-        let Late {
-            topic,
-            partition,
-            record,
-            ..
-        } = append;
-        let log = self.partitions.entry((topic.id, partition)).or_default();
-        let offset = topic.bounds(partition).end;
-        log.last_timestamp_ms = log.last_timestamp_ms.max(now_ms);
-        let NewRecord {
-            key,
-            value,
-            headers,
-        } = record;
-        let timestamp_ms = log.last_timestamp_ms;
-        log.records.insert(
-            offset,
-            Record {
-                partition,
-                offset,
-                timestamp_ms,
-                key,
-                value,
-                headers,
-            },
-        );
-        topic.set_end(partition, offset + 1);
-        tell.changed.push(topic);
-        Position { partition, offset }
-    }
-}
-
-impl Late {
-    fn same_stream(&self, other: &Self) -> bool {
-        self.origin.producer == other.origin.producer
-            && self.topic.id == other.topic.id
-            && self.partition == other.partition
-    }
-}
-
-impl UnderWay {
-    fn happen(self, state: &mut State, tell: &mut Tell, now_ms: i64) {
-        let unknown = || Err(AppendError::Unknown("the adversary does not tell".into()));
-        let (append, plan, fate) = match self {
-            Self::GiveUp { fate, .. } => {
-                tell.fates.push((fate, unknown()));
-                return;
-            }
-            Self::Land { append, plan, fate } => (append, plan, fate),
-        };
-        if matches!(plan, AppendFate::Acked | AppendFate::UnknownLanded) {
-            state.resolve_late(&append, tell, now_ms);
-        }
-        let told = match plan {
-            AppendFate::Acked => Ok(state.land(append, tell, now_ms)),
-            AppendFate::Failed => Err(AppendError::Failed("the adversary refused it".into())),
-            AppendFate::UnknownLanded => {
-                state.land(append, tell, now_ms);
-                unknown()
-            }
-            AppendFate::UnknownAbsent => unknown(),
-            AppendFate::UnknownLate => {
-                state.late.push_back(append);
-                unknown()
-            }
-        };
-        if let Some(fate) = fate {
-            tell.fates.push((fate, told));
         }
     }
 }
