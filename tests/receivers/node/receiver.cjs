@@ -7,14 +7,12 @@
 "use strict";
 
 const http = require("node:http");
-const { writeSync } = require("node:fs");
 const { Webhook } = require("standardwebhooks");
 
 const webhook = new Webhook(process.env.WEBHOOK_SECRET);
 
-// In one piece and at once: lines of concurrent requests never mix.
 function say(line) {
-  writeSync(1, JSON.stringify(line) + "\n");
+  process.stdout.write(JSON.stringify(line) + "\n");
 }
 
 function judge(headers, body) {

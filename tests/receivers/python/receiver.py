@@ -18,9 +18,13 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 WEBHOOK = Webhook(os.environ["WEBHOOK_SECRET"])
 
 
+SAYING = threading.Lock()
+
+
 def say(line):
     """In one piece and at once: lines of concurrent requests never mix."""
-    os.write(1, (json.dumps(line) + "\n").encode())
+    with SAYING:
+        print(json.dumps(line), flush=True)
 
 
 def judge(headers, body):
