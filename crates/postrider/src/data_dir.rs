@@ -46,6 +46,11 @@ impl DataDir {
         self.0.join(OPERATOR_KEY)
     }
 
+    /// Where the encryption keyring is, if it was generated.
+    pub(crate) fn encryption_key_path(&self) -> PathBuf {
+        self.0.join(ENCRYPTION_KEY)
+    }
+
     /// The operator key that was generated here, if any.
     pub(crate) fn operator_key(&self) -> anyhow::Result<Option<String>> {
         read(&self.operator_key_path())
@@ -58,7 +63,7 @@ impl DataDir {
 
     /// The encryption keyring, generated if there is none.
     pub(crate) fn ensure_encryption_key(&self) -> anyhow::Result<String> {
-        ensure(&self.0.join(ENCRYPTION_KEY), generate_encryption_key)
+        ensure(&self.encryption_key_path(), generate_encryption_key)
     }
 
     /// A text under this name, made if there is none, for its owner alone.

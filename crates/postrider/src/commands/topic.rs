@@ -55,6 +55,9 @@ async fn create(
     topics: &[Topic],
     dry_run: bool,
 ) -> anyhow::Result<ExitCode> {
+    if !dry_run {
+        log.create_topics(&log::topic_specs(&config.topics)).await?;
+    }
     let prefix = &config.kafka.prefix;
     for (plan, present) in topics {
         let done = match (present, dry_run) {
@@ -74,9 +77,6 @@ async fn create(
         .iter()
         .filter(|(_, present)| present.is_none())
         .count();
-    if !dry_run {
-        log.create_topics(&log::topic_specs(&config.topics)).await?;
-    }
     let created = if dry_run { "to create" } else { "created" };
     output::data(format!(
         "{missing} {created}, {} present",
@@ -181,7 +181,7 @@ fn findings(plan: &TopicPlan, present: Option<&TopicDescription>) -> Vec<(Level,
         findings.push((
             Level::Ok,
             format!(
-                "{} partitions, {} replicas",
+                "{} partitions, replication factor {}",
                 present.partitions, present.replication
             ),
         ));
@@ -211,7 +211,7 @@ fn durability(present: &TopicDescription, settings: &BTreeMap<&str, &str>) -> Ve
         findings.push((
             Level::Warn,
             format!(
-                "{replication} replicas: fewer than {REPLICATION_MIN} may lose what was accepted"
+                "replication factor {replication}: below {REPLICATION_MIN}, losing brokers may lose what was accepted"
             ),
         ));
     }

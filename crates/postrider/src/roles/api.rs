@@ -2,13 +2,19 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use postrider_daemon::http::{self, Limits};
 use postrider_daemon::tasks::Tasks;
-use postrider_ingest::Api;
+use postrider_ingest::{Api, ApiContext};
+use postrider_log::{Log, SystemClock};
+use postrider_registry::Registry;
 use tokio::net::TcpListener;
+
+use super::Process;
+use crate::config::Config;
 
 /// Port of the API, unless configured.
 pub(crate) const PORT: u16 = 8080;
@@ -22,6 +28,23 @@ pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("listen at {address} for the API; --listen names another address"))
+}
+
+/// Builds the API.
+pub(crate) async fn open(
+    process: &Process,
+    config: &Config,
+    log: Arc<dyn Log>,
+    registry: Registry,
+) -> anyhow::Result<Api> {
+    let context = ApiContext {
+        log,
+        registry,
+        clock: Arc::new(SystemClock),
+        config: config.ingest.clone(),
+        metrics: process.metrics.registry(),
+    };
+    Api::new(context).await.context("build the API")
 }
 
 /// Serves the API until asked to end, then drains it.

@@ -2,11 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
-use std::sync::Arc;
-
-use anyhow::Context;
-use postrider_ingest::{Api, ApiContext};
-use postrider_log::SystemClock;
 
 use super::{Process, api, log, registry};
 use crate::config::Config;
@@ -23,18 +18,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let address = listener.local_addr()?;
     let log = log::kafka(&config)?;
     let registry = registry::open(&mut process, &config, log.clone(), keyring).await?;
-    let context = ApiContext {
-        log,
-        registry,
-        clock: Arc::new(SystemClock),
-        config: config.ingest.clone(),
-        metrics: process.metrics.registry(),
-    };
-    api::spawn(
-        &mut process.api,
-        listener,
-        Api::new(context).await.context("build the API")?,
-    );
+    let api = api::open(&process, &config, log, registry).await?;
+    api::spawn(&mut process.api, listener, api);
     tracing::info!(%address, health = %process.health_address(), "serving");
     let waited = process.wait().await;
     Ok(process.finish(waited).await)

@@ -5,14 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use postrider_daemon::CancellationToken;
 use postrider_log::embedded::EmbeddedLog;
 use postrider_log::kafka::{KafkaLog, KafkaOptions};
 use postrider_log::{Log, LogError, SystemClock, TopicSpec};
 use postrider_model::topics::{TopicLayout, TopicPlan};
-use tokio::time::{MissedTickBehavior, interval};
+use postrider_registry::WriteError;
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::Process;
 use crate::config::Config;
+
+const AVAILABLE_CHECK: Duration = Duration::from_secs(1);
 
 /// Opens the log in the data directory, creates its topics and keeps it in shape.
 pub(crate) async fn embedded(
@@ -68,6 +72,37 @@ fn maintain(process: &mut Process, log: Arc<EmbeddedLog>, every: Duration) {
             }
         }
     });
+}
+
+/// Begins something that needs the log, again and again for as long as only the log's absence makes it fail: a process
+/// that starts before its brokers waits for them, and is not ready until then.
+pub(crate) async fn when_available<T>(
+    stop: &CancellationToken,
+    mut begin: impl AsyncFnMut() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    loop {
+        let error = match begin().await {
+            Ok(begun) => return Ok(begun),
+            Err(error) if is_passing(&error) => error,
+            Err(error) => return Err(error),
+        };
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "the log is not available, trying again"
+        );
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(error.context("stopped while waiting for the log")),
+            () = sleep(AVAILABLE_CHECK) => {}
+        }
+    }
+}
+
+fn is_passing(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        matches!(cause.downcast_ref(), Some(LogError::Unavailable(_)))
+            || matches!(cause.downcast_ref(), Some(WriteError::Unavailable { .. }))
+    })
 }
 
 /// The topics of the layout as the log creates them.

@@ -11,6 +11,7 @@ use postrider_registry::{Keyring, Registry};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Process;
+use super::log::when_available;
 use crate::config::Config;
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -24,14 +25,18 @@ pub(crate) async fn open(
     log: Arc<dyn Log>,
     keyring: Keyring,
 ) -> anyhow::Result<Registry> {
-    let (registry, follower) = Registry::open(
-        log,
-        Arc::new(SystemClock),
-        Arc::new(keyring),
-        config.registry.options(),
-    )
-    .await
-    .context("open the registry")?;
+    let keyring = Arc::new(keyring);
+    let (registry, follower) = when_available(&process.stop, async || {
+        Registry::open(
+            log.clone(),
+            Arc::new(SystemClock),
+            keyring.clone(),
+            config.registry.options(),
+        )
+        .await
+        .context("open the registry")
+    })
+    .await?;
     let stop = process.base.token().clone();
     process.base.critical("registry", async move {
         follower.run(stop).await;
@@ -69,25 +74,41 @@ fn watch(process: &mut Process, registry: Registry) {
 /// Records which delay each partition of `retry` waits, so that no later configuration makes deliveries wait for
 /// another time than they were put there for.
 pub(crate) async fn record_retry_delays(
+    process: &Process,
     registry: &Registry,
     log: &Arc<dyn Log>,
     layout: &TopicLayout,
 ) -> anyhow::Result<()> {
     let delays_ms: Vec<i64> = layout.retry_delays_ms.clone().into();
+    tokio::select! {
+        biased;
+        () = process.stop.cancelled() => anyhow::bail!("stopped while reading the registry"),
+        () = registry.caught_up() => {}
+    }
+    when_available(&process.stop, async || {
+        record_delays(registry, log, &delays_ms).await
+    })
+    .await
+}
+
+async fn record_delays(
+    registry: &Registry,
+    log: &Arc<dyn Log>,
+    delays_ms: &[i64],
+) -> anyhow::Result<()> {
     let partitions = log.partition_count(RETRY).await?;
     anyhow::ensure!(
         usize::try_from(partitions).is_ok_and(|partitions| partitions >= delays_ms.len()),
         "the topic {RETRY} has {partitions} partitions, but `topics.retry_delays_ms` has {} delays, one for each",
         delays_ms.len()
     );
-    registry.caught_up().await;
     let recorded = registry.retry_delays();
     if recorded.is_some_and(|recorded| *recorded.value == delays_ms) {
         return Ok(());
     }
     let empty = empty_retry_partitions(log, partitions).await?;
     registry
-        .record_retry_delays(&delays_ms, &empty)
+        .record_retry_delays(delays_ms, &empty)
         .await
         .context("record `topics.retry_delays_ms`")?;
     Ok(())

@@ -2,12 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Context;
 use postrider_daemon::config::Secret;
-use postrider_ingest::{Api, ApiContext};
-use postrider_log::SystemClock;
 use postrider_registry::Keyring;
 
 use super::{Process, api, log, registry, stages};
@@ -36,20 +33,10 @@ pub(crate) async fn run(args: &UpArgs, mut config: Config) -> anyhow::Result<Exi
     let keys = Keys::ensure(&config, &data_dir)?;
     config.ingest.operator_key = Some(Secret::from(keys.operator.clone()));
     let registry = registry::open(&mut process, &config, log.clone(), keys.encryption).await?;
-    registry::record_retry_delays(&registry, &log, &config.topics).await?;
+    registry::record_retry_delays(&process, &registry, &log, &config.topics).await?;
 
-    let context = ApiContext {
-        log: log.clone(),
-        registry: registry.clone(),
-        clock: Arc::new(SystemClock),
-        config: config.ingest.clone(),
-        metrics: process.metrics.registry(),
-    };
-    api::spawn(
-        &mut process.api,
-        listener,
-        Api::new(context).await.context("build the API")?,
-    );
+    let api = api::open(&process, &config, log.clone(), registry.clone()).await?;
+    api::spawn(&mut process.api, listener, api);
     data_dir.remember_api_url(&url)?;
 
     if args.demo {
@@ -98,10 +85,19 @@ impl Keys {
             }
         };
         let encryption = match &config.keys.encryption {
-            Some(keyring) => keyring.expose().to_owned(),
-            None => data_dir.ensure_encryption_key()?,
+            Some(keyring) => {
+                Keyring::from_text(keyring.expose()).context("read `keys.encryption`")?
+            }
+            None => {
+                let text = data_dir.ensure_encryption_key()?;
+                Keyring::from_text(&text).with_context(|| {
+                    format!(
+                        "read the encryption key {}",
+                        data_dir.encryption_key_path().display()
+                    )
+                })?
+            }
         };
-        let encryption = Keyring::from_text(&encryption).context("read the encryption key")?;
         Ok(Self {
             operator,
             operator_place,
