@@ -96,9 +96,10 @@ async fn list_of(
     let window = Window::take(api, &mut parameters);
     let filter = Filter::take(&mut parameters);
     parameters.finish()?;
-    let topic = api.readers.topic(DEAD_LETTERS).await?;
+    let budget = api.readers.admit()?;
+    let topic = api.readers.topic(DEAD_LETTERS, &budget).await?;
     let partitions = filter.partitions(topic.partitions);
-    lists::newest_first(api, topic, partitions, window, |record| {
+    lists::newest_first(topic, partitions, window, budget, |record| {
         let letter = read(record, tenant)?;
         filter.admits(&letter).then(|| views::dead_letter(&letter))
     })
@@ -143,7 +144,7 @@ async fn show_of(
     let cursor: Option<Vec<Range>> = page::cursor(&mut parameters);
     parameters.finish()?;
     let mut budget = api.readers.admit()?;
-    let mut topic = api.readers.topic(DEAD_LETTERS).await?;
+    let mut topic = api.readers.topic(DEAD_LETTERS, &budget).await?;
     let ranges = match cursor {
         Some(rest) => topic.checked(rest)?,
         None => topic.ranges(0..topic.partitions, None, None).await?,

@@ -17,17 +17,17 @@ pub(crate) struct RawObject<'a>(pub(crate) BTreeMap<String, &'a RawValue>);
 
 impl<'a> RawObject<'a> {
     pub(crate) fn parse(body: &'a [u8]) -> Result<Self, Problem> {
-        serde_json::from_slice(body).map_err(json_problem)
+        serde_json::from_slice(body).map_err(|error| json_problem(&error))
     }
 }
 
 /// The body as a JSON object. An empty one is an empty object, where the route says so.
 pub(crate) fn parse_object(body: &[u8]) -> Result<Map<String, Value>, Problem> {
-    serde_json::from_slice(body).map_err(json_problem)
+    serde_json::from_slice(body).map_err(|error| json_problem(&error))
 }
 
 /// Text that is no JSON is malformed, JSON that is no object is invalid.
-pub(crate) fn json_problem(error: serde_json::Error) -> Problem {
+pub(crate) fn json_problem(error: &serde_json::Error) -> Problem {
     if error.is_data() {
         Problem::field(
             "",
@@ -95,6 +95,11 @@ impl Fields {
             }
         }
         fields
+    }
+
+    /// Whether the field is there.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.values.get(name).is_some_and(|value| !value.is_null())
     }
 
     /// A field that may be absent or `null`.
@@ -242,7 +247,7 @@ mod tests {
 
     use super::*;
 
-    fn fields(value: Value) -> Fields {
+    fn fields(value: &Value) -> Fields {
         Fields::new(value.as_object().unwrap().clone())
     }
 
@@ -255,7 +260,7 @@ mod tests {
 
     #[test]
     fn names_every_wrong_field_at_once() {
-        let mut fields = fields(json!({"a": 1, "c": "x", "d": 1, "e": [1]}));
+        let mut fields = fields(&json!({"a": 1, "c": "x", "d": 1, "e": [1]}));
         assert_eq!(fields.required("a", text(9)), None);
         assert_eq!(fields.required("b", text(9)), None);
         assert_eq!(fields.optional("c", text(9)), Some("x".to_owned()));
@@ -265,7 +270,7 @@ mod tests {
 
     #[test]
     fn lets_pass_what_asks_for_nothing() {
-        let mut fields = fields(json!({"a": null, "b": false, "c": [], "d": ""}));
+        let mut fields = fields(&json!({"a": null, "b": false, "c": [], "d": ""}));
         for name in ["a", "b", "c", "d", "e"] {
             fields.refuse(name, "is not supported yet");
         }

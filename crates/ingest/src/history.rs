@@ -127,7 +127,7 @@ impl EventSearch<'_> {
         ranges: Option<Vec<Range>>,
         budget: &mut Budget,
     ) -> Result<Search<Route>, Problem> {
-        let mut topic = self.api.readers.topic(ROUTES).await?;
+        let mut topic = self.api.readers.topic(ROUTES, budget).await?;
         let partition = partition_for(self.id.as_str().as_bytes(), topic.partitions);
         let ranges = match ranges {
             Some(ranges) => topic.checked(ranges)?,
@@ -146,7 +146,7 @@ impl EventSearch<'_> {
         ranges: Option<Vec<Range>>,
         budget: &mut Budget,
     ) -> Result<History, Problem> {
-        let mut topic = self.api.readers.topic(EVENTS).await?;
+        let mut topic = self.api.readers.topic(EVENTS, budget).await?;
         let ranges = match ranges {
             Some(ranges) => topic.checked(ranges)?,
             None => {
@@ -187,13 +187,13 @@ impl EventSearch<'_> {
         budget: &mut Budget,
     ) -> Result<History, Problem> {
         let EventPosition { partition, offset } = route.position;
-        let events = self.api.readers.topic(EVENTS).await?;
+        let events = self.api.readers.topic(EVENTS, budget).await?;
         let event = Forward::new(events, vec![place_of(partition, offset)]);
         let event = match event.find(budget, |record| self.as_event(record)).await? {
             Search::Found(event, _) => Some(event),
             Search::Absent | Search::Cut(_) => None,
         };
-        let mut topic = self.api.readers.topic(ATTEMPTS).await?;
+        let mut topic = self.api.readers.topic(ATTEMPTS, budget).await?;
         let ranges = match rest {
             Some(rest) => topic.checked(rest)?,
             None => {
@@ -276,9 +276,10 @@ pub(crate) async fn list_attempts(
     let endpoint = known_endpoint(&api, &tenant, &endpoint).await?;
     let window = Window::take(&api, &mut parameters);
     parameters.finish()?;
-    let topic = api.readers.topic(ATTEMPTS).await?;
+    let budget = api.readers.admit()?;
+    let topic = api.readers.topic(ATTEMPTS, &budget).await?;
     let partition = partition_for(endpoint.as_str().as_bytes(), topic.partitions);
-    lists::newest_first(&api, topic, [partition], window, |record| {
+    lists::newest_first(topic, [partition], window, budget, |record| {
         let attempt = Attempt::decode(record.value.as_ref()?).ok()?;
         let wanted = attempt.work.endpoint == endpoint && attempt.tenant == tenant;
         wanted.then(|| views::attempt(&attempt))

@@ -9,7 +9,7 @@ use crate::api::Shared;
 use crate::fields::{self, Fields};
 use crate::page;
 use crate::problem::Problem;
-use crate::reading::{Backward, Found, Range, Topic};
+use crate::reading::{Backward, Budget, Found, Range, Topic};
 
 /// What part of a list is asked for.
 #[derive(Debug)]
@@ -52,13 +52,12 @@ pub(crate) fn since_default_ms(api: &Shared, now_ms: i64) -> i64 {
 
 /// One page of what `select` shows, from these partitions.
 pub(crate) async fn newest_first(
-    api: &Shared,
     mut topic: Topic<'_>,
     partitions: impl IntoIterator<Item = Partition>,
     window: Window,
+    mut budget: Budget,
     select: impl Fn(&Record) -> Option<Value>,
 ) -> Result<Json<Value>, Problem> {
-    let mut budget = api.readers.admit()?;
     let ranges = match window.cursor {
         Some(cursor) => topic.checked(cursor.rest)?,
         None => {

@@ -26,6 +26,10 @@ pub(crate) struct FieldError {
 }
 
 impl FieldError {
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "texts and errors alike come as temporaries"
+    )]
     pub(crate) fn new(field: impl Into<String>, detail: impl ToString) -> Self {
         Self {
             field: field.into(),

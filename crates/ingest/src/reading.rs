@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use postrider_log::{Batch, Log, LogError, Offset, Partition, Reader, Record};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -68,15 +69,14 @@ pub(crate) struct Readers {
 pub(crate) struct Budget {
     bytes_left: usize,
     deadline: Instant,
-    /// Something was read: only then may the number of bytes end the request, so that each one gets on.
-    began: bool,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Budget {
-    /// Whether the answer has to be cut here.
-    fn is_spent(&self) -> bool {
-        (self.began && self.bytes_left == 0) || self.left().is_zero()
+    /// Whether the answer has to be cut here. What has not begun to be read may begin nevertheless, as long as there
+    /// is time, so that each request gets on.
+    fn is_spent(&self, began: bool) -> bool {
+        (began && self.bytes_left == 0) || self.left().is_zero()
     }
 
     /// The rest of the request's time.
@@ -106,13 +106,12 @@ impl Readers {
         Ok(Budget {
             bytes_left: self.bytes_max,
             deadline,
-            began: false,
             _permit: permit,
         })
     }
 
-    /// Opens a topic.
-    pub(crate) async fn topic(&self, name: &'static str) -> Result<Topic<'_>, Problem> {
+    /// Opens a topic, for a request that was admitted: so there are no more readers than such requests.
+    pub(crate) async fn topic(&self, name: &'static str, _: &Budget) -> Result<Topic<'_>, Problem> {
         let partitions = self.within(self.log.partition_count(name)).await?;
         let idle = self.idle().get_mut(name).and_then(Vec::pop);
         let reader = match idle {
@@ -125,6 +124,30 @@ impl Readers {
             partitions,
             reader: Some(reader),
         })
+    }
+
+    async fn range(
+        &self,
+        topic: &str,
+        partition: Partition,
+        since_ms: Option<i64>,
+        until_ms: Option<i64>,
+    ) -> Result<Range, Problem> {
+        let bounds = self.within(self.log.bounds(topic, partition)).await?;
+        let mut range = Range {
+            partition,
+            from: bounds.start,
+            end: bounds.end,
+        };
+        if let Some(since_ms) = since_ms {
+            let since = self.log.offset_for_time(topic, partition, since_ms);
+            range.from = range.from.max(self.within(since).await?);
+        }
+        if let Some(until_ms) = until_ms {
+            let until = self.log.offset_for_time(topic, partition, until_ms);
+            range.end = range.end.min(self.within(until).await?);
+        }
+        Ok(range)
     }
 
     /// Bounds how long one call to the log may take.
@@ -183,46 +206,18 @@ impl Topic<'_> {
         }
     }
 
-    /// What was appended to the partition from one time on and before another: `None` for no bound.
-    async fn range(
-        &mut self,
-        partition: Partition,
-        since_ms: Option<i64>,
-        until_ms: Option<i64>,
-    ) -> Result<Range, Problem> {
-        let log = &self.readers.log;
-        let bounds = self
-            .readers
-            .within(log.bounds(self.name, partition))
-            .await?;
-        let mut range = Range {
-            partition,
-            from: bounds.start,
-            end: bounds.end,
-        };
-        if let Some(since_ms) = since_ms {
-            let since = log.offset_for_time(self.name, partition, since_ms);
-            range.from = range.from.max(self.readers.within(since).await?);
-        }
-        if let Some(until_ms) = until_ms {
-            let until = log.offset_for_time(self.name, partition, until_ms);
-            range.end = range.end.min(self.readers.within(until).await?);
-        }
-        Ok(range)
-    }
-
-    /// The same of several partitions, in their order.
+    /// What was appended to these partitions from one time on and before another: `None` for no bound.
     pub(crate) async fn ranges(
         &mut self,
         partitions: impl IntoIterator<Item = Partition>,
         since_ms: Option<i64>,
         until_ms: Option<i64>,
     ) -> Result<Vec<Range>, Problem> {
-        let mut ranges = Vec::new();
-        for partition in partitions {
-            ranges.push(self.range(partition, since_ms, until_ms).await?);
-        }
-        Ok(ranges)
+        let (readers, name) = (self.readers, self.name);
+        let ranges = partitions
+            .into_iter()
+            .map(|partition| readers.range(name, partition, since_ms, until_ms));
+        try_join_all(ranges).await
     }
 
     /// Reads a batch on the budget. `None`: the time is over.
@@ -249,7 +244,6 @@ impl Topic<'_> {
         self.reader = Some(reader);
         let bytes: usize = batch.records.iter().map(Record::size_bytes).sum();
         budget.bytes_left = budget.bytes_left.saturating_sub(bytes);
-        budget.began = true;
         Ok(Some(batch))
     }
 }

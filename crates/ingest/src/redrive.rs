@@ -108,19 +108,11 @@ pub(crate) async fn redrive(
 }
 
 fn take_selection(api: &Shared, fields: &mut Fields) -> Option<Selection> {
-    let ids_max = api.config.redrive_dead_letters_max;
-    let ids = fields.optional("ids", |value| {
-        let ids: BTreeSet<_> = texts(value)?.into_iter().collect();
-        if ids.is_empty() || ids.len() > ids_max {
-            return Err(format!("must be 1 to {ids_max} ids"));
-        }
-        Ok(ids)
-    });
-    if let Some(ids) = ids {
+    if fields.has("ids") {
         for name in ["since", "until", "endpoint", "reason"] {
             fields.refuse(name, "cannot be given together with `ids`");
         }
-        return Some(Selection::Ids(ids));
+        return take_ids(api.config.redrive_dead_letters_max, fields).map(Selection::Ids);
     }
     let since_ms = fields.required("since", fields::time);
     let until_ms = fields.required("until", fields::time);
@@ -129,6 +121,16 @@ fn take_selection(api: &Shared, fields: &mut Fields) -> Option<Selection> {
         since_ms: since_ms?,
         until_ms: until_ms?,
         filter,
+    })
+}
+
+fn take_ids(ids_max: usize, fields: &mut Fields) -> Option<BTreeSet<String>> {
+    fields.optional("ids", |value| {
+        let ids: BTreeSet<_> = texts(value)?.into_iter().collect();
+        if ids.is_empty() || ids.len() > ids_max {
+            return Err(format!("must be 1 to {ids_max} ids"));
+        }
+        Ok(ids)
     })
 }
 
@@ -163,7 +165,7 @@ impl Command<'_> {
         cursor: Option<Vec<Range>>,
         budget: &mut Budget,
     ) -> Result<Option<Vec<Range>>, Problem> {
-        let mut topic = self.api.readers.topic(DEAD_LETTERS).await?;
+        let mut topic = self.api.readers.topic(DEAD_LETTERS, budget).await?;
         let ranges = match cursor {
             Some(rest) => topic.checked(rest)?,
             None => topic.ranges(0..topic.partitions, None, None).await?,
@@ -201,7 +203,7 @@ impl Command<'_> {
         cursor: Option<Vec<Range>>,
         budget: &mut Budget,
     ) -> Result<Option<Vec<Range>>, Problem> {
-        let mut topic = self.api.readers.topic(DEAD_LETTERS).await?;
+        let mut topic = self.api.readers.topic(DEAD_LETTERS, budget).await?;
         let ranges = match cursor {
             Some(rest) => topic.checked(rest)?,
             None => {
@@ -247,11 +249,15 @@ impl Command<'_> {
         if !self.seen.insert(letter.id.clone()) {
             return Ok(());
         }
-        match self.api.registry.endpoint(&delivery.endpoint) {
-            Lookup::Found(found) if found.value.state == EndpointState::Enabled => {}
-            Lookup::Found(_) => return Ok(self.skip(&letter.id, "endpoint_disabled")),
-            Lookup::Deleted => return Ok(self.skip(&letter.id, "endpoint_deleted")),
-            Lookup::Unknown => return Ok(self.skip(&letter.id, "endpoint_unknown")),
+        let obstacle = match self.api.registry.endpoint(&delivery.endpoint) {
+            Lookup::Found(found) if found.value.state == EndpointState::Enabled => None,
+            Lookup::Found(_) => Some("endpoint_disabled"),
+            Lookup::Deleted => Some("endpoint_deleted"),
+            Lookup::Unknown => Some("endpoint_unknown"),
+        };
+        if let Some(obstacle) = obstacle {
+            self.skip(&letter.id, obstacle);
+            return Ok(());
         }
         let delivery = Delivery {
             run: self.run,

@@ -237,14 +237,14 @@ fn parse_attempt_timeout(value: &Value) -> Result<u32, String> {
 mod tests {
     use super::*;
 
-    fn settings(json: Value) -> Result<Settings, Problem> {
+    fn settings(json: &Value) -> Result<Settings, Problem> {
         let mut fields = Fields::new(json.as_object().unwrap().clone());
         let settings = Settings::take(&mut fields);
         fields.finish().map(|()| settings.unwrap())
     }
 
     fn full() -> Settings {
-        settings(json!({
+        settings(&json!({
             "url": "https://example.com/hooks",
             "description": "orders",
             "metadata": {"a": "1", "b": "2"},
@@ -256,18 +256,18 @@ mod tests {
         .unwrap()
     }
 
-    fn patched(patch: Value) -> Result<Settings, Problem> {
+    fn patched(patch: &Value) -> Result<Settings, Problem> {
         full().patched(patch.as_object().unwrap().clone())
     }
 
     #[test]
     fn what_is_shown_can_be_set_again() {
-        assert_eq!(settings(Value::Object(full().to_json())).unwrap(), full());
+        assert_eq!(settings(&Value::Object(full().to_json())).unwrap(), full());
     }
 
     #[test]
     fn a_patch_changes_what_it_names_and_nothing_else() {
-        let changed = patched(json!({"description": "bills"})).unwrap();
+        let changed = patched(&json!({"description": "bills"})).unwrap();
         assert_eq!(
             changed,
             Settings {
@@ -275,12 +275,13 @@ mod tests {
                 ..full()
             }
         );
-        assert_eq!(patched(json!({})).unwrap(), full());
+        assert_eq!(patched(&json!({})).unwrap(), full());
     }
 
     #[test]
     fn null_in_a_patch_restores_the_default() {
-        let changed = patched(json!({"retry_schedule": null, "format": null, "event_types": null}));
+        let changed =
+            patched(&json!({"retry_schedule": null, "format": null, "event_types": null}));
         let expected = Settings {
             retry_schedule: None,
             format: PayloadFormat::Standard,
@@ -288,12 +289,12 @@ mod tests {
             ..full()
         };
         assert_eq!(changed.unwrap(), expected);
-        assert!(patched(json!({"url": null})).is_err());
+        assert!(patched(&json!({"url": null})).is_err());
     }
 
     #[test]
     fn a_patch_merges_metadata_and_replaces_lists() {
-        let changed = patched(json!({"metadata": {"a": null, "c": "3"}, "event_types": ["a"]}));
+        let changed = patched(&json!({"metadata": {"a": null, "c": "3"}, "event_types": ["a"]}));
         let changed = changed.unwrap();
         let pairs: Vec<_> = changed
             .metadata
@@ -314,7 +315,7 @@ mod tests {
                 other => panic!("{name}: {other:?}"),
             }
         }
-        assert!(patched(json!({"colour": "red"})).is_err());
+        assert!(patched(&json!({"colour": "red"})).is_err());
     }
 
     #[test]
@@ -372,7 +373,7 @@ mod tests {
         ] {
             let mut document = json!({"url": "https://example.com/"});
             document[name] = value;
-            match settings(document) {
+            match settings(&document) {
                 Err(Problem::Invalid(errors)) => assert_eq!(errors[0].field, name),
                 other => panic!("{name}: {other:?}"),
             }

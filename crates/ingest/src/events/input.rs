@@ -33,7 +33,8 @@ pub(crate) fn from_json(body: &Bytes, stamp: Stamp) -> Result<Event, Problem> {
         .map(|data| body.slice_ref(data.get().as_bytes()));
     let mut values = Map::new();
     for (name, value) in raw {
-        let value: Value = serde_json::from_str(value.get()).map_err(json_problem)?;
+        let value: Value =
+            serde_json::from_str(value.get()).map_err(|error| json_problem(&error))?;
         values.insert(name, value);
     }
     let mut fields = Fields::new(values);

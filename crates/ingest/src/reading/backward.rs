@@ -7,8 +7,9 @@ use postrider_log::{Offset, Record};
 use super::{Budget, Range, Topic};
 use crate::problem::Problem;
 
-const WINDOW_OFFSETS_MIN: i64 = 16;
-const WINDOW_OFFSETS_FIRST: i64 = 64;
+/// Small, because it is read of every partition, whatever it holds.
+const WINDOW_OFFSETS_FIRST: i64 = 16;
+const WINDOW_OFFSETS_MIN: i64 = 8;
 const WINDOW_OFFSETS_MAX: i64 = 1 << 16;
 /// A window with fewer bytes than this may grow.
 const WINDOW_BYTES_SMALL: usize = 512 * 1024;
@@ -31,6 +32,7 @@ struct Lane<T> {
     rest: Range,
     window: i64,
     held: VecDeque<Held<T>>,
+    began: bool,
 }
 
 #[derive(Debug)]
@@ -57,6 +59,7 @@ impl<'a, T, F: Fn(&Record) -> Option<T>> Backward<'a, T, F> {
             rest,
             window: WINDOW_OFFSETS_FIRST,
             held: VecDeque::new(),
+            began: false,
         };
         let lanes = ranges.into_iter().map(lane).collect();
         Self {
@@ -71,7 +74,7 @@ impl<'a, T, F: Fn(&Record) -> Option<T>> Backward<'a, T, F> {
     pub(crate) async fn next(&mut self, budget: &mut Budget) -> Result<Found<T>, Problem> {
         for lane in &mut self.lanes {
             while lane.held.is_empty() && lane.rest.from < lane.rest.end {
-                let may_read = !budget.is_spent();
+                let may_read = !budget.is_spent(lane.began);
                 if !may_read
                     || !lane
                         .fill(&mut self.topic, budget, &self.select, self.held_max)
@@ -145,6 +148,7 @@ impl<T> Lane<T> {
             _ => begin,
         };
         self.held = held;
+        self.began = true;
         self.window = match bytes {
             _ if let_go => self.window / 2,
             0..WINDOW_BYTES_SMALL => self.window * 4,

@@ -12,6 +12,7 @@ use crate::problem::Problem;
 pub(crate) struct Forward<'a> {
     topic: Topic<'a>,
     ranges: VecDeque<Range>,
+    began: bool,
 }
 
 /// What a step of reading gave.
@@ -41,6 +42,7 @@ impl<'a> Forward<'a> {
         Self {
             topic,
             ranges: ranges.into(),
+            began: false,
         }
     }
 
@@ -51,12 +53,13 @@ impl<'a> Forward<'a> {
                 self.ranges.pop_front();
                 continue;
             }
-            if budget.is_spent() {
+            if budget.is_spent(self.began) {
                 return Ok(Step::Cut);
             }
             let Some(batch) = self.topic.read(range.partition, range.from, budget).await? else {
                 return Ok(Step::Cut);
             };
+            self.began = true;
             range.from = range.from.max(batch.next);
             let end = range.end;
             let records: Vec<_> = batch

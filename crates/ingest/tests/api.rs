@@ -1,0 +1,15 @@
+//! The API as its callers see it, on a log in memory.
+#![expect(clippy::unwrap_used, reason = "what a test does not expect fails it")]
+
+#[path = "api/dead_letters.rs"]
+mod dead_letters;
+#[path = "api/endpoints.rs"]
+mod endpoints;
+#[path = "api/events.rs"]
+mod events;
+#[path = "api/history.rs"]
+mod history;
+#[path = "api/surroundings.rs"]
+mod surroundings;
+#[path = "api/world.rs"]
+mod world;
