@@ -8,6 +8,7 @@
 
 pub mod clock;
 pub mod embedded;
+pub mod kafka;
 mod local;
 pub mod memory;
 pub mod partitioner;

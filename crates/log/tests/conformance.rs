@@ -9,6 +9,8 @@
 mod appends;
 #[path = "conformance/groups.rs"]
 mod groups;
+#[path = "conformance/kafka.rs"]
+mod kafka_log;
 #[path = "conformance/logs.rs"]
 mod logs;
 #[path = "conformance/member.rs"]
@@ -80,3 +82,4 @@ macro_rules! promises {
 
 promises!(memory, crate::logs::memory);
 promises!(embedded, crate::logs::embedded);
+promises!(kafka, crate::kafka_log::kafka);

@@ -1,0 +1,253 @@
+//! The log on Apache Kafka. Nothing outside this module names the client library.
+//!
+//! Librdkafka does the work in threads of its own. What blocks on it runs beside the async threads: one thread for each
+//! producer and group member, which serves the client's callbacks, and the runtime's blocking threads for questions.
+//! A group member's thread never waits for the code that uses the records; see [`group`].
+
+mod admin;
+mod config;
+mod context;
+mod errors;
+mod group;
+mod producer;
+mod query;
+mod reader;
+mod record;
+
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rdkafka::consumer::BaseConsumer;
+
+use crate::port::{
+    Bounds, Committed, Group, GroupOptions, Log, LogError, Offset, Partition, Producer,
+    ProducerOptions, Reader, TopicDescription, TopicSpec,
+};
+
+pub use config::KafkaOptions;
+use context::{Health, PlainContext};
+use errors::log_error;
+use group::KafkaGroup;
+use producer::KafkaProducer;
+use reader::KafkaReader;
+
+/// How often the client for questions is served: its log lines, and whether brokers can be reached.
+const SERVE: Duration = Duration::from_millis(500);
+
+/// A log on Kafka.
+#[derive(Debug)]
+pub struct KafkaLog {
+    options: KafkaOptions,
+    health: Health,
+    client: Arc<Client>,
+}
+
+/// For questions; it has no group.
+struct Client(BaseConsumer<PlainContext>);
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Client")
+    }
+}
+
+impl KafkaLog {
+    /// Checks the options and makes a client. It does not wait for a broker: while none can be reached, questions are
+    /// answered with [`LogError::Unavailable`].
+    ///
+    /// # Errors
+    /// [`LogError::Permanent`] names a property that is missing, unknown or not allowed.
+    pub fn connect(options: KafkaOptions) -> Result<Arc<Self>, LogError> {
+        config::validate(&options)?;
+        let health = Health::new();
+        let context = PlainContext {
+            client: "query",
+            health: health.clone(),
+        };
+        let client = config::query(&options)
+            .create_with_context(context)
+            .map_err(|error| log_error("", &error))?;
+        let client = Arc::new(Client(client));
+        let served = Arc::downgrade(&client);
+        thread::Builder::new()
+            .name("kafka-query".into())
+            .spawn(move || serve(&served))
+            .map_err(|error| LogError::Permanent(format!("no thread for kafka: {error}")))?;
+        Ok(Arc::new(Self {
+            options,
+            health,
+            client,
+        }))
+    }
+
+    /// Whether brokers could be reached, as far as is known without asking.
+    pub fn connected(&self) -> bool {
+        self.health.connected()
+    }
+
+    fn full(&self, name: &str) -> String {
+        config::prefixed(&self.options, name)
+    }
+
+    fn context(&self, client: &'static str) -> PlainContext {
+        PlainContext {
+            client,
+            health: self.health.clone(),
+        }
+    }
+
+    /// Asks with a topic's full name. Errors speak of the name without prefix.
+    async fn ask<T: Send + 'static>(
+        &self,
+        topic: &str,
+        question: impl FnOnce(&BaseConsumer<PlainContext>, &str) -> Result<T, LogError> + Send + 'static,
+    ) -> Result<T, LogError> {
+        let client = Arc::clone(&self.client);
+        let full = self.full(topic);
+        let answer = query::blocking(move || question(&client.0, &full)).await;
+        self.note(&answer);
+        answer.map_err(|error| without_prefix(topic, error))
+    }
+
+    fn note<T>(&self, answer: &Result<T, LogError>) {
+        match answer {
+            Ok(_) => self.health.set(true),
+            Err(LogError::Unavailable(_)) => self.health.set(false),
+            Err(LogError::NoSuchTopic(_) | LogError::Permanent(_)) => {}
+        }
+    }
+
+    async fn partitions(&self, topic: &str) -> Result<Vec<Partition>, LogError> {
+        let name = topic.to_owned();
+        let found = self.ask(topic, move |client, full| {
+            query::partitions(client, full)?.ok_or(LogError::NoSuchTopic(name))
+        });
+        Ok(found
+            .await?
+            .into_iter()
+            .map(|(partition, _)| partition)
+            .collect())
+    }
+}
+
+#[async_trait]
+impl Log for KafkaLog {
+    async fn create_topics(&self, topics: &[TopicSpec]) -> Result<(), LogError> {
+        let (config, context) = (config::query(&self.options), self.context("admin"));
+        let (prefix, replication) = (self.options.prefix.clone(), self.options.replication);
+        let topics = topics.to_vec();
+        self.ask("", move |client, _| {
+            admin::create(&config, context, client, &prefix, replication, &topics)
+        })
+        .await
+    }
+
+    async fn describe_topics(
+        &self,
+        topics: &[&str],
+    ) -> Result<Vec<Option<TopicDescription>>, LogError> {
+        let (config, context) = (config::query(&self.options), self.context("admin"));
+        let prefix = self.options.prefix.clone();
+        let topics: Vec<String> = topics.iter().map(|&topic| topic.to_owned()).collect();
+        self.ask("", move |client, _| {
+            admin::describe(&config, context, client, &prefix, &topics)
+        })
+        .await
+    }
+
+    async fn partition_count(&self, topic: &str) -> Result<i32, LogError> {
+        Ok(i32::try_from(self.partitions(topic).await?.len()).unwrap_or(i32::MAX))
+    }
+
+    async fn bounds(&self, topic: &str, partition: Partition) -> Result<Bounds, LogError> {
+        let name = topic.to_owned();
+        self.ask(topic, move |client, full| {
+            query::bounds(client, full, &[partition])?
+                .remove(&partition)
+                .ok_or(LogError::NoSuchTopic(name))
+        })
+        .await
+    }
+
+    async fn offset_for_time(
+        &self,
+        topic: &str,
+        partition: Partition,
+        timestamp_ms: i64,
+    ) -> Result<Offset, LogError> {
+        let found = self.ask(topic, move |client, full| {
+            query::offset_for_time(client, full, partition, timestamp_ms)
+        });
+        match found.await? {
+            Some(offset) => Ok(offset),
+            None => Ok(self.bounds(topic, partition).await?.end),
+        }
+    }
+
+    async fn committed(
+        &self,
+        group: &str,
+        topic: &str,
+    ) -> Result<Vec<Option<Committed>>, LogError> {
+        let partitions = self.partitions(topic).await?;
+        let config = config::committed_query(&self.options, group);
+        let context = self.context("committed");
+        self.ask(topic, move |_, full| {
+            let client: BaseConsumer<PlainContext> = config
+                .create_with_context(context)
+                .map_err(|error| log_error(full, &error))?;
+            let mut committed = query::committed(&client, full, &partitions)?;
+            Ok(partitions
+                .iter()
+                .map(|partition| committed.remove(partition))
+                .collect())
+        })
+        .await
+    }
+
+    async fn producer(&self, options: ProducerOptions) -> Result<Box<dyn Producer>, LogError> {
+        let config = config::producer(&self.options, &options);
+        let (prefix, health) = (self.options.prefix.clone(), self.health.clone());
+        let producer =
+            query::blocking(move || KafkaProducer::start(&options, prefix, config, health));
+        Ok(Box::new(producer.await?))
+    }
+
+    async fn reader(&self, topic: &str) -> Result<Box<dyn Reader>, LogError> {
+        // A reader of nothing would only show itself at the first read.
+        self.partitions(topic).await?;
+        let (config, context) = (config::reader(&self.options), self.context("reader"));
+        let reader = self.ask(topic, move |_, full| {
+            KafkaReader::create(&config, context, full.to_owned())
+        });
+        Ok(Box::new(reader.await?))
+    }
+
+    async fn group(&self, options: GroupOptions) -> Result<Box<dyn Group>, LogError> {
+        self.partitions(&options.topic).await?;
+        let config = config::group(&self.options, &options);
+        let (topic, health) = (self.full(&options.topic), self.health.clone());
+        Ok(Box::new(
+            query::blocking(move || KafkaGroup::join(&config, topic, &options, health)).await?,
+        ))
+    }
+}
+
+/// Serves the client until the log is dropped.
+fn serve(client: &Weak<Client>) {
+    while let Some(client) = client.upgrade() {
+        // Without a group there are no messages: this serves log lines and errors only.
+        if let Some(Err(error)) = client.0.poll(SERVE) {
+            tracing::debug!(%error, "kafka client reports an error");
+        }
+    }
+}
+
+fn without_prefix(topic: &str, error: LogError) -> LogError {
+    match error {
+        LogError::NoSuchTopic(_) => LogError::NoSuchTopic(topic.to_owned()),
+        LogError::Unavailable(_) | LogError::Permanent(_) => error,
+    }
+}

@@ -1,0 +1,303 @@
+//! From the installation's properties to the configuration of one librdkafka client.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+
+use crate::port::{GroupOptions, LogError, ProducerOptions};
+
+/// What guarantees of the port rest on: properties with the only values they may have, in every spelling.
+const FIXED: &[(&str, &[&str])] = &[
+    ("enable.idempotence", &["true"]),
+    ("acks", &["all", "-1"]),
+    ("request.required.acks", &["all", "-1"]),
+    ("partitioner", &["murmur2"]),
+    ("enable.auto.commit", &["false"]),
+    ("enable.auto.offset.store", &["false"]),
+    ("auto.offset.reset", &["error"]),
+    ("partition.assignment.strategy", &["cooperative-sticky"]),
+    ("group.protocol", &["classic"]),
+    ("isolation.level", &["read_committed"]),
+];
+
+/// What is decided for each client from its own options.
+const OWN: &[&str] = &[
+    "group.id",
+    "transactional.id",
+    "enable.partition.eof",
+    "message.timeout.ms",
+    "delivery.timeout.ms",
+    "linger.ms",
+    "queue.buffering.max.ms",
+    "queue.buffering.max.kbytes",
+    "queued.max.messages.kbytes",
+];
+
+/// Kafka's limit for a record is really one for a batch, and refuses it as a whole. So a batch of several records must
+/// stay below the limit of every topic; a larger record has a batch of its own.
+pub(super) const BATCH_BYTES_MAX: u32 = 64 << 10;
+
+/// How to reach Kafka, and how to name things in it.
+#[derive(Debug, Clone)]
+pub struct KafkaOptions {
+    /// Stands before the name of every topic and group.
+    pub prefix: String,
+    /// Properties of librdkafka, given to every client. `bootstrap.servers` is needed.
+    pub properties: BTreeMap<String, String>,
+    /// Replicas of each partition of a topic to create; -1 is the broker's default.
+    pub replication: i32,
+    /// How the clients name themselves to the brokers, unless the properties have `client.id`.
+    pub client_id: String,
+}
+
+/// Refuses properties that would break a guarantee, and a missing address.
+pub(super) fn validate(options: &KafkaOptions) -> Result<(), LogError> {
+    let properties = &options.properties;
+    if !["bootstrap.servers", "metadata.broker.list"]
+        .iter()
+        .any(|name| properties.contains_key(*name))
+    {
+        return Err(LogError::Permanent(
+            "the Kafka property bootstrap.servers is missing".into(),
+        ));
+    }
+    for (name, allowed) in FIXED {
+        let Some(value) = properties.get(*name) else {
+            continue;
+        };
+        if !allowed.contains(&value.as_str()) {
+            return Err(LogError::Permanent(format!(
+                "the Kafka property {name} must be {}, as guarantees rest on it; it is set to {value}",
+                allowed[0]
+            )));
+        }
+    }
+    for name in OWN {
+        if properties.contains_key(*name) {
+            return Err(LogError::Permanent(format!(
+                "the Kafka property {name} is chosen for each client and cannot be set"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// For asking brokers: metadata, offsets, administration.
+pub(super) fn query(options: &KafkaOptions) -> ClientConfig {
+    let mut config = base(options, &[]);
+    set(&mut config, &[("isolation.level", "read_committed")]);
+    config
+}
+
+/// For asking what a group committed, without joining it.
+pub(super) fn committed_query(options: &KafkaOptions, group: &str) -> ClientConfig {
+    let mut config = query(options);
+    set(
+        &mut config,
+        &[
+            ("group.id", &prefixed(options, group)),
+            ("enable.auto.commit", "false"),
+        ],
+    );
+    config
+}
+
+/// For a producer.
+pub(super) fn producer(options: &KafkaOptions, producer: &ProducerOptions) -> ClientConfig {
+    let mut config = base(
+        options,
+        &[
+            // The topic's own limit decides what is too large, not the client's.
+            ("message.max.bytes", "16777216"),
+            ("batch.size", &BATCH_BYTES_MAX.to_string()),
+            // A topic that is not there after so long does not exist.
+            ("topic.metadata.propagation.max.ms", "10000"),
+            ("queue.buffering.max.messages", "1000000"),
+            ("max.in.flight.requests.per.connection", "5"),
+        ],
+    );
+    // Zero is for ever.
+    let timeout = producer
+        .append_timeout
+        .map_or(0, |timeout| millis(timeout).max(1));
+    // The producer counts what is in its queue; the client, which counts more than that, is not to refuse before it.
+    let queue_kib = (producer.queue_bytes_max / 512).clamp(1 << 14, 1 << 30);
+    set(
+        &mut config,
+        &[
+            ("enable.idempotence", "true"),
+            ("acks", "all"),
+            ("partitioner", "murmur2"),
+            ("message.timeout.ms", &timeout.to_string()),
+            ("linger.ms", &millis(producer.linger).to_string()),
+            ("queue.buffering.max.kbytes", &queue_kib.to_string()),
+        ],
+    );
+    config
+}
+
+/// For a reader: one partition at a time, large fetches, and word of reaching the end.
+pub(super) fn reader(options: &KafkaOptions) -> ClientConfig {
+    let mut config = base(
+        options,
+        &[
+            ("max.partition.fetch.bytes", "2097152"),
+            ("fetch.max.bytes", "4194304"),
+            ("queued.min.messages", "5000"),
+            ("fetch.wait.max.ms", "100"),
+            ("fetch.queue.backoff.ms", "20"),
+        ],
+    );
+    set_consumer(&mut config);
+    set(
+        &mut config,
+        &[
+            // Librdkafka reads nothing without the name of a group; this one is never joined.
+            ("group.id", &prefixed(options, "reader")),
+            ("enable.partition.eof", "true"),
+            ("queued.max.messages.kbytes", "4096"),
+        ],
+    );
+    config
+}
+
+/// For a member of a group. Half of what may be read ahead lies in the client, half in our own queue.
+pub(super) fn group(options: &KafkaOptions, group: &GroupOptions) -> ClientConfig {
+    let ahead = (group.prefetch_bytes_max / 2).clamp(64 << 10, 1 << 30);
+    let mut config = base(
+        options,
+        &[
+            ("session.timeout.ms", "45000"),
+            ("heartbeat.interval.ms", "3000"),
+            ("queued.min.messages", "5000"),
+            (
+                "fetch.max.bytes",
+                &ahead.clamp(1 << 20, 8 << 20).to_string(),
+            ),
+            ("max.partition.fetch.bytes", "262144"),
+            ("fetch.wait.max.ms", "100"),
+            ("fetch.queue.backoff.ms", "20"),
+        ],
+    );
+    set_consumer(&mut config);
+    set(
+        &mut config,
+        &[
+            ("group.id", &prefixed(options, &group.group)),
+            ("enable.partition.eof", "false"),
+            ("queued.max.messages.kbytes", &(ahead / 1024).to_string()),
+            ("partition.assignment.strategy", "cooperative-sticky"),
+            ("group.protocol", "classic"),
+        ],
+    );
+    config
+}
+
+/// The name that Kafka knows a topic or group by.
+pub(super) fn prefixed(options: &KafkaOptions, name: &str) -> String {
+    format!("{}{name}", options.prefix)
+}
+
+fn set_consumer(config: &mut ClientConfig) {
+    set(
+        config,
+        &[
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("auto.offset.reset", "error"),
+            ("isolation.level", "read_committed"),
+            ("allow.auto.create.topics", "false"),
+            ("check.crcs", "true"),
+        ],
+    );
+}
+
+/// Our defaults below, the installation's properties above.
+fn base(options: &KafkaOptions, defaults: &[(&str, &str)]) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    set(
+        &mut config,
+        &[
+            ("client.id", options.client_id.as_str()),
+            // A broker that restarts is found again within 2 s instead of 10 s.
+            ("reconnect.backoff.max.ms", "2000"),
+            // A frozen broker is left after 20 s instead of 60 s.
+            ("socket.timeout.ms", "20000"),
+            ("socket.nagle.disable", "true"),
+        ],
+    );
+    set(&mut config, defaults);
+    for (name, value) in &options.properties {
+        config.set(name, value);
+    }
+    config.set_log_level(RDKafkaLogLevel::Info);
+    config
+}
+
+fn set(config: &mut ClientConfig, properties: &[(&str, &str)]) {
+    for (name, value) in properties {
+        config.set(*name, *value);
+    }
+}
+
+/// Milliseconds within what librdkafka takes.
+fn millis(duration: Duration) -> i32 {
+    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(properties: &[(&str, &str)]) -> KafkaOptions {
+        KafkaOptions {
+            prefix: "p.".into(),
+            properties: properties
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into()))
+                .collect(),
+            replication: -1,
+            client_id: "test".into(),
+        }
+    }
+
+    #[test]
+    fn refuses_properties_that_break_a_guarantee() {
+        for (name, value) in [
+            ("acks", "1"),
+            ("enable.idempotence", "false"),
+            ("group.id", "mine"),
+        ] {
+            let refused = validate(&options(&[("bootstrap.servers", "b"), (name, value)]));
+            assert!(matches!(refused, Err(LogError::Permanent(reason)) if reason.contains(name)));
+        }
+        assert_eq!(
+            validate(&options(&[("bootstrap.servers", "b"), ("acks", "all")])),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn needs_an_address() {
+        assert!(validate(&options(&[])).is_err());
+    }
+
+    #[test]
+    fn properties_win_over_defaults_but_not_over_options() {
+        let options = options(&[("bootstrap.servers", "b"), ("session.timeout.ms", "6000")]);
+        let config = group(
+            &options,
+            &GroupOptions {
+                group: "g".into(),
+                topic: "t".into(),
+                revoke_deadline: Duration::from_secs(5),
+                prefetch_bytes_max: 8 << 20,
+            },
+        );
+        assert_eq!(config.get("session.timeout.ms"), Some("6000"));
+        assert_eq!(config.get("group.id"), Some("p.g"));
+        assert_eq!(config.get("queued.max.messages.kbytes"), Some("4096"));
+    }
+}

@@ -1,0 +1,73 @@
+//! What every client has in common: its log lines go to tracing, and it notices when no broker can be reached.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+/// Whether brokers could be reached, as far as the clients of one log know.
+#[derive(Debug, Clone)]
+pub(super) struct Health(Arc<AtomicBool>);
+
+impl Health {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+
+    pub(super) fn connected(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set(&self, connected: bool) {
+        self.0.store(connected, Ordering::Relaxed);
+    }
+}
+
+/// The context of a client that needs no more than this.
+#[derive(Debug, Clone)]
+pub(super) struct PlainContext {
+    pub(super) client: &'static str,
+    pub(super) health: Health,
+}
+
+impl ClientContext for PlainContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        log_line(self.client, level, facility, text);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        note_error(self.client, &self.health, &error, reason);
+    }
+}
+
+impl ConsumerContext for PlainContext {}
+
+/// A line of librdkafka's own log.
+pub(super) fn log_line(client: &str, level: RDKafkaLogLevel, facility: &str, text: &str) {
+    match level {
+        // Every client is given every property, so each says of some that they are not for it.
+        _ if facility == "CONFWARN" => tracing::debug!(client, facility, text, "librdkafka"),
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::error!(client, facility, text, "librdkafka");
+        }
+        // Lost connections come as errors; librdkafka repairs them by itself.
+        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+            tracing::warn!(client, facility, text, "librdkafka");
+        }
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+            tracing::info!(client, facility, text, "librdkafka");
+        }
+        RDKafkaLogLevel::Debug => tracing::debug!(client, facility, text, "librdkafka"),
+    }
+}
+
+/// An error that belongs to no call.
+pub(super) fn note_error(client: &str, health: &Health, error: &KafkaError, reason: &str) {
+    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+        health.set(false);
+    }
+    tracing::warn!(client, %error, reason, "kafka client reports an error");
+}

@@ -1,0 +1,89 @@
+//! What an error of Kafka means to users of the port.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+use crate::port::{AppendError, CommitError, LogError};
+
+/// For questions, with the topic they were about.
+pub(super) fn log_error(topic: &str, error: &KafkaError) -> LogError {
+    match error.rdkafka_error_code() {
+        Some(code) => code_error(topic, code),
+        // Without a code it is the configuration or an impossible name.
+        None => LogError::Permanent(error.to_string()),
+    }
+}
+
+/// The same for a bare code.
+pub(super) fn code_error(topic: &str, code: Code) -> LogError {
+    match code {
+        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => {
+            LogError::NoSuchTopic(topic.to_owned())
+        }
+        code if is_refusal(code) => LogError::Permanent(code.to_string()),
+        code => LogError::Unavailable(code.to_string()),
+    }
+}
+
+/// For appends, as told by the delivery report or at once.
+pub(super) fn append_error(error: &KafkaError) -> AppendError {
+    match error.rdkafka_error_code() {
+        Some(Code::MessageSizeTooLarge | Code::InvalidMessageSize) => AppendError::TooLarge,
+        Some(Code::QueueFull) => AppendError::QueueFull,
+        Some(
+            code @ (Code::UnknownTopicOrPartition
+            | Code::UnknownTopic
+            | Code::UnknownPartition
+            | Code::InvalidRecord
+            | Code::InvalidTimestamp
+            | Code::InvalidRequiredAcks
+            | Code::UnsupportedForMessageFormat
+            | Code::UnsupportedCompressionType
+            | Code::PolicyViolation),
+        ) => AppendError::Failed(code.to_string()),
+        Some(code) if is_refusal(code) => AppendError::Failed(code.to_string()),
+        _ => AppendError::Unknown(error.to_string()),
+    }
+}
+
+/// For commits: `Fenced` when the broker says that this member is not who it was.
+pub(super) fn commit_error(error: &KafkaError) -> CommitError {
+    match error.rdkafka_error_code() {
+        Some(
+            Code::IllegalGeneration
+            | Code::UnknownMemberId
+            | Code::FencedInstanceId
+            | Code::AssignmentLost
+            | Code::Fenced,
+        ) => CommitError::Fenced,
+        _ => CommitError::Unknown(error.to_string()),
+    }
+}
+
+/// Whether a commit is worth repeating: it was not taken, and the member is still who it was.
+pub(super) fn commit_is_early(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::RebalanceInProgress | Code::CoordinatorLoadInProgress | Code::NotCoordinator)
+    )
+}
+
+/// Refusals that stay until somebody changes something.
+fn is_refusal(code: Code) -> bool {
+    matches!(
+        code,
+        Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::TransactionalIdAuthorizationFailed
+            | Code::InvalidTopic
+            | Code::InvalidArgument
+            | Code::InvalidConfig
+            | Code::InvalidPartitions
+            | Code::InvalidReplicationFactor
+            | Code::InvalidGroupId
+            | Code::InvalidSessionTimeout
+            | Code::InconsistentGroupProtocol
+            | Code::UnsupportedVersion
+            | Code::PolicyViolation
+    )
+}

@@ -1,0 +1,87 @@
+//! What the client tells a member's thread while it polls.
+
+use std::sync::{Mutex, PoisonError};
+
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, TopicPartitionList};
+
+use crate::kafka::context::{Health, log_line, note_error};
+use crate::port::Partition;
+
+/// Callbacks only note what happened; the thread acts when the poll has returned.
+#[derive(Debug)]
+pub(super) enum Signal {
+    Assign(Vec<Partition>),
+    Revoke {
+        partitions: Vec<Partition>,
+        lost: bool,
+    },
+}
+
+pub(super) type Client = BaseConsumer<GroupContext>;
+
+pub(super) struct GroupContext {
+    group: String,
+    health: Health,
+    /// At most one rebalance is unanswered, so this stays short.
+    signals: Mutex<Vec<Signal>>,
+}
+
+impl GroupContext {
+    pub(super) fn new(group: String, health: Health) -> Self {
+        Self {
+            group,
+            health,
+            signals: Mutex::new(Vec::new()),
+        }
+    }
+
+    pub(super) fn take_signals(&self) -> Vec<Signal> {
+        std::mem::take(&mut *self.signals.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.signals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(signal);
+    }
+}
+
+impl ClientContext for GroupContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        log_line(&self.group, level, facility, text);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        note_error(&self.group, &self.health, &error, reason);
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn rebalance(
+        &self,
+        client: &BaseConsumer<Self>,
+        error: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
+        let partitions = list
+            .elements()
+            .iter()
+            .map(|element| element.partition())
+            .collect();
+        self.signal(
+            if error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+                Signal::Assign(partitions)
+            } else {
+                Signal::Revoke {
+                    partitions,
+                    lost: client.assignment_lost(),
+                }
+            },
+        );
+    }
+}

@@ -1,0 +1,499 @@
+//! What a member's thread and its user share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::commits::{Commits, Outcome, Teller, tell};
+use super::queue::{Queue, Waiting};
+use crate::port::{
+    Assignment, Commit, CommitError, Committed, Generation, GroupEvent, LogError, Offset, Partition,
+};
+
+/// Kafka's limit for what is written beside a committed offset.
+const METADATA_BYTES_MAX: usize = 4096;
+
+/// The state, and how each side wakes the other.
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// For the user: an event came, or the member is closed.
+    pub(super) changed: Notify,
+    /// For the thread: records were taken, or the member is to close.
+    room: Condvar,
+    /// For the thread that commits: a commit came, or the member is to close.
+    to_commit: Condvar,
+}
+
+pub(super) struct State {
+    /// Full name.
+    topic: String,
+    pub(super) queue: Queue,
+    owned: BTreeMap<Partition, Owned>,
+    generation: Generation,
+    commits: Commits,
+    revoke: Option<Revoke>,
+    revokes: u64,
+    /// The last revoke that the user was told of, so that a late release does not end a newer one.
+    revoke_told: u64,
+    /// Why the member cannot go on.
+    failure: Option<LogError>,
+    closing: bool,
+    closed: bool,
+}
+
+/// A partition between its assignment and the end of that.
+#[derive(Debug)]
+struct Owned {
+    generation: Generation,
+    phase: Phase,
+    paused: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The broker is asked for what is committed.
+    Asking,
+    /// The assignment waits to be taken by the user.
+    Queued,
+    /// The user knows of it.
+    Told,
+    /// To be started by the thread.
+    Starting { from: Offset },
+    /// The client reads it. Nothing below `next` is handed over any more.
+    Running { next: Offset },
+}
+
+#[derive(Debug)]
+struct Revoke {
+    number: u64,
+    partitions: BTreeSet<Partition>,
+    until: Instant,
+    released: bool,
+}
+
+/// Partitions that were given up, and which of them the client reads.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    pub(super) partitions: BTreeSet<Partition>,
+    pub(super) running: Vec<Partition>,
+}
+
+impl Shared {
+    pub(super) fn new(topic: String) -> Self {
+        Self {
+            state: Mutex::new(State {
+                topic,
+                queue: Queue::default(),
+                owned: BTreeMap::new(),
+                generation: 0,
+                commits: Commits::default(),
+                revoke: None,
+                revokes: 0,
+                revoke_told: 0,
+                failure: None,
+                closing: false,
+                closed: false,
+            }),
+            changed: Notify::new(),
+            room: Condvar::new(),
+            to_commit: Condvar::new(),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next event, if there is one.
+    pub(super) fn take_event(&self, now: Instant) -> Option<Result<GroupEvent, LogError>> {
+        let mut state = self.lock();
+        if state.closing {
+            return Some(Err(LogError::Permanent(
+                "the member of the group was closed".into(),
+            )));
+        }
+        let Some(event) = state.queue.pop() else {
+            return state.failure.clone().map(Err);
+        };
+        state.note_told(&event);
+        drop(state);
+        self.room.notify_one();
+        Some(Ok(event.into_event(now)))
+    }
+
+    pub(super) fn ask_to_close(&self) {
+        self.lock().closing = true;
+        self.room.notify_one();
+        self.to_commit.notify_one();
+    }
+
+    pub(super) fn commit(&self, commits: Vec<Commit>, teller: Teller) {
+        self.lock().commit(commits, teller);
+        self.to_commit.notify_one();
+    }
+
+    /// Waits for the next commit to send; none when the member is to close.
+    pub(super) fn next_commit(&self) -> Option<BTreeMap<Partition, Committed>> {
+        let mut state = self.lock();
+        while !state.closing {
+            let now = Instant::now();
+            if let Some(round) = state.commits.begin(now) {
+                return Some(round);
+            }
+            let retry_at = state.commits.retry_at();
+            state = match retry_at.map(|at| at.saturating_duration_since(now)) {
+                None => self
+                    .to_commit
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(left) => {
+                    self.to_commit
+                        .wait_timeout(state, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+            };
+        }
+        None
+    }
+
+    /// Waits at most this long until no more than `bytes` wait to be taken.
+    pub(super) fn wait_for_room(&self, bytes: usize, timeout: Duration) {
+        let full = |state: &mut State| state.queue.bytes() > bytes && !state.closing;
+        drop(self.room.wait_timeout_while(self.lock(), timeout, full));
+    }
+}
+
+/// What the user does.
+impl State {
+    pub(super) fn start(&mut self, partition: Partition, from: Offset) {
+        match self.owned.get_mut(&partition) {
+            Some(owned) if owned.phase == Phase::Told => owned.phase = Phase::Starting { from },
+            _ => tracing::debug!(partition, "start of a partition that is not waiting for it"),
+        }
+    }
+
+    pub(super) fn set_paused(&mut self, partition: Partition, paused: bool) {
+        if let Some(owned) = self.owned.get_mut(&partition) {
+            if !matches!(owned.phase, Phase::Asking | Phase::Queued) {
+                owned.paused = paused;
+            }
+        }
+    }
+
+    fn commit(&mut self, commits: Vec<Commit>, teller: Teller) {
+        let current = commits.iter().all(|commit| {
+            !self.is_released(commit.partition)
+                && self
+                    .owned
+                    .get(&commit.partition)
+                    .is_some_and(|owned| owned.generation == commit.generation)
+        });
+        if !current {
+            return tell(teller, Err(CommitError::Fenced));
+        }
+        if self.closing {
+            return tell(
+                teller,
+                Err(CommitError::Unknown("the member was closed".into())),
+            );
+        }
+        // Kafka would refuse this partition only, and the client would not say so.
+        if commits
+            .iter()
+            .any(|commit| commit.committed.metadata.len() > METADATA_BYTES_MAX)
+        {
+            let error = format!("the metadata exceed {METADATA_BYTES_MAX} bytes");
+            return tell(teller, Err(CommitError::Unknown(error)));
+        }
+        self.commits.add(commits, teller);
+    }
+
+    pub(super) fn release(&mut self) {
+        let told = self.revoke_told;
+        if let Some(revoke) = self.revoke.as_mut().filter(|revoke| revoke.number == told) {
+            revoke.released = true;
+        }
+    }
+
+    fn is_released(&self, partition: Partition) -> bool {
+        let released = self.revoke.as_ref().filter(|revoke| revoke.released);
+        released.is_some_and(|revoke| revoke.partitions.contains(&partition))
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    fn note_told(&mut self, event: &Waiting) {
+        match event {
+            Waiting::Assigned(assignments) => {
+                for assignment in assignments {
+                    if let Some(owned) = self.owned.get_mut(&assignment.partition) {
+                        if owned.generation == assignment.generation {
+                            owned.phase = Phase::Told;
+                        }
+                    }
+                }
+            }
+            Waiting::Revoke { revoke, .. } => self.revoke_told = *revoke,
+            Waiting::Records { .. } | Waiting::Truncated { .. } | Waiting::Lost(_) => {}
+        }
+    }
+}
+
+/// What the thread does.
+impl State {
+    pub(super) fn closing(&self) -> bool {
+        self.closing
+    }
+
+    pub(super) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    pub(super) fn commit_done(&mut self, outcome: Outcome) {
+        self.commits.finish(outcome, Instant::now());
+    }
+
+    /// Whether a commit for one of the partitions is on its way to the broker.
+    pub(super) fn commits(&self, partitions: &BTreeSet<Partition>) -> bool {
+        self.commits.send(partitions)
+    }
+
+    pub(super) fn fail(&mut self, error: LogError) {
+        self.failure.get_or_insert(error);
+    }
+
+    /// Takes over new partitions, under generations of their own.
+    pub(super) fn assign(&mut self, partitions: &[Partition]) -> BTreeMap<Partition, Generation> {
+        let mut generations = BTreeMap::new();
+        for partition in partitions {
+            self.generation += 1;
+            let owned = Owned {
+                generation: self.generation,
+                phase: Phase::Asking,
+                paused: false,
+            };
+            self.owned.insert(*partition, owned);
+            generations.insert(*partition, self.generation);
+        }
+        generations
+    }
+
+    /// Whether any of these assignments still waits to be told.
+    pub(super) fn asks(&self, generations: &BTreeMap<Partition, Generation>) -> bool {
+        !self.closing
+            && generations
+                .iter()
+                .any(|(partition, generation)| self.is_asking(*partition, *generation))
+    }
+
+    fn is_asking(&self, partition: Partition, generation: Generation) -> bool {
+        self.owned
+            .get(&partition)
+            .is_some_and(|owned| owned.generation == generation && owned.phase == Phase::Asking)
+    }
+
+    /// Tells the user of assignments, except those that are over already.
+    pub(super) fn tell_assigned(&mut self, mut assignments: Vec<Assignment>) {
+        assignments
+            .retain(|assignment| self.is_asking(assignment.partition, assignment.generation));
+        for assignment in &assignments {
+            if let Some(owned) = self.owned.get_mut(&assignment.partition) {
+                owned.phase = Phase::Queued;
+            }
+        }
+        if !assignments.is_empty() {
+            self.queue.push(Waiting::Assigned(assignments));
+        }
+    }
+
+    /// Partitions to start, which count as started from now on.
+    pub(super) fn take_starting(&mut self) -> Vec<(Partition, Offset)> {
+        let mut starting = Vec::new();
+        for (partition, owned) in &mut self.owned {
+            if let Phase::Starting { from } = owned.phase {
+                owned.phase = Phase::Running { next: from };
+                starting.push((*partition, from));
+            }
+        }
+        starting
+    }
+
+    /// Partitions that the client reads: where it goes on, and whether the user paused it.
+    pub(super) fn running(&self) -> impl Iterator<Item = (Partition, Generation, Offset, bool)> {
+        self.owned
+            .iter()
+            .filter_map(|(partition, owned)| match owned.phase {
+                Phase::Running { next } => Some((*partition, owned.generation, next, owned.paused)),
+                _ => None,
+            })
+    }
+
+    /// Whether something is about to change, so that the thread should look again soon.
+    pub(super) fn is_moving(&self) -> bool {
+        let moving = |owned: &Owned| owned.paused || !matches!(owned.phase, Phase::Running { .. });
+        self.revoke.is_some() || self.owned.values().any(moving)
+    }
+
+    /// Whether a record is wanted: its partition is read, not being revoked, and it was not handed over before.
+    pub(super) fn admit(&mut self, partition: Partition, offset: Offset) -> bool {
+        if self
+            .revoke
+            .as_ref()
+            .is_some_and(|revoke| revoke.partitions.contains(&partition))
+        {
+            return false;
+        }
+        match self.owned.get_mut(&partition).map(|owned| &mut owned.phase) {
+            Some(Phase::Running { next }) if offset >= *next => {
+                *next = offset + 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Moves a partition to another offset, if the assignment is still the same.
+    pub(super) fn move_to(
+        &mut self,
+        partition: Partition,
+        generation: Generation,
+        to: Offset,
+    ) -> bool {
+        let Some(owned) = self.owned.get_mut(&partition) else {
+            return false;
+        };
+        let Phase::Running { next: from } = owned.phase else {
+            return false;
+        };
+        if owned.generation != generation {
+            return false;
+        }
+        owned.phase = Phase::Running { next: to };
+        if from != to {
+            tracing::error!(partition, from, to, "records are gone from the log");
+            self.queue.push(Waiting::Truncated {
+                partition,
+                from,
+                to,
+            });
+        }
+        true
+    }
+
+    /// Begins a revoke. What the user does not know of, or what is lost already, is given up at once.
+    pub(super) fn revoke(
+        &mut self,
+        partitions: &[Partition],
+        lost: bool,
+        until: Instant,
+    ) -> Option<Ended> {
+        let told: BTreeSet<Partition> = partitions
+            .iter()
+            .copied()
+            .filter(|one| self.knows(*one))
+            .collect();
+        if lost || told.is_empty() {
+            return Some(self.lose(partitions));
+        }
+        self.queue.forget(&told);
+        self.revokes += 1;
+        self.queue.push(Waiting::Revoke {
+            revoke: self.revokes,
+            partitions: told.iter().copied().collect(),
+            until,
+        });
+        self.revoke = Some(Revoke {
+            number: self.revokes,
+            partitions: partitions.iter().copied().collect(),
+            until,
+            released: false,
+        });
+        None
+    }
+
+    /// Ends the revoke under way, if it is time: all is released and committed, or it is too late.
+    pub(super) fn end_revoke(&mut self, lost: bool, now: Instant) -> Option<Ended> {
+        let revoke = self.revoke.as_ref()?;
+        if revoke.released && !self.commits.concern(&revoke.partitions) && !lost {
+            let revoke = self.revoke.take()?;
+            return Some(self.end(&revoke.partitions));
+        }
+        if lost || now >= revoke.until {
+            let revoke = self.revoke.take()?;
+            tracing::warn!(partitions = ?revoke.partitions, lost, "partitions are lost before they were released");
+            return Some(self.lose(&Vec::from_iter(revoke.partitions)));
+        }
+        None
+    }
+
+    /// Gives partitions up and tells the user, as far as he knows of them.
+    pub(super) fn lose(&mut self, partitions: &[Partition]) -> Ended {
+        let told: Vec<Partition> = partitions
+            .iter()
+            .copied()
+            .filter(|one| self.knows(*one))
+            .collect();
+        let ended = self.end(&partitions.iter().copied().collect());
+        if !told.is_empty() {
+            self.queue.push(Waiting::Lost(told));
+        }
+        ended
+    }
+
+    /// Gives everything up without a word.
+    pub(super) fn close(&mut self) -> Ended {
+        self.closing = true;
+        self.revoke = None;
+        let all = self.owned.keys().copied().collect();
+        let ended = self.end(&all);
+        self.commits = Commits::default();
+        ended
+    }
+
+    pub(super) fn set_closed(&mut self) {
+        self.closed = true;
+    }
+
+    fn knows(&self, partition: Partition) -> bool {
+        self.owned
+            .get(&partition)
+            .is_some_and(|owned| owned.phase != Phase::Asking)
+    }
+
+    fn end(&mut self, partitions: &BTreeSet<Partition>) -> Ended {
+        let mut ended = Ended {
+            partitions: partitions.clone(),
+            running: Vec::new(),
+        };
+        for partition in partitions {
+            if let Some(Owned {
+                phase: Phase::Running { .. },
+                ..
+            }) = self.owned.remove(partition)
+            {
+                ended.running.push(*partition);
+            }
+        }
+        self.commits.fence(partitions);
+        self.queue.forget(partitions);
+        ended
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = self.lock();
+        formatter
+            .debug_struct("Shared")
+            .field("topic", &state.topic)
+            .field("owned", &state.owned)
+            .field("revoke", &state.revoke)
+            .field("queued_bytes", &state.queue.bytes())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,313 @@
+//! Appends.
+//!
+//! One thread serves the delivery reports. It also replaces the client when that has become useless: an idempotent
+//! producer that can no longer tell which of its records are in the log refuses everything from then on. What was
+//! under way then is of unknown fate, and what comes later goes through a new client.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
+use rdkafka::util::Timeout;
+use rdkafka::{ClientContext, producer::NoCustomPartitioner};
+use tokio::sync::oneshot;
+
+use super::context::{Health, log_line, note_error};
+use super::errors::{append_error, log_error};
+use crate::port::{
+    Append, AppendError, LogError, NewRecord, Position, Producer, ProducerOptions, Target,
+};
+
+const POLL: Duration = Duration::from_millis(100);
+/// Between attempts to create a client in place of one that failed.
+const REPLACE_PAUSE: Duration = Duration::from_secs(1);
+/// How long the remains of a failed client may take to be told.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
+
+type Client = BaseProducer<Context>;
+type Teller = oneshot::Sender<Result<Position, AppendError>>;
+
+/// An append under way, kept by the client until it tells the fate.
+struct Pending {
+    teller: Teller,
+    bytes: usize,
+}
+
+/// Appends whose fate is not told yet, of all clients of a producer.
+#[derive(Debug, Default)]
+struct Queue {
+    count: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Queue {
+    /// Takes room for an append, if there is any.
+    fn take(&self, bytes: usize, bytes_max: usize) -> bool {
+        let taken = self
+            .bytes
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |queued| {
+                queued.checked_add(bytes).filter(|sum| *sum <= bytes_max)
+            });
+        if taken.is_ok() {
+            self.count.fetch_add(1, Ordering::AcqRel);
+        }
+        taken.is_ok()
+    }
+
+    /// Tells the fate of an append. Its room is free before anybody knows.
+    fn tell(&self, pending: Pending, fate: Result<Position, AppendError>) {
+        self.bytes.fetch_sub(pending.bytes, Ordering::AcqRel);
+        // Nobody needs to wait for an append.
+        drop(pending.teller.send(fate));
+        self.count.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct KafkaProducer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    name: &'static str,
+    prefix: String,
+    config: ClientConfig,
+    health: Health,
+    /// The present client, none when closing. Held only to take a clone.
+    client: Mutex<Option<Arc<Client>>>,
+    queue: Arc<Queue>,
+    queue_bytes_max: usize,
+    closing: AtomicBool,
+}
+
+impl KafkaProducer {
+    pub(super) fn start(
+        options: &ProducerOptions,
+        prefix: String,
+        config: ClientConfig,
+        health: Health,
+    ) -> Result<Self, LogError> {
+        let name = options.name;
+        let queue = Arc::new(Queue::default());
+        let client = create(name, &config, &health, &queue)?;
+        let shared = Arc::new(Shared {
+            name,
+            prefix,
+            config,
+            health,
+            client: Mutex::new(Some(Arc::new(client))),
+            queue,
+            queue_bytes_max: options.queue_bytes_max,
+            closing: AtomicBool::new(false),
+        });
+        let polled = Arc::clone(&shared);
+        thread::Builder::new()
+            .name(format!("kafka-{name}"))
+            .spawn(move || polled.serve())
+            .map_err(|error| LogError::Permanent(format!("no thread for a producer: {error}")))?;
+        Ok(Self { shared })
+    }
+}
+
+#[async_trait]
+impl Producer for KafkaProducer {
+    fn append(&self, topic: &str, target: Target, record: NewRecord) -> Append {
+        let (teller, append) = Append::pending();
+        let bytes = size_bytes(&record);
+        if !self.shared.queue.take(bytes, self.shared.queue_bytes_max) {
+            return Append::ready(Err(AppendError::QueueFull));
+        }
+        self.shared
+            .send(topic, target, &record, Pending { teller, bytes });
+        append
+    }
+
+    async fn flush(&self, timeout: Duration) {
+        let shared = Arc::clone(&self.shared);
+        let flushed = tokio::task::spawn_blocking(move || shared.flush(timeout)).await;
+        if let Err(error) = flushed {
+            tracing::error!(%error, "flushing a producer ended early");
+        }
+    }
+}
+
+impl Drop for KafkaProducer {
+    fn drop(&mut self) {
+        // The thread lets go of the client, which takes a moment that must not be spent here.
+        self.shared.closing.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    fn send(&self, topic: &str, target: Target, record: &NewRecord, pending: Pending) {
+        let topic = format!("{}{topic}", self.prefix);
+        let mut message =
+            BaseRecord::<[u8], [u8], Box<Pending>>::with_opaque_to(&topic, Box::new(pending))
+                .key(record.key.as_ref());
+        if let Target::Partition(partition) = target {
+            message = message.partition(partition);
+        }
+        if let Some(value) = &record.value {
+            message = message.payload(value.as_ref());
+        }
+        if !record.headers.is_empty() {
+            let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+            for (name, value) in &record.headers {
+                headers = headers.insert(Header {
+                    key: name,
+                    value: Some(value.as_ref()),
+                });
+            }
+            message = message.headers(headers);
+        }
+        let Some(client) = self.client() else { return };
+        if let Err((error, message)) = client.send(message) {
+            self.queue
+                .tell(*message.delivery_opaque, Err(append_error(&error)));
+        }
+    }
+
+    fn client(&self) -> Option<Arc<Client>> {
+        self.client
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn swap(&self, client: Option<Arc<Client>>) -> Option<Arc<Client>> {
+        std::mem::replace(
+            &mut *self.client.lock().unwrap_or_else(PoisonError::into_inner),
+            client,
+        )
+    }
+
+    fn flush(&self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        while self.queue.count.load(Ordering::Acquire) > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            // A flush sends without lingering. That it timed out shows in what is pending.
+            let Some(client) = self.client() else { return };
+            drop(client.flush(Timeout::After(left.min(POLL))));
+        }
+    }
+
+    /// The thread's life.
+    fn serve(&self) {
+        while !self.closing.load(Ordering::Relaxed) {
+            let Some(client) = self.client() else { break };
+            client.poll(POLL);
+            if let Some((code, reason)) = client.client().fatal_error() {
+                tracing::error!(producer = self.name, %code, reason, "kafka producer failed and is replaced");
+                drop(client);
+                self.replace();
+            }
+        }
+        self.discard(self.swap(None));
+    }
+
+    fn replace(&self) {
+        let fresh = loop {
+            match create(self.name, &self.config, &self.health, &self.queue) {
+                Ok(client) => break Arc::new(client),
+                Err(error) => tracing::error!(%error, "creating a kafka producer failed"),
+            }
+            if self.closing.load(Ordering::Relaxed) {
+                return;
+            }
+            thread::sleep(REPLACE_PAUSE);
+        };
+        self.discard(self.swap(Some(fresh)));
+    }
+
+    /// Gives up what a client has not finished, and the client. Letting go of it takes up to half a second, so this
+    /// waits until no append holds it any more, lest one of them pays for that.
+    fn discard(&self, client: Option<Arc<Client>>) {
+        let Some(client) = client else { return };
+        while Arc::strong_count(&client) > 1 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        client.purge(PurgeConfig::default().queue().inflight());
+        if client.flush(Timeout::After(DISCARD_TIMEOUT)).is_err() {
+            tracing::warn!(
+                producer = self.name,
+                "kafka producer did not tell every fate in time"
+            );
+        }
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Shared")
+            .field("name", &self.name)
+            .field("queue", &self.queue)
+            .finish_non_exhaustive()
+    }
+}
+
+fn create(
+    name: &'static str,
+    config: &ClientConfig,
+    health: &Health,
+    queue: &Arc<Queue>,
+) -> Result<Client, LogError> {
+    let context = Context {
+        name,
+        health: health.clone(),
+        queue: Arc::clone(queue),
+    };
+    config
+        .create_with_context(context)
+        .map_err(|error| log_error("", &error))
+}
+
+fn size_bytes(record: &NewRecord) -> usize {
+    let headers = record.headers.iter();
+    let headers: usize = headers.map(|(name, value)| name.len() + value.len()).sum();
+    record.key.len() + record.value.as_ref().map_or(0, Bytes::len) + headers
+}
+
+struct Context {
+    name: &'static str,
+    health: Health,
+    queue: Arc<Queue>,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        log_line(self.name, level, facility, text);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        note_error(self.name, &self.health, &error, reason);
+    }
+}
+
+impl ProducerContext<NoCustomPartitioner> for Context {
+    type DeliveryOpaque = Box<Pending>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<Pending>) {
+        let fate = match result {
+            Ok(message) => {
+                self.health.set(true);
+                Ok(Position {
+                    partition: message.partition(),
+                    offset: message.offset(),
+                })
+            }
+            Err((error, _)) => Err(append_error(error)),
+        };
+        self.queue.tell(*pending, fate);
+    }
+}

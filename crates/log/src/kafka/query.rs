@@ -1,0 +1,163 @@
+//! Questions to the brokers. They block, so they run beside the async threads.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::metadata::MetadataTopic;
+use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
+
+use super::errors::{code_error, log_error};
+use crate::port::{Bounds, Committed, LogError, Offset, Partition};
+
+/// How long a question may take.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Runs blocking calls beside the async threads.
+pub(super) async fn blocking<T: Send + 'static>(
+    ask: impl FnOnce() -> Result<T, LogError> + Send + 'static,
+) -> Result<T, LogError> {
+    tokio::task::spawn_blocking(ask)
+        .await
+        .unwrap_or_else(|error| {
+            Err(LogError::Unavailable(format!(
+                "asking kafka ended early: {error}"
+            )))
+        })
+}
+
+/// A topic's partitions as (number, replicas), or nothing if the topic does not exist. `topic` has the prefix.
+pub(super) fn partitions<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+) -> Result<Option<Vec<(Partition, usize)>>, LogError> {
+    let metadata = client
+        .fetch_metadata(Some(topic), TIMEOUT)
+        .map_err(|error| log_error(topic, &error))?;
+    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
+        return Ok(None);
+    };
+    match topic_error(topic, found) {
+        Some(LogError::NoSuchTopic(_)) => Ok(None),
+        Some(error) => Err(error),
+        None => Ok(Some(
+            found
+                .partitions()
+                .iter()
+                .map(|one| (one.id(), one.replicas().len()))
+                .collect(),
+        )),
+    }
+}
+
+fn topic_error(topic: &str, found: &MetadataTopic) -> Option<LogError> {
+    found.error().map(|error| code_error(topic, error.into()))
+}
+
+/// The bounds of partitions of a topic, by one question for the starts and one for the ends. The end is that of the
+/// last transaction that is over, as readers see no further.
+pub(super) fn bounds<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+    partitions: &[Partition],
+) -> Result<BTreeMap<Partition, Bounds>, LogError> {
+    if partitions.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    // Starts first: a start that moves in between must not exceed the end.
+    let starts = offsets(client, topic, partitions, KafkaOffset::Beginning)?;
+    let ends = offsets(client, topic, partitions, KafkaOffset::End)?;
+    partitions
+        .iter()
+        .map(
+            |partition| match (starts.get(partition), ends.get(partition)) {
+                (Some(&start), Some(&end)) => Ok((
+                    *partition,
+                    Bounds {
+                        start,
+                        end: end.max(start),
+                    },
+                )),
+                _ => Err(LogError::Unavailable(format!(
+                    "no bounds of partition {partition} of {topic}"
+                ))),
+            },
+        )
+        .collect()
+}
+
+/// First offset at or after a time, none if there is none.
+pub(super) fn offset_for_time<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+    partition: Partition,
+    timestamp_ms: i64,
+) -> Result<Option<Offset>, LogError> {
+    // Negative times mean something else to Kafka, and nothing is that old.
+    let time = KafkaOffset::Offset(timestamp_ms.max(0));
+    Ok(offsets(client, topic, &[partition], time)?
+        .get(&partition)
+        .copied())
+}
+
+fn offsets<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+    partitions: &[Partition],
+    time: KafkaOffset,
+) -> Result<BTreeMap<Partition, Offset>, LogError> {
+    let asked = list(topic, partitions.iter().map(|partition| (*partition, time)));
+    let answer = client
+        .offsets_for_times(asked, TIMEOUT)
+        .map_err(|error| log_error(topic, &error))?;
+    let mut offsets = BTreeMap::new();
+    for element in answer.elements_for_topic(topic) {
+        element.error().map_err(|error| log_error(topic, &error))?;
+        if let KafkaOffset::Offset(offset) = element.offset() {
+            offsets.insert(element.partition(), offset);
+        }
+    }
+    Ok(offsets)
+}
+
+/// What the client's group has committed.
+pub(super) fn committed<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+    partitions: &[Partition],
+) -> Result<BTreeMap<Partition, Committed>, LogError> {
+    if partitions.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let asked = list(
+        topic,
+        partitions
+            .iter()
+            .map(|partition| (*partition, KafkaOffset::Invalid)),
+    );
+    let answer = client
+        .committed_offsets(asked, TIMEOUT)
+        .map_err(|error| log_error(topic, &error))?;
+    let mut committed = BTreeMap::new();
+    for element in answer.elements_for_topic(topic) {
+        element.error().map_err(|error| log_error(topic, &error))?;
+        if let KafkaOffset::Offset(offset) = element.offset() {
+            let metadata = element.metadata().to_owned();
+            committed.insert(element.partition(), Committed { offset, metadata });
+        }
+    }
+    Ok(committed)
+}
+
+/// A list of partitions of one topic with an offset each.
+pub(super) fn list(
+    topic: &str,
+    partitions: impl IntoIterator<Item = (Partition, KafkaOffset)>,
+) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for (partition, offset) in partitions {
+        let set = list.add_partition(topic, partition).set_offset(offset);
+        assert!(set.is_ok(), "offset {offset:?} cannot be written in a list");
+    }
+    list
+}

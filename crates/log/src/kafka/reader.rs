@@ -1,0 +1,378 @@
+//! Reads without a group.
+//!
+//! The reader has a client of its own that is assigned one partition at a time. Reading on where the last read ended
+//! costs nothing; anything else assigns anew. Each assignment begins with a question for the bounds, which gives two
+//! facts: where the log starts, and an end before which everything will have been seen once the client says that it
+//! reached the end of the partition. The second carries `next` over gaps at the very end, which no record shows.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Message, Offset as KafkaOffset};
+
+use super::context::PlainContext;
+use super::errors::log_error;
+use super::query;
+use super::record::record;
+use crate::port::{Batch, LogError, Offset, Partition, Reader, Record};
+
+/// A read is cut into waits of this length, so that a reader that is dropped is soon at rest.
+const SLICE: Duration = Duration::from_millis(200);
+/// Without a record or word of the end for so long, the log counts as not available.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(super) struct KafkaReader {
+    state: Arc<Mutex<State>>,
+}
+
+impl KafkaReader {
+    /// Makes the client. Blocks. `topic` has the prefix.
+    pub(super) fn create(
+        config: &ClientConfig,
+        context: PlainContext,
+        topic: String,
+    ) -> Result<Self, LogError> {
+        let client: BaseConsumer<PlainContext> = config
+            .create_with_context(context)
+            .map_err(|error| log_error(&topic, &error))?;
+        let state = State {
+            client: Some(client),
+            topic,
+            place: None,
+        };
+        Ok(Self {
+            state: Arc::new(Mutex::new(state)),
+        })
+    }
+
+    /// Runs a piece of work on the client beside the async threads. If the caller gives up meanwhile, the next piece
+    /// waits for this one.
+    async fn with_state<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut State) -> Result<T, LogError> + Send + 'static,
+    ) -> Result<T, LogError> {
+        let state = Arc::clone(&self.state);
+        query::blocking(move || work(&mut state.lock().unwrap_or_else(PoisonError::into_inner)))
+            .await
+    }
+}
+
+#[async_trait]
+impl Reader for KafkaReader {
+    async fn read(
+        &mut self,
+        partition: Partition,
+        from: Offset,
+        bytes_max: usize,
+        wait: Duration,
+    ) -> Result<Batch, LogError> {
+        let began = Instant::now();
+        let mut from = self
+            .with_state(move |state| state.go_to(partition, from))
+            .await?;
+        loop {
+            let left = wait.saturating_sub(began.elapsed());
+            let asked = from;
+            match self
+                .with_state(move |state| state.take(asked, bytes_max, left.min(SLICE)))
+                .await?
+            {
+                Taken::Batch(batch) => return Ok(batch),
+                Taken::Truncated { start } => from = start,
+                // Records that are there must be given even without a wait, and gaps at the end must be passed.
+                Taken::AtEnd { checked } if !checked || left.is_zero() => {
+                    let at_end = self.with_state(move |state| state.check_end(asked)).await?;
+                    if let Some(batch) = at_end.filter(|_| left.is_zero()) {
+                        return Ok(batch);
+                    }
+                }
+                Taken::AtEnd { .. } => {}
+                Taken::Nothing if began.elapsed() > wait.saturating_add(SILENCE_MAX) => {
+                    return Err(LogError::Unavailable(
+                        "kafka gave no records in time".into(),
+                    ));
+                }
+                Taken::Nothing => {}
+            }
+        }
+    }
+}
+
+impl Drop for KafkaReader {
+    fn drop(&mut self) {
+        // Closing a client takes a while and, if a broker is away, longer.
+        let state = Arc::clone(&self.state);
+        let closing = thread::Builder::new()
+            .name("kafka-close".into())
+            .spawn(move || {
+                drop(
+                    state
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .client
+                        .take(),
+                );
+            });
+        if let Err(error) = closing {
+            tracing::error!(%error, "no thread to close a kafka reader");
+        }
+    }
+}
+
+struct State {
+    /// Taken out when dropped.
+    client: Option<BaseConsumer<PlainContext>>,
+    topic: String,
+    place: Option<Place>,
+}
+
+/// Where the client reads.
+#[derive(Debug)]
+struct Place {
+    partition: Partition,
+    /// Where the next read goes on.
+    next: Offset,
+    /// The end as known when the client was assigned: when it reports the end, all before this has been given.
+    end_at_assign: Offset,
+    /// The end as known by now.
+    end: Offset,
+    /// Whether the client reported the end and nothing came since.
+    at_end: bool,
+    /// Whether `next` is known to be the end, rather than the offset after the last record.
+    checked: bool,
+    /// Read, but not given yet.
+    ahead: VecDeque<Record>,
+}
+
+/// What one slice of a read came to.
+enum Taken {
+    Batch(Batch),
+    /// The end of the partition, and no record yet. `checked` if no gap can be there.
+    AtEnd { checked: bool },
+    /// Neither a record nor the end.
+    Nothing,
+    /// Retention overtook the reader.
+    Truncated {
+        start: Offset,
+    },
+}
+
+impl State {
+    fn client(&self) -> Result<&BaseConsumer<PlainContext>, LogError> {
+        self.client
+            .as_ref()
+            .ok_or_else(|| LogError::Permanent("the reader is closed".into()))
+    }
+
+    /// Gets ready to read from an offset and says where reading begins.
+    fn go_to(&mut self, partition: Partition, from: Offset) -> Result<Offset, LogError> {
+        match &self.place {
+            Some(place) if place.partition == partition && place.next == from => Ok(from),
+            _ => self.assign(partition, from),
+        }
+    }
+
+    fn assign(&mut self, partition: Partition, from: Offset) -> Result<Offset, LogError> {
+        self.place = None;
+        let client = self.client()?;
+        let bounds = query::bounds(client, &self.topic, &[partition])?
+            .remove(&partition)
+            .ok_or_else(|| LogError::NoSuchTopic(self.topic.clone()))?;
+        let next = from.max(bounds.start);
+        // An offset past the end does not exist for Kafka yet; reading it begins at the end and skips.
+        let assigned = next.min(bounds.end);
+        client
+            .assign(&query::list(
+                &self.topic,
+                [(partition, KafkaOffset::Offset(assigned))],
+            ))
+            .map_err(|error| log_error(&self.topic, &error))?;
+        self.place = Some(Place {
+            partition,
+            next,
+            end_at_assign: bounds.end,
+            end: bounds.end,
+            at_end: next >= bounds.end,
+            checked: true,
+            ahead: VecDeque::new(),
+        });
+        Ok(next)
+    }
+
+    /// Waits for a first record at most this long and takes what is there.
+    fn take(&mut self, from: Offset, bytes_max: usize, wait: Duration) -> Result<Taken, LogError> {
+        let Self {
+            client: Some(client),
+            topic,
+            place: Some(place),
+        } = self
+        else {
+            return Err(LogError::Permanent("the reader has no place".into()));
+        };
+        // Even without a wait the first fetch must have its chance.
+        let mut wait = if place.at_end {
+            wait
+        } else {
+            wait.max(Duration::from_millis(50))
+        };
+        let mut bytes: usize = place.ahead.iter().map(Record::size_bytes).sum();
+        while bytes < bytes_max {
+            if !place.ahead.is_empty() {
+                wait = Duration::ZERO;
+            }
+            match client.poll(wait) {
+                None => break,
+                Some(Ok(message)) => {
+                    place.at_end = false;
+                    if message.partition() == place.partition && message.offset() >= place.next {
+                        let record = record(&message);
+                        bytes += record.size_bytes();
+                        place.ahead.push_back(record);
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) if partition == place.partition => {
+                    (place.at_end, place.checked) = (true, false);
+                    break;
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => {}
+                Some(Err(error)) => return self.recover(&error),
+            }
+        }
+        if !place.ahead.is_empty() {
+            return Ok(Taken::Batch(batch(client, topic, place, from, bytes_max)?));
+        }
+        if !place.at_end {
+            return Ok(Taken::Nothing);
+        }
+        if place.next < place.end_at_assign {
+            // Only a gap was left. Going past it is worth an answer.
+            (place.next, place.checked) = (place.end_at_assign, true);
+            return Ok(Taken::Batch(Batch {
+                from,
+                records: Vec::new(),
+                next: place.next,
+                end: place.end,
+            }));
+        }
+        Ok(Taken::AtEnd {
+            checked: place.checked,
+        })
+    }
+
+    /// At the end as far as the client knows: asks for the end. If it is where we are, that is the answer. If not, there
+    /// are new records or a gap, and a new assignment will tell.
+    fn check_end(&mut self, from: Offset) -> Result<Option<Batch>, LogError> {
+        let Some(place) = &mut self.place else {
+            return Err(LogError::Permanent("the reader has no place".into()));
+        };
+        let (partition, next) = (place.partition, place.next);
+        let client = self
+            .client
+            .as_ref()
+            .ok_or_else(|| LogError::Permanent("the reader is closed".into()))?;
+        let end = end(client, &self.topic, partition)?;
+        place.end = end;
+        if end <= next {
+            place.checked = true;
+            return Ok(Some(Batch {
+                from,
+                records: Vec::new(),
+                next,
+                end,
+            }));
+        }
+        self.assign(partition, next)?;
+        Ok(None)
+    }
+
+    /// What to do about an error: begin anew where the log starts now, wait, or give up.
+    fn recover(&mut self, error: &KafkaError) -> Result<Taken, LogError> {
+        let told = log_error(&self.topic, error);
+        match (error.rdkafka_error_code(), &self.place) {
+            (
+                Some(
+                    RDKafkaErrorCode::AutoOffsetReset
+                    | RDKafkaErrorCode::OffsetOutOfRange
+                    | RDKafkaErrorCode::LogTruncation,
+                ),
+                Some(place),
+            ) => {
+                let (partition, next) = (place.partition, place.next);
+                Ok(Taken::Truncated {
+                    start: self.assign(partition, next)?,
+                })
+            }
+            // The client reports each lost connection and repairs it; only when all are lost is there nothing to wait
+            // for.
+            (Some(code), _)
+                if code != RDKafkaErrorCode::AllBrokersDown
+                    && matches!(told, LogError::Unavailable(_)) =>
+            {
+                Ok(Taken::Nothing)
+            }
+            _ => Err(told),
+        }
+    }
+}
+
+/// Takes what was read, at most `bytes_max` but at least one record.
+fn batch(
+    client: &BaseConsumer<PlainContext>,
+    topic: &str,
+    place: &mut Place,
+    from: Offset,
+    bytes_max: usize,
+) -> Result<Batch, LogError> {
+    let mut records = Vec::new();
+    let mut bytes = 0;
+    while let Some(record) = place.ahead.front() {
+        bytes += record.size_bytes();
+        if bytes > bytes_max && !records.is_empty() {
+            break;
+        }
+        records.extend(place.ahead.pop_front());
+    }
+    if let Some(last) = records.last() {
+        place.next = last.offset + 1;
+    }
+    if place.ahead.is_empty() && place.at_end {
+        place.end = place.end.max(place.next);
+    } else if place.next >= place.end {
+        // The end that was known is reached, which says nothing about the present one.
+        place.end = end(client, topic, place.partition)?;
+    }
+    Ok(Batch {
+        from,
+        records,
+        next: place.next,
+        end: place.end.max(place.next),
+    })
+}
+
+fn end(
+    client: &BaseConsumer<PlainContext>,
+    topic: &str,
+    partition: Partition,
+) -> Result<Offset, LogError> {
+    query::bounds(client, topic, &[partition])?
+        .remove(&partition)
+        .map(|bounds| bounds.end)
+        .ok_or_else(|| LogError::NoSuchTopic(topic.to_owned()))
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("State")
+            .field("topic", &self.topic)
+            .field("place", &self.place)
+            .finish_non_exhaustive()
+    }
+}
