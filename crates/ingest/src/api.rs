@@ -99,7 +99,7 @@ impl Api {
         let operator_key = OperatorKey::try_new(config.operator_key.as_ref())?;
         let metrics = IngestMetrics::new(metrics)?;
         let admission = Admission::try_new(&config, &metrics)?;
-        let producing = Producing::open(Arc::clone(&log), &config).await?;
+        let producing = Producing::open(&*log, &config).await?;
         let readers = Readers::new(log, &config);
         let shared = Shared {
             registry,
