@@ -67,7 +67,7 @@ fn maintain(process: &mut Process, log: Arc<EmbeddedLog>, every: Duration) {
                     "log maintained"
                 ),
                 Err(error) => {
-                    tracing::warn!(%error, "the log could not be maintained, trying again later")
+                    tracing::warn!(%error, "the log could not be maintained, trying again later");
                 }
             }
         }

@@ -72,7 +72,7 @@ impl Parts {
         let stage = self.stage.clone();
         let stop = process.stages.token().clone();
         self.spawn(process, "fan-out", async move {
-            fan_out::run(stage, context, stop).await
+            fan_out::run(stage, context, stop).await;
         });
     }
 
@@ -105,7 +105,7 @@ impl Parts {
         let stage = self.stage.clone();
         let stop = process.stages.token().clone();
         self.spawn(process, "deliver", async move {
-            deliver::run(stage, context, stop).await
+            deliver::run(stage, context, stop).await;
         });
         Ok(())
     }
@@ -121,7 +121,7 @@ impl Parts {
         let stage = self.stage.clone();
         let stop = process.stages.token().clone();
         self.spawn(process, "scheduler", async move {
-            scheduler::run(stage, context, stop).await
+            scheduler::run(stage, context, stop).await;
         });
     }
 

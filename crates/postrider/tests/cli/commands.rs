@@ -8,8 +8,8 @@ use crate::support::{Receiver, Up, postrider, stderr, stdout, wait_for};
 struct Operator<'a>(&'a Path);
 
 impl Operator<'_> {
-    fn output(&self, arguments: &[&str]) -> Output {
-        postrider(arguments)
+    fn output(&self, line: &str) -> Output {
+        postrider(&line.split(' ').collect::<Vec<_>>())
             .arg("--data-dir")
             .arg(self.0)
             .output()
@@ -17,25 +17,16 @@ impl Operator<'_> {
     }
 
     /// Runs a command that must work, and gives what it answers.
-    fn run(&self, arguments: &[&str]) -> String {
-        let output = self.output(arguments);
-        assert!(
-            output.status.success(),
-            "{arguments:?}: {}",
-            stderr(&output)
-        );
+    fn run(&self, line: &str) -> String {
+        let output = self.output(line);
+        assert!(output.status.success(), "{line}: {}", stderr(&output));
         stdout(&output)
     }
 
     /// Runs a command that must fail, and gives what it says.
-    fn refused(&self, arguments: &[&str]) -> String {
-        let output = self.output(arguments);
-        assert_eq!(
-            output.status.code(),
-            Some(1),
-            "{arguments:?}: {}",
-            stdout(&output)
-        );
+    fn refused(&self, line: &str) -> String {
+        let output = self.output(line);
+        assert_eq!(output.status.code(), Some(1), "{line}: {}", stdout(&output));
         stderr(&output)
     }
 }
@@ -46,18 +37,10 @@ fn many_events_are_published_from_standard_input() {
     let up = Up::start(directory.path());
     let operator = Operator(directory.path());
     let receiver = Receiver::start(204);
-    operator.run(&[
-        "endpoint",
-        "create",
-        "-t",
-        "acme",
-        "--url",
-        &receiver.url(),
-        "--format",
-        "raw",
-        "--event-types",
-        "a.*",
-    ]);
+    operator.run(&format!(
+        "endpoint create -t acme --url {} --format raw --event-types a.*",
+        receiver.url()
+    ));
 
     // One a line, spread over lines, and one that is refused: a wrong type keeps the others from nothing.
     let events = "{\"type\":\"a.one\",\"data\":{\"n\":  1}}\n{\n  \"type\": \"a.two\",\n  \"data\": [2.50]\n}\n\
@@ -108,89 +91,81 @@ fn many_events_are_published_from_standard_input() {
 }
 
 #[test]
+fn tenants_are_managed_by_commands() {
+    let directory = tempfile::tempdir().unwrap();
+    let up = Up::start(directory.path());
+    let operator = Operator(directory.path());
+    operator.run("tenant create acme --name Acme --metadata plan=gold");
+    let shown = operator.run("tenant show acme");
+    assert!(shown.contains("Acme") && shown.contains("gold"), "{shown}");
+    assert!(operator.run("tenant list").contains("acme"));
+    assert!(operator.refused("tenant show other").contains("404"));
+    up.terminate();
+}
+
+#[test]
 fn endpoints_are_managed_by_commands() {
     let directory = tempfile::tempdir().unwrap();
     let up = Up::start(directory.path());
     let operator = Operator(directory.path());
-    operator.run(&[
-        "tenant",
-        "create",
-        "acme",
-        "--name",
-        "Acme",
-        "--metadata",
-        "plan=gold",
-    ]);
-    assert!(operator.run(&["tenant", "show", "acme"]).contains("Acme"));
-    assert!(operator.run(&["tenant", "list"]).contains("acme"));
-
-    let one = ["-t", "acme", "ep_a"];
-    let with =
-        |verb: &[&'static str], rest: &[&'static str]| [&["endpoint"], verb, &one, rest].concat();
-    let created = operator.run(&[
-        "endpoint",
-        "create",
-        "-t",
-        "acme",
-        "--id",
-        "ep_a",
-        "--url",
-        "https://example.com/a",
-        "--retry-schedule",
-        "5s,1m",
-    ]);
+    let created = operator.run(
+        "endpoint create -t acme --id ep_a --url https://example.com/a --retry-schedule 5s,1m",
+    );
     assert!(
         created.contains("whsec_") && created.contains("5,60"),
         "{created}"
     );
-    assert!(!operator.run(&with(&["show"], &[])).contains("whsec_"));
-    let refused = operator.refused(&[
-        "endpoint",
-        "create",
-        "-t",
-        "acme",
-        "--url",
-        "ftp://example.com",
-        "--format",
-        "xml",
-    ]);
+    assert!(
+        !operator
+            .run("endpoint show -t acme ep_a")
+            .contains("whsec_")
+    );
+    let refused = operator.refused("endpoint create -t acme --url ftp://example.com --format xml");
     assert!(
         refused.contains("url:") && refused.contains("format:"),
         "{refused}"
     );
 
-    let updated = operator.run(&with(
-        &["update"],
-        &["--event-types", "invoice.*", "--json"],
+    let updated = operator.run("endpoint update -t acme ep_a --event-types invoice.* --json");
+    let updated: serde_json::Value = serde_json::from_str(&updated).unwrap();
+    assert_eq!(updated["version"], 2);
+    let url = "--url https://example.com/b";
+    let stale = operator.refused(&format!(
+        "endpoint update -t acme ep_a {url} --if-version 1"
     ));
-    let version = serde_json::from_str::<serde_json::Value>(&updated).unwrap()["version"]
-        .as_u64()
-        .unwrap();
-    assert_eq!(version, 2);
+    assert!(stale.contains("412"), "{stale}");
+    operator.run(&format!(
+        "endpoint update -t acme ep_a {url} --if-version 2"
+    ));
     assert!(
         operator
-            .refused(&with(
-                &["update"],
-                &["--url", "https://example.com/b", "--if-version", "1"]
-            ))
-            .contains("412")
-    );
-    assert!(
-        operator
-            .run(&with(&["rotate-secret"], &["--yes"]))
+            .run("endpoint rotate-secret -t acme ep_a --yes")
             .contains("whsec_")
     );
 
-    assert!(operator.refused(&with(&["disable"], &[])).contains("--yes"));
+    for verb in ["disable", "rotate-secret", "delete"] {
+        assert!(
+            operator
+                .refused(&format!("endpoint {verb} -t acme ep_a"))
+                .contains("--yes")
+        );
+    }
     assert!(
         operator
-            .run(&with(&["disable"], &["--yes"]))
+            .run("endpoint disable -t acme ep_a --yes")
             .contains("manual")
     );
-    assert!(operator.run(&with(&["enable"], &[])).contains("enabled"));
-    assert!(operator.refused(&with(&["delete"], &[])).contains("--yes"));
-    operator.run(&with(&["delete"], &["--yes"]));
-    assert!(operator.refused(&with(&["show"], &[])).contains("404"));
+    assert!(
+        operator
+            .run("endpoint enable -t acme ep_a")
+            .contains("enabled")
+    );
+    operator.run("endpoint delete -t acme ep_a --yes");
+    assert!(
+        operator
+            .refused("endpoint show -t acme ep_a")
+            .contains("404")
+    );
     up.terminate();
 }
 
@@ -205,16 +180,16 @@ fn endpoints_are_imported_from_a_file() {
         .collect();
     std::fs::write(&file, lines).unwrap();
     let file = file.to_str().unwrap();
-    operator.run(&["endpoint", "import", "-t", "acme", "--file", file]);
-    let again = operator.refused(&["endpoint", "import", "-t", "acme", "--file", file]);
+    operator.run(&format!("endpoint import -t acme --file {}", file));
+    let again = operator.refused(&format!("endpoint import -t acme --file {}", file));
     assert!(again.contains("0 created, 300 failed"), "{again}");
-    let output = operator.output(&["endpoint", "list", "-t", "acme", "--limit", "250"]);
+    let output = operator.output("endpoint list -t acme --limit 250");
     assert_eq!(stdout(&output).lines().count(), 251);
     let said = stderr(&output);
     let cursor = said.trim().rsplit(' ').next().unwrap().to_owned();
     assert_eq!(
         operator
-            .run(&["endpoint", "list", "-t", "acme", "--cursor", &cursor])
+            .run(&format!("endpoint list -t acme --cursor {}", cursor))
             .lines()
             .count(),
         51
@@ -228,66 +203,36 @@ fn what_was_given_up_is_listed_shown_and_redriven() {
     let up = Up::start(directory.path());
     let operator = Operator(directory.path());
     let receiver = Receiver::start(500);
-    operator.run(&[
-        "endpoint",
-        "create",
-        "-t",
-        "acme",
-        "--id",
-        "ep_a",
-        "--url",
-        &receiver.url(),
-        "--retry-schedule",
-        "1s",
-    ]);
-    operator.run(&[
-        "event",
-        "publish",
-        "-t",
-        "acme",
-        "--id",
-        "lost",
-        "--type",
-        "a.b",
-        "--data",
-        "{\"n\": 1}",
-    ]);
+    operator.run(&format!(
+        "endpoint create -t acme --id ep_a --url {} --retry-schedule 1s",
+        receiver.url()
+    ));
+    operator.run("event publish -t acme --id lost --type a.b --data {\"n\":1}");
     let letters = || {
-        let list = operator.run(&["dead-letter", "list", "-t", "acme", "--json"]);
+        let list = operator.run("dead-letter list -t acme --json");
         let list: serde_json::Value = serde_json::from_str(&list).unwrap();
         list["data"][0]["id"].as_str().map(str::to_owned)
     };
     let id = wait_for("the dead letter", letters);
-    assert!(
-        operator
-            .run(&["dead-letter", "list", "-t", "acme"])
-            .contains("lost")
-    );
-    let shown = operator.run(&["dead-letter", "show", "-t", "acme", &id]);
+    assert!(operator.run("dead-letter list -t acme").contains("lost"));
+    let shown = operator.run(&format!("dead-letter show -t acme {}", id));
     assert!(shown.contains("ep_a") && shown.contains("500"), "{shown}");
 
     receiver.answer(200);
     assert!(
         operator
-            .refused(&["dead-letter", "redrive", "-t", "acme", "--since", "1h"])
+            .refused("dead-letter redrive -t acme --since 1h")
             .contains("--yes")
     );
     for _ in 0..2 {
-        let redriven = operator.run(&[
-            "dead-letter",
-            "redrive",
-            "-t",
-            "acme",
-            &id,
-            "--command-id",
-            "again",
-        ]);
+        let redriven = operator.run(&format!(
+            "dead-letter redrive -t acme {} --command-id again",
+            id
+        ));
         assert!(redriven.contains("1 redriven"), "{redriven}");
     }
     // It comes after both redrives in its endpoint's partition, so what they lead to has happened when it arrives.
-    operator.run(&[
-        "event", "publish", "-t", "acme", "--id", "last", "--type", "a.b", "--data", "2",
-    ]);
+    operator.run("event publish -t acme --id last --type a.b --data 2");
     wait_for("the last event", || {
         let requests = receiver.requests();
         requests
@@ -296,7 +241,7 @@ fn what_was_given_up_is_listed_shown_and_redriven() {
             .then_some(())
     });
     let attempts = || {
-        let attempts = operator.run(&["endpoint", "attempts", "-t", "acme", "ep_a"]);
+        let attempts = operator.run("endpoint attempts -t acme ep_a");
         (attempts.lines().count() >= 5).then_some(attempts)
     };
     let attempts = wait_for("what was recorded", attempts);

@@ -58,42 +58,35 @@ pub(crate) struct Up {
 impl Up {
     /// Starts it at free ports and waits until it serves. It may send to the loopback interface.
     pub(crate) fn start(data_dir: &Path) -> Self {
-        let mut child = postrider(&[
-            "up",
-            "--listen",
-            "127.0.0.1:0",
-            "--health-listen",
-            "127.0.0.1:0",
-        ])
-        .arg("--data")
-        .arg(data_dir)
-        .env("POSTRIDER_EGRESS__ALLOW_CIDRS", "127.0.0.0/8")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut welcome = String::new();
+        let mut command = postrider(&["up", "--listen", "127.0.0.1:0"]);
+        command
+            .args(["--health-listen", "127.0.0.1:0", "--data"])
+            .arg(data_dir);
+        command.env("POSTRIDER_EGRESS__ALLOW_CIDRS", "127.0.0.0/8");
+        let child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut up = Self {
+            child,
+            welcome: String::new(),
+        };
+        let mut lines = BufReader::new(up.child.stdout.take().unwrap()).lines();
+        let mut log = up.child.stderr.take().unwrap();
         for line in lines.by_ref() {
-            let line = line.unwrap();
-            welcome.push_str(&line);
-            welcome.push('\n');
-            if line.contains("event show") {
+            up.welcome.push_str(&line.unwrap());
+            up.welcome.push('\n');
+            if up.welcome.contains("event show") {
                 // What comes after is read, so that it never blocks.
                 thread::spawn(move || lines.for_each(drop));
-                let mut log = child.stderr.take().unwrap();
                 thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-                return Self { child, welcome };
+                return up;
             }
         }
-        let mut log = String::new();
-        child
-            .stderr
-            .take()
-            .unwrap()
-            .read_to_string(&mut log)
-            .unwrap();
-        panic!("it ended early, having said {welcome:?} and {log}");
+        let mut said = String::new();
+        log.read_to_string(&mut said).unwrap();
+        panic!("it ended early, having said {:?} and {said}", up.welcome);
     }
 
     /// The commands to paste.
