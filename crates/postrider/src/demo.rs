@@ -36,6 +36,8 @@ use view::View;
 pub(crate) const TENANT: &str = "demo";
 /// The only address that the demo opens.
 const LOOPBACK: &str = "127.0.0.1/32";
+/// What is logged beside the view: nothing of what the demo does on purpose.
+const LOG: &str = "warn,postrider_delivery::dead_letter=error";
 /// How long everything that was accepted may take to be settled at the end.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
 /// How long the publisher may need to learn the fate of its last event.
@@ -80,7 +82,7 @@ impl Behaviour {
 pub(crate) fn adapt(config: &mut Config) {
     config.egress.allow_cidrs.push(LOOPBACK.to_owned());
     if config.telemetry == TelemetryConfig::default() {
-        config.telemetry.log = "warn".to_owned();
+        config.telemetry.log = LOG.to_owned();
     }
 }
 

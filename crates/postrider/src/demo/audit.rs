@@ -149,6 +149,7 @@ pub(crate) async fn spawn(
     let audit = Arc::new(Audit::default());
     let mut routes = Tail::open(&log, ROUTES).await?;
     let mut attempts = Tail::open(&log, ATTEMPTS).await?;
+    round(&audit, &ledger, &mut routes, &mut attempts).await?;
     let book = audit.clone();
     let stop = tasks.token().clone();
     tasks.critical("demo-audit", async move {
