@@ -24,7 +24,11 @@ pub struct Api {
 impl Api {
     /// The API at this address, opened by this key.
     pub fn new(address: SocketAddr, key: &str, tenant: &str) -> Self {
-        Self { http: HttpClient::new(address), key: key.to_owned(), tenant: tenant.to_owned() }
+        Self {
+            http: HttpClient::new(address),
+            key: key.to_owned(),
+            tenant: tenant.to_owned(),
+        }
     }
 
     /// The tenant it acts for.
@@ -56,7 +60,9 @@ impl Api {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Body::from(body.into())).expect("tests build valid requests");
+        let request = request
+            .body(Body::from(body.into()))
+            .expect("tests build valid requests");
         self.http.send(request).await
     }
 
@@ -74,9 +80,16 @@ impl Api {
     /// # Panics
     /// When the answer is not 2xx.
     pub async fn must(&self, method: Method, path: &str, body: &Value) -> Value {
-        let answer = self.json(method.clone(), path, body).await.expect("the API answers");
+        let answer = self
+            .json(method.clone(), path, body)
+            .await
+            .expect("the API answers");
         let text = String::from_utf8_lossy(&answer.body);
-        assert!((200..300).contains(&answer.status), "{method} {path}: {} {text}", answer.status);
+        assert!(
+            (200..300).contains(&answer.status),
+            "{method} {path}: {} {text}",
+            answer.status
+        );
         answer.json()
     }
 
@@ -85,9 +98,16 @@ impl Api {
     /// # Panics
     /// When the answer is not 2xx.
     pub async fn get(&self, path: &str) -> Value {
-        let answer = self.call(Method::GET, path, &[], Bytes::new()).await.expect("the API answers");
+        let answer = self
+            .call(Method::GET, path, &[], Bytes::new())
+            .await
+            .expect("the API answers");
         let text = String::from_utf8_lossy(&answer.body);
-        assert!((200..300).contains(&answer.status), "GET {path}: {} {text}", answer.status);
+        assert!(
+            (200..300).contains(&answer.status),
+            "GET {path}: {} {text}",
+            answer.status
+        );
         answer.json()
     }
 
@@ -110,19 +130,27 @@ impl Api {
             settings.extend(more);
         }
         let endpoint = self.must(Method::POST, "/endpoints", &settings).await;
-        endpoint["id"].as_str().expect("an endpoint has an id").to_owned()
+        endpoint["id"]
+            .as_str()
+            .expect("an endpoint has an id")
+            .to_owned()
     }
 
     /// Publishes an event and gives its id.
     pub async fn publish(&self, event: &Value) -> String {
         let answer = self.must(Method::POST, "/events", event).await;
-        answer["id"].as_str().expect("an accepted event has an id").to_owned()
+        answer["id"]
+            .as_str()
+            .expect("an accepted event has an id")
+            .to_owned()
     }
 
     /// Reads an event with what became of it until that is as wanted.
     pub async fn event_when(&self, id: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         eventually(what, SOON, async || {
-            let answer = self.call(Method::GET, &format!("/events/{id}"), &[], Bytes::new()).await;
+            let answer = self
+                .call(Method::GET, &format!("/events/{id}"), &[], Bytes::new())
+                .await;
             match answer {
                 Ok(answer) if answer.status == 200 && wanted(&answer.json()) => Ok(answer.json()),
                 Ok(answer) => Err(format!("{} {}", answer.status, answer.json())),
@@ -133,7 +161,12 @@ impl Api {
     }
 
     /// Reads a list until it is as wanted.
-    pub async fn list_when(&self, path: &str, what: &str, wanted: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    pub async fn list_when(
+        &self,
+        path: &str,
+        what: &str,
+        wanted: impl Fn(&[Value]) -> bool,
+    ) -> Vec<Value> {
         eventually(what, SOON, async || {
             let list = self.get(path).await;
             let data = list["data"].as_array().cloned().unwrap_or_default();

@@ -23,6 +23,8 @@ const ENCRYPTION_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const TENANT: &str = "acme";
 /// How long a process may take until it is ready: a group may wait for a member that was killed.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How often other addresses are chosen when somebody else took one.
+const ADDRESS_TRIES: usize = 5;
 /// How long a process may take to end.
 const ENDS_WITHIN: Duration = Duration::from_secs(40);
 
@@ -53,7 +55,10 @@ impl Plan {
             ("POSTRIDER_EGRESS__ALLOW_CIDRS", "127.0.0.0/8"),
             // Small, so that many tests fit on one broker; the delays are those of short schedules.
             ("POSTRIDER_TOPICS__PARTITIONS", "4"),
-            ("POSTRIDER_TOPICS__RETRY_DELAYS_MS", "[500, 1000, 2000, 5000, 20000]"),
+            (
+                "POSTRIDER_TOPICS__RETRY_DELAYS_MS",
+                "[500, 1000, 2000, 5000, 20000]",
+            ),
             ("POSTRIDER_RETRY__DEFAULT_SCHEDULE_MS", "[1000, 1000, 1000]"),
             ("POSTRIDER_TELEMETRY__FORMAT", "text"),
             // The partitions of a process that was killed are given to the next one after this time; it starts no
@@ -95,13 +100,19 @@ impl Plan {
     #[must_use]
     pub fn stages_apart(self) -> Self {
         let stages = ["fan-out", "deliver", "scheduler"];
-        Self { delivers: stages.map(|stage| (stage.to_owned(), vec![stage])).into(), ..self }
+        Self {
+            delivers: stages.map(|stage| (stage.to_owned(), vec![stage])).into(),
+            ..self
+        }
     }
 
     /// On Kafka: this broker instead of the shared one.
     #[must_use]
     pub fn broker(self, broker: &'static KafkaBroker) -> Self {
-        Self { broker: Some(broker), ..self }
+        Self {
+            broker: Some(broker),
+            ..self
+        }
     }
 
     /// Starts it and waits until all of it is ready.
@@ -123,7 +134,7 @@ pub struct Cluster {
 
 #[derive(Debug)]
 struct Member {
-    arguments: Vec<String>,
+    role: Vec<String>,
     api: Option<SocketAddr>,
     health: SocketAddr,
     process: Option<Process>,
@@ -153,7 +164,7 @@ impl Cluster {
             cluster.spawn(&name);
         }
         for name in cluster.members.keys().cloned().collect::<Vec<_>>() {
-            cluster.ready(&name).await;
+            cluster.ready_at_free_addresses(&name).await;
         }
         cluster.api().ensure_tenant().await;
         cluster
@@ -169,21 +180,25 @@ impl Cluster {
         }
         for (name, stages) in self.plan.delivers.clone() {
             let stages = stages.join(",");
-            let arguments: &[&str] =
-                if stages.is_empty() { &["deliver"] } else { &["deliver", "--stages", &stages] };
+            let arguments: &[&str] = if stages.is_empty() {
+                &["deliver"]
+            } else {
+                &["deliver", "--stages", &stages]
+            };
             self.add_member(&name, arguments, false);
         }
     }
 
-    fn add_member(&mut self, name: &str, arguments: &[&str], serves_api: bool) {
-        let health = free_address();
+    fn add_member(&mut self, name: &str, role: &[&str], serves_api: bool) {
+        let role = role.iter().map(|argument| (*argument).to_owned()).collect();
         let api = serves_api.then(free_address);
-        let mut arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        arguments.extend(["--health-listen".to_owned(), health.to_string()]);
-        if let Some(api) = api {
-            arguments.extend(["--listen".to_owned(), api.to_string()]);
-        }
-        self.members.insert(name.to_owned(), Member { arguments, api, health, process: None });
+        let member = Member {
+            role,
+            api,
+            health: free_address(),
+            process: None,
+        };
+        self.members.insert(name.to_owned(), member);
     }
 
     /// The binary with this installation's configuration.
@@ -192,7 +207,10 @@ impl Cluster {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("POSTRIDER_")) {
             command.env_remove(name);
         }
-        command.args(arguments).current_dir(self.directory.path()).envs(&self.plan.settings);
+        command
+            .args(arguments)
+            .current_dir(self.directory.path())
+            .envs(&self.plan.settings);
         match self.broker {
             Some(broker) => command
                 .env("POSTRIDER_KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap())
@@ -208,60 +226,119 @@ impl Cluster {
     /// When it fails.
     pub fn run(&self, arguments: &[&str]) -> String {
         let output = self.command(arguments).output().expect("the binary starts");
-        let (said, talk) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "postrider {arguments:?}: {}\n{said}\n{talk}", output.status);
+        let (said, talk) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(
+            output.status.success(),
+            "postrider {arguments:?}: {}\n{said}\n{talk}",
+            output.status
+        );
         said.into_owned()
     }
 
     fn spawn(&mut self, name: &str) {
-        let arguments: Vec<String> = self.member(name).arguments.clone();
+        let member = self.member(name);
+        let mut arguments = member.role.clone();
+        arguments.extend(["--health-listen".to_owned(), member.health.to_string()]);
+        if let Some(api) = member.api {
+            arguments.extend(["--listen".to_owned(), api.to_string()]);
+        }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let mut command = self.command(&arguments);
         let process = Process::start(name, self.directory.path(), &mut command);
         self.member_mut(name).process = Some(process);
     }
 
+    /// Waits until a new process is ready. Somebody else may have taken an address since it was chosen.
+    async fn ready_at_free_addresses(&mut self, name: &str) {
+        for _ in 0..ADDRESS_TRIES {
+            match self.until_ready(name).await {
+                Ok(()) => return,
+                Err(ended) if ended.contains("Address already in use") => {
+                    let member = self.member_mut(name);
+                    member.health = free_address();
+                    member.api = member.api.map(|_| free_address());
+                    self.spawn(name);
+                }
+                Err(ended) => panic!("{name} {ended}"),
+            }
+        }
+        panic!("{name} found no free address");
+    }
+
     async fn ready(&mut self, name: &str) {
+        if let Err(ended) = self.until_ready(name).await {
+            panic!("{name} {ended}");
+        }
+    }
+
+    /// Waits until the process is ready; if it ends instead, tells how.
+    async fn until_ready(&mut self, name: &str) -> Result<(), String> {
         let health = HttpClient::new(self.member(name).health);
-        let process = self.member_mut(name).process.as_mut().expect("it was started");
-        let mut ended = None;
+        let process = self
+            .member_mut(name)
+            .process
+            .as_mut()
+            .expect("it was started");
         eventually(&format!("{name} is ready"), READY_WITHIN, || {
-            ended = ended.or(process.ended());
-            assert!(ended.is_none(), "{name} ended with {ended:?}");
+            let ended = process
+                .ended()
+                .map(|status| format!("ended with {status}: {}", process.output()));
             let health = health.clone();
             async move {
-                let request = Request::get("/readyz").body(Body::empty()).expect("the request is valid");
+                if let Some(ended) = ended {
+                    return Ok(Err(ended));
+                }
+                let request = Request::get("/readyz")
+                    .body(Body::empty())
+                    .expect("the request is valid");
                 match health.send(request).await {
-                    Ok(answer) if answer.status == 200 => Ok(()),
+                    Ok(answer) if answer.status == 200 => Ok(Ok(())),
                     other => Err(other),
                 }
             }
         })
-        .await;
+        .await
     }
 
     fn member(&self, name: &str) -> &Member {
-        self.members.get(name).unwrap_or_else(|| panic!("there is no {name}"))
+        self.members
+            .get(name)
+            .unwrap_or_else(|| panic!("there is no {name}"))
     }
 
     fn member_mut(&mut self, name: &str) -> &mut Member {
-        self.members.get_mut(name).unwrap_or_else(|| panic!("there is no {name}"))
+        self.members
+            .get_mut(name)
+            .unwrap_or_else(|| panic!("there is no {name}"))
     }
 
     /// The process that does this role's or stage's work: on the embedded log there is only one.
     fn resolve<'a>(&self, name: &'a str) -> &'a str {
-        if self.plan.log == LogKind::Embedded { "up" } else { name }
+        if self.plan.log == LogKind::Embedded {
+            "up"
+        } else {
+            name
+        }
     }
 
     /// The running process of this role or stage.
     pub fn process(&mut self, name: &str) -> &mut Process {
         let name = self.resolve(name);
-        self.member_mut(name).process.as_mut().unwrap_or_else(|| panic!("{name} does not run"))
+        self.member_mut(name)
+            .process
+            .as_mut()
+            .unwrap_or_else(|| panic!("{name} does not run"))
     }
 
     /// Every running process, by name.
     pub fn processes(&self) -> impl Iterator<Item = (&str, &Process)> {
-        let running = self.members.iter().filter_map(|(name, member)| Some((name, member.process.as_ref()?)));
+        let running = self
+            .members
+            .iter()
+            .filter_map(|(name, member)| Some((name, member.process.as_ref()?)));
         running.map(|(name, process)| (name.as_str(), process))
     }
 
@@ -294,13 +371,17 @@ impl Cluster {
     /// The API, at every process that serves it.
     pub fn apis(&self) -> Vec<Api> {
         let addresses = self.members.values().filter_map(|member| member.api);
-        addresses.map(|address| Api::new(address, OPERATOR_KEY, TENANT)).collect()
+        addresses
+            .map(|address| Api::new(address, OPERATOR_KEY, TENANT))
+            .collect()
     }
 
     /// Metrics of the process of this role or stage.
     pub async fn metrics(&self, name: &str) -> String {
         let client = HttpClient::new(self.member(self.resolve(name)).health);
-        let request = Request::get("/metrics").body(Body::empty()).expect("the request is valid");
+        let request = Request::get("/metrics")
+            .body(Body::empty())
+            .expect("the request is valid");
         let answer = client.send(request).await.expect("metrics are served");
         String::from_utf8_lossy(&answer.body).into_owned()
     }

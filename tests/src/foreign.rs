@@ -45,7 +45,9 @@ pub struct Verdict {
 impl Verdict {
     /// The body as it came.
     pub fn body(&self) -> Vec<u8> {
-        BASE64.decode(&self.body_base64).expect("receivers report bodies in base64")
+        BASE64
+            .decode(&self.body_base64)
+            .expect("receivers report bodies in base64")
     }
 }
 
@@ -66,7 +68,8 @@ impl LibraryReceiver {
         let mut command = match library {
             Library::Node => {
                 let mut node = Command::new("node");
-                node.arg(tests.join("node/receiver.cjs")).env("NODE_PATH", tool("npm/node_modules"));
+                node.arg(tests.join("node/receiver.cjs"))
+                    .env("NODE_PATH", tool("npm/node_modules"));
                 node
             }
             Library::Python => {
@@ -75,25 +78,45 @@ impl LibraryReceiver {
                 python
             }
         };
-        command.env("WEBHOOK_SECRET", secret).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{library:?} does not start: {error}"));
+        command
+            .env("WEBHOOK_SECRET", secret)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{library:?} does not start: {error}"));
         let input = child.stdin.take();
         let output = child.stdout.take().expect("its output was asked for");
         let said = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&said);
         thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                heard.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                heard
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(line);
             }
         });
-        let port = eventually("the receiver listens", Duration::from_secs(30), async || {
-            let lines = said.lock().unwrap_or_else(PoisonError::into_inner);
-            let first = lines.first().and_then(|line| serde_json::from_str::<Value>(line).ok());
-            let port = first.and_then(|first| first["port"].as_u64());
-            port.and_then(|port| u16::try_from(port).ok()).ok_or("nothing said")
-        })
+        let port = eventually(
+            "the receiver listens",
+            Duration::from_secs(30),
+            async || {
+                let lines = said.lock().unwrap_or_else(PoisonError::into_inner);
+                let first = lines
+                    .first()
+                    .and_then(|line| serde_json::from_str::<Value>(line).ok());
+                let port = first.and_then(|first| first["port"].as_u64());
+                port.and_then(|port| u16::try_from(port).ok())
+                    .ok_or("nothing said")
+            },
+        )
         .await;
-        Self { child, port, said, _input: input }
+        Self {
+            child,
+            port,
+            said,
+            _input: input,
+        }
     }
 
     /// Its URL with this path.
@@ -109,7 +132,8 @@ impl LibraryReceiver {
     /// What it said of every request so far.
     pub fn verdicts(&self) -> Vec<Verdict> {
         let lines = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let parse = |line: &String| serde_json::from_str(line).expect("a verdict is JSON as agreed");
+        let parse =
+            |line: &String| serde_json::from_str(line).expect("a verdict is JSON as agreed");
         lines.iter().skip(1).map(parse).collect()
     }
 
@@ -117,7 +141,11 @@ impl LibraryReceiver {
     pub async fn wait_for(&self, count: usize, at_most: Duration) -> Vec<Verdict> {
         eventually(&format!("{count} verdicts"), at_most, async || {
             let verdicts = self.verdicts();
-            if verdicts.len() >= count { Ok(verdicts) } else { Err(verdicts.len()) }
+            if verdicts.len() >= count {
+                Ok(verdicts)
+            } else {
+                Err(verdicts.len())
+            }
         })
         .await
     }
@@ -169,7 +197,11 @@ pub fn publish_by_python(bootstrap_servers: &str, topic: &str, events: &[Foreign
     }
     drop(input);
     let output = producer.wait_with_output().expect("the producer ends");
-    assert!(output.status.success(), "the producer failed with {}", output.status);
+    assert!(
+        output.status.success(),
+        "the producer failed with {}",
+        output.status
+    );
     let said: Value = serde_json::from_slice(&output.stdout).expect("the producer says JSON");
     assert_eq!(said, json!({ "acknowledged": events.len() }));
 }
@@ -196,17 +228,26 @@ pub fn github_payloads() -> Vec<GitHubPayload> {
     }
     let path = tool("npm/node_modules/@octokit/webhooks-examples/api.github.com/index.json");
     let text = fs::read_to_string(path).expect("the examples can be read");
-    let kinds: Vec<EventKind<'_>> = serde_json::from_str(&text).expect("the examples are as they were");
+    let kinds: Vec<EventKind<'_>> =
+        serde_json::from_str(&text).expect("the examples are as they were");
     let payloads = kinds.into_iter().flat_map(|kind| {
         let examples = kind.examples.into_iter();
-        examples.map(move |example| (kind.name.clone(), example.get().as_bytes().to_vec())).collect::<Vec<_>>()
+        examples
+            .map(move |example| (kind.name.clone(), example.get().as_bytes().to_vec()))
+            .collect::<Vec<_>>()
     });
-    payloads.map(|(event_type, data)| GitHubPayload { event_type, data }).collect()
+    payloads
+        .map(|(event_type, data)| GitHubPayload { event_type, data })
+        .collect()
 }
 
 /// Something below `.tools`, which must be there.
 fn tool(path: &str) -> PathBuf {
     let full = repository().join(".tools").join(path);
-    assert!(full.exists(), "{} is missing: `make test` fetches what the tests need", full.display());
+    assert!(
+        full.exists(),
+        "{} is missing: `make test` fetches what the tests need",
+        full.display()
+    );
     full
 }

@@ -51,14 +51,20 @@ impl Answer {
 
     /// A header's text, empty if there is none.
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
     }
 }
 
 impl HttpClient {
     /// A client of the server at this address.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, connections: Arc::default() }
+        Self {
+            address,
+            connections: Arc::default(),
+        }
     }
 
     /// Where the server is.
@@ -75,16 +81,26 @@ impl HttpClient {
             let mut connection = self.connection().await?;
             let response = connection.send_request(request).await.map_err(no_answer)?;
             let (head, body) = response.into_parts();
-            let body = axum::body::to_bytes(Body::new(body), ANSWER_BYTES_MAX).await.map_err(no_answer)?;
+            let body = axum::body::to_bytes(Body::new(body), ANSWER_BYTES_MAX)
+                .await
+                .map_err(no_answer)?;
             lock(&self.connections.idle).push(connection);
-            Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
+            Ok(Answer {
+                status: head.status.as_u16(),
+                headers: head.headers,
+                body,
+            })
         };
-        tokio::time::timeout(TIMEOUT, answered).await.map_err(no_answer)?
+        tokio::time::timeout(TIMEOUT, answered)
+            .await
+            .map_err(no_answer)?
     }
 
     async fn connection(&self) -> Result<SendRequest<Body>, NoAnswer> {
         loop {
-            let Some(mut idle) = lock(&self.connections.idle).pop() else { break };
+            let Some(mut idle) = lock(&self.connections.idle).pop() else {
+                break;
+            };
             if idle.ready().await.is_ok() {
                 return Ok(idle);
             }

@@ -21,7 +21,10 @@ pub async fn eventually<T, S: Debug, F: Future<Output = Result<T, S>>>(
             Ok(answer) => return answer,
             Err(last) => last,
         };
-        assert!(started.elapsed() < at_most, "not within {at_most:?}: {what}; last seen: {last:?}");
+        assert!(
+            started.elapsed() < at_most,
+            "not within {at_most:?}: {what}; last seen: {last:?}"
+        );
         tokio::time::sleep(INTERVAL).await;
     }
 }

@@ -27,7 +27,11 @@ impl Process {
     /// Starts the program; what it says goes to `directory/name.log`, after what an earlier one said.
     pub fn start(name: &str, directory: &Path, command: &mut Command) -> Self {
         let log = directory.join(format!("{name}.log"));
-        let output = OpenOptions::new().create(true).append(true).open(&log).expect("the log file opens");
+        let output = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("the log file opens");
         let errors = output.try_clone().expect("a file handle can be doubled");
         let child = command
             .stdin(Stdio::null())
@@ -35,7 +39,12 @@ impl Process {
             .stderr(errors)
             .spawn()
             .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
-        Self { name: name.to_owned(), child, log, ended: None }
+        Self {
+            name: name.to_owned(),
+            child,
+            log,
+            ended: None,
+        }
     }
 
     /// Its process id.
@@ -74,14 +83,24 @@ impl Process {
     /// # Panics
     /// When it does not end in time.
     pub fn terminate(&mut self, at_most: Duration) -> ExitStatus {
-        let asked = Command::new("kill").args(["-TERM", &self.id().to_string()]).status();
-        assert!(asked.is_ok_and(|status| status.success()), "{} could not be signalled", self.name);
+        let asked = Command::new("kill")
+            .args(["-TERM", &self.id().to_string()])
+            .status();
+        assert!(
+            asked.is_ok_and(|status| status.success()),
+            "{} could not be signalled",
+            self.name
+        );
         let started = Instant::now();
         loop {
             if let Some(status) = self.ended() {
                 return status;
             }
-            assert!(started.elapsed() < at_most, "{} did not end within {at_most:?} of SIGTERM", self.name);
+            assert!(
+                started.elapsed() < at_most,
+                "{} did not end within {at_most:?} of SIGTERM",
+                self.name
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -97,7 +116,10 @@ impl Process {
 }
 
 impl Drop for Process {
-    #[expect(clippy::print_stderr, reason = "this is where a failed test's reader looks")]
+    #[expect(
+        clippy::print_stderr,
+        reason = "this is where a failed test's reader looks"
+    )]
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
@@ -109,7 +131,9 @@ impl Drop for Process {
 
 /// The root of the repository.
 pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are in a folder of the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the tests are in a folder of the repository")
 }
 
 /// The `postrider` binary of the build that this program belongs to; `POSTRIDER_TEST_BINARY` names another.
@@ -139,32 +163,45 @@ pub fn postrider() -> &'static Path {
 
 /// Cargo builds no binary of another package for a test, so one that was left behind may be there.
 fn is_stale(binary: &Path) -> bool {
-    let Ok(built) = binary.metadata().and_then(|metadata| metadata.modified()) else { return true };
+    let Ok(built) = binary.metadata().and_then(|metadata| metadata.modified()) else {
+        return true;
+    };
     newest(&repository().join("crates")) > built
 }
 
 fn newest(folder: &Path) -> SystemTime {
-    let entries = fs::read_dir(folder).expect("the sources can be listed").flatten();
+    let entries = fs::read_dir(folder)
+        .expect("the sources can be listed")
+        .flatten();
     // Tests of other packages are no part of the binary.
-    let times = entries.filter(|entry| entry.file_name() != "tests").map(|entry| {
-        if entry.path().is_dir() {
-            newest(&entry.path())
-        } else {
-            let modified = entry.metadata().and_then(|metadata| metadata.modified());
-            modified.unwrap_or(SystemTime::UNIX_EPOCH)
-        }
-    });
+    let times = entries
+        .filter(|entry| entry.file_name() != "tests")
+        .map(|entry| {
+            if entry.path().is_dir() {
+                newest(&entry.path())
+            } else {
+                let modified = entry.metadata().and_then(|metadata| metadata.modified());
+                modified.unwrap_or(SystemTime::UNIX_EPOCH)
+            }
+        });
     times.max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 fn build(profile: &Path) {
-    let target = profile.parent().expect("a profile is a folder in the target folder");
+    let target = profile
+        .parent()
+        .expect("a profile is a folder in the target folder");
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--package", "postrider", "--target-dir"]).arg(target);
+    cargo
+        .args(["build", "--quiet", "--package", "postrider", "--target-dir"])
+        .arg(target);
     if profile.ends_with("release") {
         cargo.arg("--release");
     }
-    let status = cargo.current_dir(repository()).status().expect("cargo starts");
+    let status = cargo
+        .current_dir(repository())
+        .status()
+        .expect("cargo starts");
     assert!(status.success(), "postrider could not be built");
 }
 

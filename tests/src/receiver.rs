@@ -45,7 +45,11 @@ pub struct Reply {
 impl Reply {
     /// An answer at once.
     pub fn status(status: u16) -> Self {
-        Self { status, after: Duration::ZERO, headers: Vec::new() }
+        Self {
+            status,
+            after: Duration::ZERO,
+            headers: Vec::new(),
+        }
     }
 
     /// The same answer, later.
@@ -87,19 +91,27 @@ impl std::fmt::Debug for Desk {
 impl Receiver {
     /// Starts a receiver that answers by this script.
     pub async fn start(script: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .expect("a port is free");
         let address = listener.local_addr().expect("a listener has an address");
         let desk = Arc::new(Desk {
             received: Mutex::default(),
             counts: Mutex::default(),
             script: Box::new(script),
         });
-        let router = Router::new().fallback(receive).with_state(Arc::clone(&desk));
+        let router = Router::new()
+            .fallback(receive)
+            .with_state(Arc::clone(&desk));
         let mut server = JoinSet::new();
         server.spawn(async move {
             drop(axum::serve(listener, router).await);
         });
-        Self { address, desk, _server: server }
+        Self {
+            address,
+            desk,
+            _server: server,
+        }
     }
 
     /// Starts a receiver that is content with everything.
@@ -114,7 +126,11 @@ impl Receiver {
 
     /// What came to this path, in order.
     pub fn received(&self, path: &str) -> Vec<Received> {
-        lock(&self.desk.received).iter().filter(|received| received.path == path).cloned().collect()
+        lock(&self.desk.received)
+            .iter()
+            .filter(|received| received.path == path)
+            .cloned()
+            .collect()
     }
 
     /// How many requests came to all paths.
@@ -126,33 +142,57 @@ impl Receiver {
     pub fn counts(&self, path: &str) -> BTreeMap<String, usize> {
         let counts = lock(&self.desk.counts);
         let of_path = counts.iter().filter(|((at, _), _)| at == path);
-        of_path.map(|((_, id), count)| (id.clone(), *count)).collect()
+        of_path
+            .map(|((_, id), count)| (id.clone(), *count))
+            .collect()
     }
 
     /// Waits until so many requests came to this path.
     pub async fn wait_for(&self, path: &str, count: usize, at_most: Duration) -> Vec<Received> {
-        eventually(&format!("{count} requests to {path}"), at_most, async || {
-            let received = self.received(path);
-            if received.len() >= count { Ok(received) } else { Err(received.len()) }
-        })
+        eventually(
+            &format!("{count} requests to {path}"),
+            at_most,
+            async || {
+                let received = self.received(path);
+                if received.len() >= count {
+                    Ok(received)
+                } else {
+                    Err(received.len())
+                }
+            },
+        )
         .await
     }
 
     /// Waits until each of these events came to this path.
     pub async fn wait_for_all(&self, path: &str, ids: &[String], at_most: Duration) {
-        eventually(&format!("{} events at {path}", ids.len()), at_most, async || {
-            let counts = self.counts(path);
-            let missing: Vec<_> = ids.iter().filter(|id| !counts.contains_key(*id)).collect();
-            if missing.is_empty() { Ok(()) } else { Err((missing.len(), missing[0].clone())) }
-        })
+        eventually(
+            &format!("{} events at {path}", ids.len()),
+            at_most,
+            async || {
+                let counts = self.counts(path);
+                let missing: Vec<_> = ids.iter().filter(|id| !counts.contains_key(*id)).collect();
+                if missing.is_empty() {
+                    Ok(())
+                } else {
+                    Err((missing.len(), missing[0].clone()))
+                }
+            },
+        )
         .await;
     }
 }
 
 async fn receive(State(desk): State<Arc<Desk>>, request: Request) -> Response {
     let (head, body) = request.into_parts();
-    let body = axum::body::to_bytes(body, BODY_BYTES_MAX).await.unwrap_or_default();
-    let id = head.headers.get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let body = axum::body::to_bytes(body, BODY_BYTES_MAX)
+        .await
+        .unwrap_or_default();
+    let id = head
+        .headers
+        .get("webhook-id")
+        .and_then(|id| id.to_str().ok())
+        .unwrap_or_default();
     let mut received = Received {
         path: head.uri.path().to_owned(),
         id: id.to_owned(),
@@ -163,7 +203,9 @@ async fn receive(State(desk): State<Arc<Desk>>, request: Request) -> Response {
     };
     let reply = {
         let mut counts = lock(&desk.counts);
-        let count = counts.entry((received.path.clone(), received.id.clone())).or_default();
+        let count = counts
+            .entry((received.path.clone(), received.id.clone()))
+            .or_default();
         *count += 1;
         received.number = *count;
         (desk.script)(&received)
@@ -174,7 +216,9 @@ async fn receive(State(desk): State<Arc<Desk>>, request: Request) -> Response {
     for (name, value) in reply.headers {
         response = response.header(name, value);
     }
-    response.body(Body::empty()).expect("tests script valid answers")
+    response
+        .body(Body::empty())
+        .expect("tests script valid answers")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -1,6 +1,9 @@
 //! The direction of dependencies is as ARCHITECTURE.md says: what a crate must not know, it cannot name.
 
-#![expect(clippy::unwrap_used, reason = "a test may stop at what it does not expect")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may stop at what it does not expect"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -12,29 +15,90 @@ type Dependencies = BTreeMap<String, BTreeSet<String>>;
 
 /// What a crate must not know, neither directly nor through another of ours.
 const FORBIDDEN: [(&str, &[&str]); 7] = [
-    ("postrider-model", &["tokio", "rdkafka", "rusqlite", "reqwest", "axum", "hyper", "postrider-log"]),
-    ("postrider-log", &["postrider-model", "postrider-registry", "prost", "axum", "reqwest", "serde_json"]),
-    ("postrider-registry", &["axum", "hyper", "reqwest", "postrider-daemon"]),
-    ("postrider-daemon", &["postrider-model", "postrider-log", "postrider-registry", "rdkafka"]),
+    (
+        "postrider-model",
+        &[
+            "tokio",
+            "rdkafka",
+            "rusqlite",
+            "reqwest",
+            "axum",
+            "hyper",
+            "postrider-log",
+        ],
+    ),
+    (
+        "postrider-log",
+        &[
+            "postrider-model",
+            "postrider-registry",
+            "prost",
+            "axum",
+            "reqwest",
+            "serde_json",
+        ],
+    ),
+    (
+        "postrider-registry",
+        &["axum", "hyper", "reqwest", "postrider-daemon"],
+    ),
+    (
+        "postrider-daemon",
+        &[
+            "postrider-model",
+            "postrider-log",
+            "postrider-registry",
+            "rdkafka",
+        ],
+    ),
     ("postrider-ingest", &["postrider-delivery", "reqwest"]),
-    ("postrider-delivery", &["postrider-ingest", "postrider-daemon", "axum"]),
-    ("postrider-tests", &["postrider-model", "postrider-log", "postrider-registry", "postrider"]),
+    (
+        "postrider-delivery",
+        &["postrider-ingest", "postrider-daemon", "axum"],
+    ),
+    (
+        "postrider-tests",
+        &[
+            "postrider-model",
+            "postrider-log",
+            "postrider-registry",
+            "postrider",
+        ],
+    ),
 ];
 
 fn dependencies() -> Dependencies {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--no-deps", "--locked", "--offline"])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--no-deps",
+            "--locked",
+            "--offline",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let packages = metadata["packages"].as_array().unwrap().iter().map(|package| {
-        let needed = package["dependencies"].as_array().unwrap().iter();
-        let needed = needed.filter(|dependency| dependency["kind"].is_null());
-        let names = needed.map(|dependency| dependency["name"].as_str().unwrap().to_owned());
-        (package["name"].as_str().unwrap().to_owned(), names.collect())
-    });
+    let packages = metadata["packages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|package| {
+            let needed = package["dependencies"].as_array().unwrap().iter();
+            let needed = needed.filter(|dependency| dependency["kind"].is_null());
+            let names = needed.map(|dependency| dependency["name"].as_str().unwrap().to_owned());
+            (
+                package["name"].as_str().unwrap().to_owned(),
+                names.collect(),
+            )
+        });
     packages.collect()
 }
 
@@ -58,7 +122,10 @@ fn no_crate_knows_what_it_must_not() {
         known_to(name, &dependencies, &mut known);
         known.retain(|dependency| dependency.starts_with("postrider"));
         known.extend(direct.iter().cloned());
-        let wrong: Vec<_> = forbidden.iter().filter(|dependency| known.contains(**dependency)).collect();
+        let wrong: Vec<_> = forbidden
+            .iter()
+            .filter(|dependency| known.contains(**dependency))
+            .collect();
         assert!(wrong.is_empty(), "{name} must not know {wrong:?}");
     }
 }
@@ -68,6 +135,9 @@ fn every_crate_of_ours_is_named_after_its_folder() {
     for name in dependencies().keys() {
         let folder = name.strip_prefix("postrider-").unwrap_or(name);
         let crates = format!("{}/../crates/{folder}", env!("CARGO_MANIFEST_DIR"));
-        assert!(folder == "tests" || std::path::Path::new(&crates).is_dir(), "{name}");
+        assert!(
+            folder == "tests" || std::path::Path::new(&crates).is_dir(),
+            "{name}"
+        );
     }
 }

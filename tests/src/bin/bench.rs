@@ -54,9 +54,14 @@ fn say(line: &str) {
 }
 
 async fn bench(log: LogKind) {
-    say(&format!("\n{log:?}: {EVENT_BYTES} byte events, fan-out 1, {ENDPOINTS} endpoints"));
+    say(&format!(
+        "\n{log:?}: {EVENT_BYTES} byte events, fan-out 1, {ENDPOINTS} endpoints"
+    ));
     let receiver = ReceiverProcess::start();
-    let cluster = Plan::new(log).set("POSTRIDER_TOPICS__PARTITIONS", "12").start().await;
+    let cluster = Plan::new(log)
+        .set("POSTRIDER_TOPICS__PARTITIONS", "12")
+        .start()
+        .await;
     let api = cluster.api();
     for number in 0..ENDPOINTS {
         let types = json!({ "event_types": [format!("bench.n{number}")] });
@@ -73,11 +78,19 @@ async fn bench(log: LogKind) {
     receiver.finished(EVENTS).await;
     let delivered = started.elapsed();
     let used = cpu_seconds(&cluster, &receiver);
-    say(&format!("  accepted   {:>8.0} events/s", per_second(EVENTS, accepted)));
-    say(&format!("  delivered  {:>8.0} events/s", per_second(EVENTS, delivered)));
+    say(&format!(
+        "  accepted   {:>8.0} events/s",
+        per_second(EVENTS, accepted)
+    ));
+    say(&format!(
+        "  delivered  {:>8.0} events/s",
+        per_second(EVENTS, delivered)
+    ));
     for ((name, after), (_, before)) in used.iter().zip(&before) {
         let per_100_000 = (after - before) * 100_000.0 / per_second(EVENTS, Duration::from_secs(1));
-        say(&format!("  {name:<10} {per_100_000:>8.1} CPU-seconds per 100,000 events"));
+        say(&format!(
+            "  {name:<10} {per_100_000:>8.1} CPU-seconds per 100,000 events"
+        ));
     }
 
     publish_paced(&api).await;
@@ -97,58 +110,91 @@ fn per_second(count: usize, time: Duration) -> f64 {
 }
 
 /// Microseconds of the wall clock, which all processes share.
-#[expect(clippy::disallowed_methods, reason = "the times of two processes are compared")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the times of two processes are compared"
+)]
 fn now_us() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }
 
 async fn publish_one(api: &Api, number: usize) {
     let data = format!(r#"{{"sent_us":{},"padding":""#, now_us());
     let padding = "x".repeat(EVENT_BYTES.saturating_sub(data.len() + 2));
-    let body = format!(r#"{{"type":"bench.n{}","data":{data}{padding}"}}}}"#, number % ENDPOINTS);
+    let body = format!(
+        r#"{{"type":"bench.n{}","data":{data}{padding}"}}}}"#,
+        number % ENDPOINTS
+    );
     let json = [("content-type", "application/json")];
-    let answer = api.call(Method::POST, "/events", &json, body).await.expect("ingest answers");
+    let answer = api
+        .call(Method::POST, "/events", &json, body)
+        .await
+        .expect("ingest answers");
     assert_eq!(answer.status, 202, "{}", answer.json());
 }
 
 async fn publish(api: &Api, count: usize) {
-    stream::iter(0..count).for_each_concurrent(PUBLISHERS, |number| publish_one(api, number)).await;
+    stream::iter(0..count)
+        .for_each_concurrent(PUBLISHERS, |number| publish_one(api, number))
+        .await;
 }
 
 /// Each event at its time, whether the earlier ones were answered or not.
 async fn publish_paced(api: &Api) {
     let started = tokio::time::Instant::now();
     let events = stream::iter(0..PACED_EVENTS).then(async |number| {
-        let after = f64::from(u32::try_from(number).unwrap_or(u32::MAX)) / f64::from(PACED_PER_SECOND);
+        let after =
+            f64::from(u32::try_from(number).unwrap_or(u32::MAX)) / f64::from(PACED_PER_SECOND);
         tokio::time::sleep_until(started + Duration::from_secs_f64(after)).await;
         number
     });
-    events.for_each_concurrent(PUBLISHERS, |number| publish_one(api, number)).await;
+    events
+        .for_each_concurrent(PUBLISHERS, |number| publish_one(api, number))
+        .await;
 }
 
 /// CPU seconds that each process took so far.
 fn cpu_seconds(cluster: &Cluster, receiver: &ReceiverProcess) -> Vec<(String, f64)> {
-    let mut processes: Vec<_> =
-        cluster.processes().map(|(name, process)| (name.to_owned(), process.id())).collect();
+    let mut processes: Vec<_> = cluster
+        .processes()
+        .map(|(name, process)| (name.to_owned(), process.id()))
+        .collect();
     processes.extend(brokers().into_iter().map(|id| ("kafka".to_owned(), id)));
     processes.push(("receiver".to_owned(), receiver.child.id()));
     processes.push(("publisher".to_owned(), std::process::id()));
-    processes.into_iter().map(|(name, id)| (name, cpu_seconds_of(id))).collect()
+    processes
+        .into_iter()
+        .map(|(name, id)| (name, cpu_seconds_of(id)))
+        .collect()
 }
 
 fn cpu_seconds_of(id: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
     // The second field may hold anything but ends at the last parenthesis.
-    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default();
+    let fields: Vec<&str> = stat
+        .rsplit(") ")
+        .next()
+        .unwrap_or_default()
+        .split(' ')
+        .collect();
+    let ticks = |index: usize| {
+        fields
+            .get(index)
+            .and_then(|field| field.parse::<f64>().ok())
+            .unwrap_or_default()
+    };
     (ticks(11) + ticks(12)) / TICKS_PER_SECOND
 }
 
 /// The brokers that this program started: java processes whose parents lead here.
 fn brokers() -> Vec<u32> {
     let own = std::process::id();
-    let ids = std::fs::read_dir("/proc").expect("/proc can be listed").flatten();
+    let ids = std::fs::read_dir("/proc")
+        .expect("/proc can be listed")
+        .flatten();
     let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     ids.filter(|id| {
         let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
@@ -179,9 +225,15 @@ impl ReceiverProcess {
             .expect("this program can be started again");
         let mut line = String::new();
         let output = child.stdout.take().expect("its output was asked for");
-        BufReader::new(output).read_line(&mut line).expect("it says where it listens");
+        BufReader::new(output)
+            .read_line(&mut line)
+            .expect("it says where it listens");
         let address: SocketAddr = line.trim().parse().expect("it says an address");
-        Self { child, address, client: HttpClient::new(address) }
+        Self {
+            child,
+            address,
+            client: HttpClient::new(address),
+        }
     }
 
     fn url(&self) -> String {
@@ -192,15 +244,26 @@ impl ReceiverProcess {
     async fn finished(&self, count: usize) -> Value {
         eventually(&format!("{count} webhooks"), DELIVERED_WITHIN, async || {
             let report = self.get("/report").await;
-            if report["count"].as_u64() >= u64::try_from(count).ok() { Ok(()) } else { Err(report) }
+            if report["count"].as_u64() >= u64::try_from(count).ok() {
+                Ok(())
+            } else {
+                Err(report)
+            }
         })
         .await;
         self.get("/take").await
     }
 
     async fn get(&self, path: &str) -> Value {
-        let request = Request::get(path).header("host", "receiver").body(Body::empty()).expect("it is valid");
-        self.client.send(request).await.expect("the receiver answers").json()
+        let request = Request::get(path)
+            .header("host", "receiver")
+            .body(Body::empty())
+            .expect("it is valid");
+        self.client
+            .send(request)
+            .await
+            .expect("the receiver answers")
+            .json()
     }
 }
 
@@ -219,20 +282,32 @@ async fn receive() {
     let latencies = Latencies::default();
     let router = Router::new()
         .route("/hook", post(hook))
-        .route("/report", get(async |State(latencies): State<Latencies>| {
-            Json(json!({ "count": lock(&latencies).len() }))
-        }))
+        .route(
+            "/report",
+            get(async |State(latencies): State<Latencies>| {
+                Json(json!({ "count": lock(&latencies).len() }))
+            }),
+        )
         .route("/take", get(take))
         .with_state(latencies);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
-    say(&listener.local_addr().expect("a listener has an address").to_string());
-    axum::serve(listener, router).await.expect("the receiver serves");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .expect("a port is free");
+    say(&listener
+        .local_addr()
+        .expect("a listener has an address")
+        .to_string());
+    axum::serve(listener, router)
+        .await
+        .expect("the receiver serves");
 }
 
 async fn hook(State(latencies): State<Latencies>, body: Bytes) {
     let now_us = now_us();
     let text = std::str::from_utf8(&body).unwrap_or_default();
-    let sent = text.split_once(r#""sent_us":"#).and_then(|(_, rest)| rest.split_once(',')?.0.parse().ok());
+    let sent = text
+        .split_once(r#""sent_us":"#)
+        .and_then(|(_, rest)| rest.split_once(',')?.0.parse().ok());
     lock(&latencies).push(now_us.saturating_sub(sent.unwrap_or(now_us)));
 }
 

@@ -16,12 +16,18 @@ const LANE_ATTEMPTS_IN_FLIGHT_MAX: usize = 32;
 
 mod both {
     use super::*;
-    on_both_logs!(kill_9_of_deliver_loses_nothing_and_repeats_only_what_was_in_flight, sigterm_loses_and_doubles_nothing);
+    on_both_logs!(
+        kill_9_of_deliver_loses_nothing_and_repeats_only_what_was_in_flight,
+        sigterm_loses_and_doubles_nothing
+    );
 }
 
 mod stages {
     use super::*;
-    on_kafka!(kill_9_of_fan_out_loses_and_doubles_nothing, kill_9_of_the_scheduler_loses_and_doubles_nothing);
+    on_kafka!(
+        kill_9_of_fan_out_loses_and_doubles_nothing,
+        kill_9_of_the_scheduler_loses_and_doubles_nothing
+    );
 }
 
 /// Waits until the work is well under way and checks that it is not done.
@@ -31,7 +37,10 @@ async fn in_the_middle(receiver: &Receiver, from: usize, total: usize) {
         if count >= from { Ok(()) } else { Err(count) }
     })
     .await;
-    assert!(receiver.count() < total, "everything was done already: this test would show nothing");
+    assert!(
+        receiver.count() < total,
+        "everything was done already: this test would show nothing"
+    );
 }
 
 async fn kill_9_of_deliver_loses_nothing_and_repeats_only_what_was_in_flight(log: LogKind) {
@@ -51,7 +60,10 @@ async fn kill_9_of_deliver_loses_nothing_and_repeats_only_what_was_in_flight(log
     assert_eq!(counts.len(), EVENTS);
     let repeated = receiver.count() - EVENTS;
     let in_flight_max = ENDPOINTS * LANE_ATTEMPTS_IN_FLIGHT_MAX;
-    assert!(repeated <= in_flight_max, "{repeated} attempts were repeated, {in_flight_max} were in flight at most");
+    assert!(
+        repeated <= in_flight_max,
+        "{repeated} attempts were repeated, {in_flight_max} were in flight at most"
+    );
 }
 
 async fn sigterm_loses_and_doubles_nothing(log: LogKind) {
@@ -99,7 +111,9 @@ async fn kill_9_of_the_scheduler_loses_and_doubles_nothing(log: LogKind) {
         .start()
         .await;
     let api = cluster.api();
-    let receiver = Receiver::start(|received| Reply::status(if received.number < 3 { 503 } else { 200 })).await;
+    let receiver =
+        Receiver::start(|received| Reply::status(if received.number < 3 { 503 } else { 200 }))
+            .await;
     create_endpoints(&api, &receiver, PATH).await;
     let ids = publish(&api, EVENTS).await;
     // Some second attempts were made, most are waiting, some third ones wait too.

@@ -24,7 +24,8 @@ pub(crate) async fn create_endpoints(api: &Api, receiver: &Receiver, path: &str)
 pub(crate) async fn publish(api: &Api, count: usize) -> Vec<String> {
     let events = stream::iter(0..count).map(async |number| {
         let event_type = format!("load.n{}", number % ENDPOINTS);
-        api.publish(&json!({ "type": event_type, "data": { "number": number } })).await
+        api.publish(&json!({ "type": event_type, "data": { "number": number } }))
+            .await
     });
     events.buffer_unordered(PUBLISHERS).collect().await
 }
@@ -37,7 +38,15 @@ pub(crate) fn assert_each_once(receiver: &Receiver, path: &str, ids: &[String]) 
 /// Checks that each event came exactly so often to the path, and nothing else did.
 pub(crate) fn assert_each_times(receiver: &Receiver, path: &str, ids: &[String], times: usize) {
     let counts = receiver.counts(path);
-    let other: Vec<_> = counts.iter().filter(|(_, count)| **count != times).collect();
-    assert!(other.is_empty(), "{} events did not come {times} times, such as {:?}", other.len(), other[0]);
+    let other: Vec<_> = counts
+        .iter()
+        .filter(|(_, count)| **count != times)
+        .collect();
+    assert!(
+        other.is_empty(),
+        "{} events did not come {times} times, such as {:?}",
+        other.len(),
+        other[0]
+    );
     assert_eq!(counts.len(), ids.len());
 }

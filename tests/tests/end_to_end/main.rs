@@ -1,7 +1,10 @@
 //! Postrider as a whole: the real binary, a real Kafka or a directory, real HTTP. The name of a test is what it
 //! promises. A scenario that applies to both logs runs on both.
 
-#![expect(clippy::unwrap_used, reason = "a test may stop at what it does not expect")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may stop at what it does not expect"
+)]
 
 /// Makes tests of scenarios: one on the embedded log and one on Kafka of each.
 macro_rules! on_both_logs {

@@ -38,7 +38,8 @@ async fn publish_on(api: &Api, publisher: usize, stop: &AtomicBool) -> Told {
             told.accepted.push((id, Instant::now()));
         } else {
             let retry_after = answer.header("retry-after").to_owned();
-            told.refused.push((answer.status, retry_after, Instant::now()));
+            told.refused
+                .push((answer.status, retry_after, Instant::now()));
             // As asked, but not as long.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -48,7 +49,9 @@ async fn publish_on(api: &Api, publisher: usize, stop: &AtomicBool) -> Told {
 
 async fn every_accepted_event_survives_the_death_of_the_broker(log: LogKind) {
     let broker: &'static KafkaBroker = Box::leak(Box::new(KafkaBroker::start()));
-    let plan = Plan::new(log).broker(broker).set("POSTRIDER_INGEST__APPEND_TIMEOUT_MS", "2000");
+    let plan = Plan::new(log)
+        .broker(broker)
+        .set("POSTRIDER_INGEST__APPEND_TIMEOUT_MS", "2000");
     let mut cluster = plan.start().await;
     let (api, receiver) = (cluster.api(), Receiver::healthy().await);
     create_endpoints(&api, &receiver, PATH).await;
@@ -71,14 +74,29 @@ async fn every_accepted_event_survives_the_death_of_the_broker(log: LogKind) {
     let accepted: Vec<_> = told.iter().flat_map(|told| told.accepted.clone()).collect();
     let refused: Vec<_> = told.iter().flat_map(|told| told.refused.clone()).collect();
     let (before, after): (Vec<_>, Vec<_>) = refused.iter().partition(|(_, _, at)| *at < returned);
-    assert!(!before.is_empty(), "nothing was refused while the broker was away");
+    assert!(
+        !before.is_empty(),
+        "nothing was refused while the broker was away"
+    );
     for (status, retry_after, _) in before.iter().chain(&after) {
         assert_eq!(*status, 503);
-        assert!(retry_after.parse::<u32>().is_ok_and(|seconds| seconds > 0), "Retry-After: {retry_after:?}");
+        assert!(
+            retry_after.parse::<u32>().is_ok_and(|seconds| seconds > 0),
+            "Retry-After: {retry_after:?}"
+        );
     }
-    let while_away = accepted.iter().filter(|(_, at)| *at > killed + Duration::from_secs(1) && *at < returned);
-    assert_eq!(while_away.count(), 0, "an event was accepted while nothing could take it");
-    assert!(accepted.iter().any(|(_, at)| *at > returned), "ingest did not recover");
+    let while_away = accepted
+        .iter()
+        .filter(|(_, at)| *at > killed + Duration::from_secs(1) && *at < returned);
+    assert_eq!(
+        while_away.count(),
+        0,
+        "an event was accepted while nothing could take it"
+    );
+    assert!(
+        accepted.iter().any(|(_, at)| *at > returned),
+        "ingest did not recover"
+    );
 
     let ids: Vec<_> = accepted.into_iter().map(|(id, _)| id).collect();
     receiver.wait_for_all(PATH, &ids, LOAD_WITHIN).await;

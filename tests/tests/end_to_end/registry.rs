@@ -23,22 +23,40 @@ async fn three_ingest_processes_write_at_once_and_no_update_is_lost(log: LogKind
     let created = join_all(apis.iter().map(async |api| {
         let mut ids = Vec::new();
         for _ in 0..CREATED {
-            ids.push(api.create_endpoint("https://example.com/hook", json!({})).await);
+            ids.push(
+                api.create_endpoint("https://example.com/hook", json!({}))
+                    .await,
+            );
         }
         ids
     }));
     let created: BTreeSet<String> = created.await.into_iter().flatten().collect();
     assert_eq!(created.len(), INGESTS * CREATED);
     for api in &apis {
-        api.list_when("/endpoints?limit=250", "all see all", |list| ids_of(list) == created).await;
+        api.list_when("/endpoints?limit=250", "all see all", |list| {
+            ids_of(list) == created
+        })
+        .await;
     }
 
     // Each change of one endpoint adds a pair or one to a number, at whatever version it is.
     let endpoint = created.first().unwrap();
     let path = format!("/endpoints/{endpoint}");
-    let patch = json!({ "description": "0" });
-    apis[0].must(Method::PATCH, &path, &patch).await;
     let path = &path;
+    apis[0]
+        .must(Method::PATCH, path, &json!({ "description": "0" }))
+        .await;
+    for api in &apis {
+        eventually("the first update is seen", SOON, async || {
+            let shown = api.get(path).await;
+            if shown["description"] == "0" {
+                Ok(())
+            } else {
+                Err(shown)
+            }
+        })
+        .await;
+    }
     join_all(apis.iter().enumerate().map(async |(writer, api)| {
         for step in 0..COUNTED {
             count_up(api, path).await;
@@ -49,14 +67,20 @@ async fn three_ingest_processes_write_at_once_and_no_update_is_lost(log: LogKind
         }
     }))
     .await;
+    let total = (INGESTS * usize::try_from(COUNTED).unwrap()).to_string();
     for api in &apis {
-        let shown = eventually("the last version is seen", SOON, async || {
+        eventually("every update is seen", SOON, async || {
             let shown = api.get(path).await;
-            let pairs = shown["metadata"].as_object().map_or(0, serde_json::Map::len);
-            if pairs == INGESTS * 5 { Ok(shown) } else { Err(shown) }
-        });
-        let total = INGESTS * usize::try_from(COUNTED).unwrap();
-        assert_eq!(shown.await["description"], total.to_string());
+            let pairs = shown["metadata"]
+                .as_object()
+                .map_or(0, serde_json::Map::len);
+            if pairs == INGESTS * 5 && shown["description"] == total {
+                Ok(())
+            } else {
+                Err(shown)
+            }
+        })
+        .await;
     }
 }
 
@@ -64,10 +88,20 @@ async fn three_ingest_processes_write_at_once_and_no_update_is_lost(log: LogKind
 async fn count_up(api: &Api, path: &str) {
     loop {
         let read = api.call(Method::GET, path, &[], "").await.unwrap();
-        let number: u32 = read.json()["description"].as_str().unwrap().parse().unwrap();
+        let number: u32 = read.json()["description"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap();
         let patch = json!({ "description": (number + 1).to_string() }).to_string();
-        let headers = [("content-type", "application/merge-patch+json"), ("if-match", read.header("etag"))];
-        let written = api.call(Method::PATCH, path, &headers, patch).await.unwrap();
+        let headers = [
+            ("content-type", "application/merge-patch+json"),
+            ("if-match", read.header("etag")),
+        ];
+        let written = api
+            .call(Method::PATCH, path, &headers, patch)
+            .await
+            .unwrap();
         match written.status {
             200 => return,
             412 => {}
@@ -77,5 +111,7 @@ async fn count_up(api: &Api, path: &str) {
 }
 
 fn ids_of(list: &[Value]) -> BTreeSet<String> {
-    list.iter().filter_map(|endpoint| endpoint["id"].as_str().map(str::to_owned)).collect()
+    list.iter()
+        .filter_map(|endpoint| endpoint["id"].as_str().map(str::to_owned))
+        .collect()
 }

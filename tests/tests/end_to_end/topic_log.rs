@@ -10,15 +10,23 @@ use postrider_tests::{Cluster, LogKind};
 
 const DRAINED_WITHIN: Duration = Duration::from_secs(60);
 /// Every group, and the topic it reads.
-const GROUPS: [(&str, &str); 3] = [("fan-out", "events"), ("deliver", "deliveries"), ("scheduler", "retry")];
+const GROUPS: [(&str, &str); 3] = [
+    ("fan-out", "events"),
+    ("deliver", "deliveries"),
+    ("scheduler", "retry"),
+];
 
 /// Does something with the log. The embedded log has one owner, so its process is stopped meanwhile.
-pub(crate) async fn with_log<T>(cluster: &mut Cluster, work: impl AsyncFnOnce(Arc<dyn Log>) -> T) -> T {
+pub(crate) async fn with_log<T>(
+    cluster: &mut Cluster,
+    work: impl AsyncFnOnce(Arc<dyn Log>) -> T,
+) -> T {
     if cluster.log() == LogKind::Kafka {
         return work(on_kafka(cluster)).await;
     }
     cluster.terminate("up");
-    let done = work(EmbeddedLog::open(&cluster.data_directory(), Arc::new(SystemClock)).unwrap()).await;
+    let done =
+        work(EmbeddedLog::open(&cluster.data_directory(), Arc::new(SystemClock)).unwrap()).await;
     cluster.restart("up").await;
     done
 }
