@@ -21,7 +21,12 @@ const START_TIMEOUT: Duration = Duration::from_secs(90);
 const START_TRIES: usize = 5;
 
 /// Enough for the tests, and starts soonest.
-const JVM: [&str; 4] = ["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"];
+const JVM: [&str; 4] = [
+    "-Xmx384m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:-UsePerfData",
+];
 
 /// Names the broker's process id, then waits. `keep` leaves the directory for a restart.
 const WATCHDOG: &str = r#"
@@ -137,7 +142,10 @@ impl KafkaBroker {
         self.kill();
         let process = self.process().insert(Process::spawn(&self.dir)).broker_pid;
         if !answers_in_time(self.port, || alive(process)) {
-            panic!("the Kafka broker did not start again:\n{}", log_of(&self.dir));
+            panic!(
+                "the Kafka broker did not start again:\n{}",
+                log_of(&self.dir)
+            );
         }
     }
 
@@ -151,7 +159,7 @@ impl KafkaBroker {
         self.signal("-CONT");
     }
 
-    /// Runs one of Kafka's own tools with the broker's address, such as `kafka.admin.ConsumerGroupCommand`, and gives
+    /// Runs one of Kafka's own tools with the broker's address, such as `org.apache.kafka.tools.TopicCommand`, and gives
     /// what it printed.
     ///
     /// # Panics
@@ -185,18 +193,33 @@ impl KafkaBroker {
         // From here on the watchdog removes the directory.
         let process = Process::spawn(&dir);
         let pid = process.broker_pid;
-        let broker = Self { dir, port, process: Mutex::new(Some(process)) };
-        if answers_in_time(port, || alive(pid)) { Ok(broker) } else { Err(broker.log()) }
+        let broker = Self {
+            dir,
+            port,
+            process: Mutex::new(Some(process)),
+        };
+        if answers_in_time(port, || alive(pid)) {
+            Ok(broker)
+        } else {
+            Err(broker.log())
+        }
     }
 
     fn signal(&self, signal: &str) {
         let pid = self.process().as_ref().expect("the broker runs").broker_pid;
-        let status = Command::new("kill").args([signal, &pid.to_string()]).status();
-        assert!(status.expect("kill starts").success(), "kill {signal} {pid}");
+        let status = Command::new("kill")
+            .args([signal, &pid.to_string()])
+            .status();
+        assert!(
+            status.expect("kill starts").success(),
+            "kill {signal} {pid}"
+        );
     }
 
     fn process(&self) -> std::sync::MutexGuard<'_, Option<Process>> {
-        self.process.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.process
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -231,7 +254,11 @@ impl Process {
             .read_line(&mut line)
             .expect("the watchdog names the broker's process");
         let broker_pid = line.trim().parse().expect("a process id");
-        Self { watchdog, lifeline, broker_pid }
+        Self {
+            watchdog,
+            lifeline,
+            broker_pid,
+        }
     }
 
     /// Ends the broker and waits for its end. Errors mean that it has ended already.
@@ -246,14 +273,19 @@ fn java(dir: &Path) -> Command {
     let mut command = Command::new("java");
     command
         .args(JVM)
-        .arg(format!("-Dlog4j2.configurationFile={}", dir.join("log4j2.properties").display()))
+        .arg(format!(
+            "-Dlog4j2.configurationFile={}",
+            dir.join("log4j2.properties").display()
+        ))
         .arg("-cp")
         .arg(format!("{}/*", libs().display()));
     command
 }
 
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests is a folder of the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests is a folder of the workspace")
 }
 
 fn libs() -> PathBuf {
@@ -265,8 +297,14 @@ fn fetch() {
     static FETCHED: OnceLock<()> = OnceLock::new();
     FETCHED.get_or_init(|| {
         let script = root().join("tests/tools/fetch-kafka");
-        let output = Command::new(&script).output().expect("tests/tools/fetch-kafka starts");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new(&script)
+            .output()
+            .expect("tests/tools/fetch-kafka starts");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     });
 }
 
@@ -291,9 +329,15 @@ fn write_configuration(dir: &Path, port: u16, controller_port: u16, properties: 
         text.push('\n');
     };
     let data = format!("PLAINTEXT://127.0.0.1:{port}");
-    set("listeners", &format!("{data},CONTROLLER://127.0.0.1:{controller_port}"));
+    set(
+        "listeners",
+        &format!("{data},CONTROLLER://127.0.0.1:{controller_port}"),
+    );
     set("advertised.listeners", &data);
-    set("controller.quorum.voters", &format!("1@127.0.0.1:{controller_port}"));
+    set(
+        "controller.quorum.voters",
+        &format!("1@127.0.0.1:{controller_port}"),
+    );
     set("log.dirs", &dir.join("data").display().to_string());
     for (name, value) in properties {
         set(name, value);
@@ -305,7 +349,13 @@ fn write_configuration(dir: &Path, port: u16, controller_port: u16, properties: 
 fn format_storage(dir: &Path) {
     // Kafka takes any 16 bytes in base64 as the id of a cluster.
     let output = java(dir)
-        .args(["kafka.tools.StorageTool", "format", "-t", "UG9zdHJpZGVyVGVzdHMgIA", "-c"])
+        .args([
+            "kafka.tools.StorageTool",
+            "format",
+            "-t",
+            "UG9zdHJpZGVyVGVzdHMgIA",
+            "-c",
+        ])
         .arg(dir.join("server.properties"))
         .output()
         .expect("java starts");
@@ -323,8 +373,11 @@ fn log_of(dir: &Path) -> String {
 
 /// A process that has ended, but is not waited for yet, is a zombie and counts as dead.
 fn alive(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with('Z')))
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        stat.rsplit(") ")
+            .next()
+            .is_some_and(|rest| !rest.starts_with('Z'))
+    })
 }
 
 fn answers_in_time(port: u16, alive: impl Fn() -> bool) -> bool {

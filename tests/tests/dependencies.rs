@@ -52,10 +52,7 @@ const FORBIDDEN: [(&str, &[&str]); 7] = [
         ],
     ),
     ("postrider-ingest", &["postrider-delivery", "reqwest"]),
-    (
-        "postrider-delivery",
-        &["postrider-ingest", "postrider-daemon", "axum"],
-    ),
+    ("postrider-delivery", &["postrider-ingest", "axum"]),
     (
         "postrider-tests",
         &[

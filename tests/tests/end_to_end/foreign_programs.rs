@@ -130,7 +130,7 @@ async fn every_real_payload_sent_by_a_python_producer_arrives_verified_byte_for_
         format!("{}events", cluster.prefix()),
     );
     tokio::task::block_in_place(|| {
-        publish_by_python(&cluster.broker().bootstrap(), &topic, &events)
+        publish_by_python(&cluster.broker().bootstrap(), &topic, &events);
     });
     assert_all_arrive(&receivers, &sent).await;
 }
