@@ -87,6 +87,11 @@ impl KafkaLog {
         self.health.connected()
     }
 
+    /// What stands before the name of every topic and group.
+    pub fn prefix(&self) -> &str {
+        &self.options.prefix
+    }
+
     fn full(&self, name: &str) -> String {
         config::prefixed(&self.options, name)
     }

@@ -59,11 +59,32 @@ pub(super) fn commit_error(error: &KafkaError) -> CommitError {
     }
 }
 
-/// Whether a commit is worth repeating: it was not taken, and the member is still who it was.
+/// Whether a commit is worth repeating. While a rebalance goes on, the broker may count a generation ahead of the member,
+/// who keeps its partitions nevertheless; if it does not, it will be told.
 pub(super) fn commit_is_early(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
-        Some(Code::RebalanceInProgress | Code::CoordinatorLoadInProgress | Code::NotCoordinator)
+        Some(
+            Code::RebalanceInProgress
+                | Code::IllegalGeneration
+                | Code::CoordinatorLoadInProgress
+                | Code::NotCoordinator
+        )
+    )
+}
+
+/// Whether a question is worth repeating at once, with fresh metadata: another broker leads by now, or will soon.
+pub(super) fn leader_moved(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::FencedLeaderEpoch
+                | Code::UnknownLeaderEpoch
+                | Code::NotLeaderForPartition
+                | Code::LeaderNotAvailable
+                | Code::ReplicaNotAvailable
+                | Code::OffsetNotAvailable
+        )
     )
 }
 

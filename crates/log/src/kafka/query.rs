@@ -1,17 +1,20 @@
 //! Questions to the brokers. They block, so they run beside the async threads.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaResult;
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
-use super::errors::{code_error, log_error};
+use super::errors::{code_error, leader_moved, log_error};
 use crate::port::{Bounds, Committed, LogError, Offset, Partition};
 
 /// How long a question may take.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+/// Before a question is repeated.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs blocking calls beside the async threads.
 pub(super) async fn blocking<T: Send + 'static>(
@@ -106,13 +109,30 @@ fn offsets<C: ConsumerContext>(
     partitions: &[Partition],
     time: KafkaOffset,
 ) -> Result<BTreeMap<Partition, Offset>, LogError> {
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        match offsets_once(client, topic, partitions, time) {
+            Err(error) if leader_moved(&error) && Instant::now() < deadline => {
+                // Whether this succeeds shows in the next answer.
+                drop(client.fetch_metadata(Some(topic), TIMEOUT));
+                std::thread::sleep(RETRY_PAUSE);
+            }
+            answer => return answer.map_err(|error| log_error(topic, &error)),
+        }
+    }
+}
+
+fn offsets_once<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+    partitions: &[Partition],
+    time: KafkaOffset,
+) -> KafkaResult<BTreeMap<Partition, Offset>> {
     let asked = list(topic, partitions.iter().map(|partition| (*partition, time)));
-    let answer = client
-        .offsets_for_times(asked, TIMEOUT)
-        .map_err(|error| log_error(topic, &error))?;
+    let answer = client.offsets_for_times(asked, TIMEOUT)?;
     let mut offsets = BTreeMap::new();
     for element in answer.elements_for_topic(topic) {
-        element.error().map_err(|error| log_error(topic, &error))?;
+        element.error()?;
         if let KafkaOffset::Offset(offset) = element.offset() {
             offsets.insert(element.partition(), offset);
         }

@@ -155,7 +155,9 @@ struct Place {
 enum Taken {
     Batch(Batch),
     /// The end of the partition, and no record yet. `checked` if no gap can be there.
-    AtEnd { checked: bool },
+    AtEnd {
+        checked: bool,
+    },
     /// Neither a record nor the end.
     Nothing,
     /// Retention overtook the reader.

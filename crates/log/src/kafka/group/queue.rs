@@ -77,12 +77,12 @@ impl Queue {
     pub(super) fn push_record(&mut self, record: Record) {
         let size = record.size_bytes();
         self.bytes += size;
-        if let Some(Waiting::Records { records, bytes }) = self.events.back_mut() {
-            if *bytes < EVENT_BYTES {
-                records.push(record);
-                *bytes += size;
-                return;
-            }
+        if let Some(Waiting::Records { records, bytes }) = self.events.back_mut()
+            && *bytes < EVENT_BYTES
+        {
+            records.push(record);
+            *bytes += size;
+            return;
         }
         self.events.push_back(Waiting::Records {
             records: vec![record],

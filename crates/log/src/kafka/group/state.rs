@@ -176,10 +176,10 @@ impl State {
     }
 
     pub(super) fn set_paused(&mut self, partition: Partition, paused: bool) {
-        if let Some(owned) = self.owned.get_mut(&partition) {
-            if !matches!(owned.phase, Phase::Asking | Phase::Queued) {
-                owned.paused = paused;
-            }
+        if let Some(owned) = self.owned.get_mut(&partition)
+            && !matches!(owned.phase, Phase::Asking | Phase::Queued)
+        {
+            owned.paused = paused;
         }
     }
 
@@ -231,10 +231,10 @@ impl State {
         match event {
             Waiting::Assigned(assignments) => {
                 for assignment in assignments {
-                    if let Some(owned) = self.owned.get_mut(&assignment.partition) {
-                        if owned.generation == assignment.generation {
-                            owned.phase = Phase::Told;
-                        }
+                    if let Some(owned) = self.owned.get_mut(&assignment.partition)
+                        && owned.generation == assignment.generation
+                    {
+                        owned.phase = Phase::Told;
                     }
                 }
             }

@@ -1,0 +1,141 @@
+//! Brokers that die or freeze, and clients that are past their end.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use postrider_log::{AppendError, GroupEvent, Log, LogError, Target};
+use postrider_tests::KafkaBroker;
+use rdkafka::mocking::MockCluster;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use tokio::time::Instant;
+
+use crate::support::{
+    PATIENCE, TOPIC, connect, create, join, number, numbered, producer, read_all, start_all,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keeps_every_record_once_and_in_order_while_the_broker_is_killed() {
+    const RECORDS: usize = 6_000;
+    let broker = KafkaBroker::start();
+    let log = connect(&broker.bootstrap(), &[]);
+    create(&log, 1).await;
+    let producer = producer(&log, None).await;
+    let mut group = join(&log, Duration::from_secs(5)).await;
+    start_all(&mut *group, 1).await;
+    let mut appends = Vec::new();
+    for turn in 0..RECORDS {
+        appends.push(producer.append(TOPIC, Target::Partition(0), numbered(turn)));
+        if turn == RECORDS / 3 {
+            broker.kill();
+        }
+        if turn == RECORDS / 2 {
+            tokio::task::block_in_place(|| broker.restart());
+        }
+        if turn == RECORDS * 2 / 3 {
+            tokio::task::block_in_place(|| broker.restart());
+        }
+        if turn % 20 == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    for (turn, append) in appends.into_iter().enumerate() {
+        let fate = tokio::time::timeout(PATIENCE, append)
+            .await
+            .expect("in time");
+        assert_eq!(fate.unwrap().offset, i64::try_from(turn).unwrap());
+    }
+    let numbers: Vec<usize> = read_all(&log, 0).await.iter().map(number).collect();
+    assert_eq!(numbers, (0..RECORDS).collect::<Vec<_>>());
+
+    let mut seen = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    while seen.len() < RECORDS {
+        let event = tokio::time::timeout_at(deadline, group.next()).await;
+        match event.expect("in time").expect("the group goes on") {
+            GroupEvent::Records(records) => seen.extend(records.iter().map(number)),
+            GroupEvent::Assigned(assignments) => {
+                // The broker may have forgotten the member; then it begins where it stopped.
+                group.start(assignments[0].partition, i64::try_from(seen.len()).unwrap());
+            }
+            GroupEvent::Lost(_) => {}
+            event => panic!("{event:?}"),
+        }
+    }
+    assert_eq!(seen, numbers);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_in_time_while_the_broker_is_frozen_and_recovers() {
+    let broker = KafkaBroker::start();
+    let log = connect(&broker.bootstrap(), &[("socket.timeout.ms", "3000")]);
+    create(&log, 1).await;
+    let impatient = producer(&log, Some(Duration::from_secs(2))).await;
+    let patient = producer(&log, None).await;
+    for (turn, producer) in [&impatient, &patient].into_iter().enumerate() {
+        producer
+            .append(TOPIC, Target::Partition(0), numbered(turn))
+            .await
+            .expect("it is appended");
+    }
+    broker.freeze();
+    let held = patient.append(TOPIC, Target::Partition(0), numbered(2));
+    let given_up = impatient.append(TOPIC, Target::Partition(0), numbered(3));
+    let fate = tokio::time::timeout(Duration::from_secs(10), given_up)
+        .await
+        .expect("in time");
+    assert!(matches!(fate, Err(AppendError::Unknown(_))), "{fate:?}");
+    let began = Instant::now();
+    impatient.flush(Duration::from_secs(1)).await;
+    patient.flush(Duration::from_secs(1)).await;
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "flush keeps to its time"
+    );
+    let bounds = tokio::time::timeout(Duration::from_secs(30), log.bounds(TOPIC, 0)).await;
+    assert!(matches!(
+        bounds.expect("in time"),
+        Err(LogError::Unavailable(_))
+    ));
+    assert!(!log.connected());
+    broker.thaw();
+    tokio::time::timeout(PATIENCE, held)
+        .await
+        .expect("in time")
+        .expect("it is appended at last");
+    impatient
+        .append(TOPIC, Target::Partition(0), numbered(4))
+        .await
+        .expect("it is appended");
+    assert!(log.connected());
+    let numbers: BTreeSet<usize> = read_all(&log, 0).await.iter().map(number).collect();
+    assert!(numbers.is_superset(&[0, 1, 2, 4].into()), "{numbers:?}");
+}
+
+#[tokio::test]
+async fn a_producer_past_its_end_is_replaced() {
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    let log = connect(&cluster.bootstrap_servers(), &[]);
+    let producer = producer(&log, None).await;
+    producer
+        .append(TOPIC, Target::Partition(0), numbered(0))
+        .await
+        .expect("it is appended");
+    // For the first request under way this means that the client and the broker disagree for good.
+    let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[error]);
+    let fate = producer
+        .append(TOPIC, Target::Partition(0), numbered(1))
+        .await;
+    assert!(matches!(fate, Err(AppendError::Unknown(_))), "{fate:?}");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let append = producer.append(TOPIC, Target::Partition(0), numbered(9));
+        match tokio::time::timeout_at(deadline, append)
+            .await
+            .expect("in time")
+        {
+            Ok(_) => break,
+            Err(error) => assert!(matches!(error, AppendError::Unknown(_)), "{error:?}"),
+        }
+    }
+}
