@@ -1,7 +1,10 @@
 //! The thread of a group's member.
 
+mod asking;
+mod moves;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,9 +21,9 @@ use crate::kafka::context::Health;
 use crate::kafka::errors::log_error;
 use crate::kafka::query;
 use crate::kafka::record::record;
-use crate::port::{
-    Assignment, Bounds, Generation, GroupOptions, LogError, Offset, Partition, Record,
-};
+use crate::port::{GroupOptions, LogError, Offset, Partition, Record};
+use asking::ask_committed;
+use moves::Moves;
 
 /// How long one poll may take when nothing is about to change, and when something is.
 const POLL_QUIET: Duration = Duration::from_millis(100);
@@ -56,20 +59,6 @@ struct Member {
     giving_back: Option<Ended>,
 }
 
-/// Partitions whose offset the client could not read are moved to one that exists, once the bounds are known.
-struct Moves {
-    wanted: bool,
-    asking: bool,
-    answer: mpsc::SyncSender<Option<Vec<Move>>>,
-    answers: mpsc::Receiver<Option<Vec<Move>>>,
-}
-
-struct Move {
-    partition: Partition,
-    generation: Generation,
-    bounds: Bounds,
-}
-
 /// Makes the client, joins, and starts the thread.
 pub(super) fn start(
     config: &ClientConfig,
@@ -86,8 +75,6 @@ pub(super) fn start(
         .map_err(|error| log_error(&options.topic, &error))?;
     let client = Arc::new(client);
     let shared = Arc::new(Shared::new(topic.clone()));
-    // One question is under way at a time.
-    let (answer, answers) = mpsc::sync_channel(1);
     let member = Member {
         shared: Arc::clone(&shared),
         client,
@@ -98,12 +85,7 @@ pub(super) fn start(
         stash: Vec::new(),
         throttled: false,
         paused: BTreeSet::new(),
-        moves: Moves {
-            wanted: false,
-            asking: false,
-            answer,
-            answers,
-        },
+        moves: Moves::new(),
         giving_back: None,
     };
     thread::Builder::new()
@@ -384,8 +366,15 @@ impl Member {
     fn leave(self) {
         let Ended { running, .. } = self.shared.lock().close();
         let mut held: BTreeSet<Partition> = running.into_iter().collect();
-        self.note_error(self.client.close_queue());
-        let deadline = Instant::now() + LEAVE_TIMEOUT;
+        let closing = self.client.close_queue();
+        // A client that failed for good says so and closes no more.
+        let patience = if closing.is_ok() {
+            LEAVE_TIMEOUT
+        } else {
+            Duration::ZERO
+        };
+        self.note_error(closing);
+        let deadline = Instant::now() + patience;
         while !self.client.closed() && Instant::now() < deadline {
             // Records that still come are dropped; another member will read them.
             drop(self.client.poll(POLL_MOVING));
@@ -413,142 +402,4 @@ impl Member {
             thread::sleep(POLL_MOVING);
         }
     }
-}
-
-/// Moving partitions whose records are gone.
-impl Member {
-    fn move_partitions(&mut self) {
-        if let Ok(answer) = self.moves.answers.try_recv() {
-            self.moves.asking = false;
-            match answer {
-                Some(moves) => self.apply(&moves),
-                None => self.moves.wanted = true,
-            }
-        }
-        if self.moves.wanted && !self.moves.asking {
-            (self.moves.wanted, self.moves.asking) = (false, true);
-            self.ask_bounds();
-        }
-    }
-
-    fn ask_bounds(&mut self) {
-        let running: BTreeMap<Partition, Generation> = self
-            .shared
-            .lock()
-            .running()
-            .map(|(partition, generation, ..)| (partition, generation))
-            .collect();
-        let (client, topic, answer) = (
-            Arc::clone(&self.client),
-            self.topic.clone(),
-            self.moves.answer.clone(),
-        );
-        let asking = thread::Builder::new()
-            .name("kafka-bounds".into())
-            .spawn(move || {
-                let partitions: Vec<Partition> = running.keys().copied().collect();
-                let bounds = query::bounds(&client, &topic, &partitions);
-                // The count of clients is waited for when closing, so it goes before the answer.
-                drop(client);
-                let moves = bounds.map(|bounds| {
-                    let known = bounds.into_iter().filter_map(|(partition, bounds)| {
-                        Some(Move {
-                            partition,
-                            generation: *running.get(&partition)?,
-                            bounds,
-                        })
-                    });
-                    known.collect()
-                });
-                if moves.is_err() {
-                    thread::sleep(ASK_PAUSE);
-                }
-                // Refused only when the member is gone.
-                drop(answer.send(moves.ok()));
-            });
-        if let Err(error) = asking {
-            self.fail(LogError::Permanent(format!(
-                "no thread to ask for bounds: {error}"
-            )));
-        }
-    }
-
-    /// The client does not say which partition it could not read. Those outside their bounds it was; if there is none,
-    /// the log changed meanwhile, and all begin anew where they are.
-    fn apply(&mut self, moves: &[Move]) {
-        let places: BTreeMap<Partition, Offset> = self
-            .shared
-            .lock()
-            .running()
-            .map(|(partition, _, next, _)| (partition, next))
-            .collect();
-        let target = |one: &Move| {
-            let next = *places.get(&one.partition)?;
-            Some((next, next.clamp(one.bounds.start, one.bounds.end)))
-        };
-        let outside = moves
-            .iter()
-            .any(|one| target(one).is_some_and(|(next, to)| next != to));
-        for one in moves {
-            let Some((next, to)) = target(one) else {
-                continue;
-            };
-            if outside && next == to {
-                continue;
-            }
-            if self
-                .shared
-                .lock()
-                .move_to(one.partition, one.generation, to)
-            {
-                self.take_from_client(&[one.partition]);
-                self.give_to_client(vec![(one.partition, to)]);
-            }
-        }
-        self.shared.changed.notify_one();
-    }
-}
-
-/// Asks what the group has committed and tells the user, until it is known or no longer wanted.
-fn ask_committed(shared: &Shared, client: &Client, generations: &BTreeMap<Partition, Generation>) {
-    let partitions: Vec<Partition> = generations.keys().copied().collect();
-    while shared.lock().asks(generations) {
-        let topic = shared.lock().topic().to_owned();
-        match assignments(client, &topic, &partitions, generations) {
-            Ok(assignments) => {
-                shared.lock().tell_assigned(assignments);
-                shared.changed.notify_one();
-                return;
-            }
-            Err(LogError::Unavailable(reason)) => {
-                tracing::warn!(topic, reason, "committed offsets are not known yet");
-                thread::sleep(ASK_PAUSE);
-            }
-            Err(error) => {
-                shared.lock().fail(error);
-                shared.changed.notify_one();
-                return;
-            }
-        }
-    }
-}
-
-fn assignments(
-    client: &Client,
-    topic: &str,
-    partitions: &[Partition],
-    generations: &BTreeMap<Partition, Generation>,
-) -> Result<Vec<Assignment>, LogError> {
-    let mut committed = query::committed(client, topic, partitions)?;
-    let bounds = query::bounds(client, topic, partitions)?;
-    let known = generations.iter().filter_map(|(&partition, &generation)| {
-        let bounds = *bounds.get(&partition)?;
-        Some(Assignment {
-            partition,
-            generation,
-            committed: committed.remove(&partition),
-            bounds,
-        })
-    });
-    Ok(known.collect())
 }
