@@ -162,7 +162,9 @@ fn cpu_seconds(cluster: &Cluster, receiver: &ReceiverProcess) -> Vec<(String, f6
         .processes()
         .map(|(name, process)| (name.to_owned(), process.id()))
         .collect();
-    processes.extend(brokers().into_iter().map(|id| ("kafka".to_owned(), id)));
+    if cluster.log() == LogKind::Kafka {
+        processes.extend(brokers().into_iter().map(|id| ("kafka".to_owned(), id)));
+    }
     processes.push(("receiver".to_owned(), receiver.child.id()));
     processes.push(("publisher".to_owned(), std::process::id()));
     processes
