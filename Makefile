@@ -45,6 +45,11 @@ test-fast: need-test-fast $(PYTHON_TOOLS)/.installed $(NPM_TOOLS)/.installed ## 
 	cargo build --locked --workspace --bins --tests
 	tests/tools/run-tests --locked --workspace -- --skip kafka
 
+.PHONY: sim
+sim: export SEEDS ?= 1000
+sim: ## Simulate the delivery core with many seeds: SEEDS=1000, or one: SEED=7
+	cargo test --locked --package postrider-delivery --test simulation keeps -- --nocapture
+
 .PHONY: check
 check: $(PYTHON_TOOLS)/.installed $(NPM_TOOLS)/.installed ## Check format, lints, dependencies, protos and generated code
 	cargo fmt --all --check

@@ -11,7 +11,6 @@ pub mod filter;
 mod hash;
 pub mod ids;
 pub mod outcome;
-pub mod partitioner;
 pub mod payload;
 pub mod retry;
 pub mod signature;
