@@ -164,8 +164,6 @@ impl StageConfig {
 pub struct FanOutConfig {
     /// Events whose deliveries are not yet all acknowledged.
     pub events_in_flight_max: usize,
-    /// How long an event waits for the registry position it was accepted at.
-    pub registry_wait_ms: u64,
     /// How long an event id is remembered, so that its repeat is dropped.
     pub repeat_window_ms: u64,
     /// Event ids remembered for each partition.
@@ -176,7 +174,6 @@ impl Default for FanOutConfig {
     fn default() -> Self {
         Self {
             events_in_flight_max: 2_000,
-            registry_wait_ms: 5_000,
             repeat_window_ms: 10 * 60 * 1000,
             repeat_window_ids_max: 100_000,
         }

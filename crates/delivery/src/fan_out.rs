@@ -32,6 +32,7 @@ use crate::durable::{append_durably, append_when_room};
 use crate::metrics::DeliveryMetrics;
 use crate::progress::Lease;
 use crate::stage::{Stage, StageContext, StageError, run_stage};
+use crate::view::as_new_as;
 use repeats::RepeatWindow;
 use tokio_util::sync::CancellationToken;
 
@@ -93,7 +94,7 @@ impl FanOut {
                 endpoints: Vec::new(),
             }
         } else {
-            wait_for_registry(&self.context, event.registry_position).await;
+            as_new_as(&self.context.registry, event.registry_position).await;
             self.context
                 .registry
                 .matching(&event.tenant, &event.event_type)
@@ -215,18 +216,6 @@ async fn append_route(producer: &dyn Producer, route: &Route) {
         .is_err()
     {
         tracing::error!(event_id = %route.event_id, "the route is too large for its topic");
-    }
-}
-
-/// Waits until the registry's view is as new as the event, so that an endpoint created before the event was published
-/// is matched. Never longer than the limit: a position past the registry's end must not hold a partition.
-async fn wait_for_registry(context: &FanOutContext, position: u64) {
-    let limit = Duration::from_millis(context.config.registry_wait_ms);
-    if !context.registry.wait_for(position, limit).await {
-        tracing::warn!(
-            position,
-            "registry position not reached in time, matching with the present view"
-        );
     }
 }
 

@@ -21,6 +21,7 @@ mod dead_letter;
 mod durable;
 mod progress;
 mod stage;
+mod view;
 
 pub use config::DeliveryConfig;
 pub use metrics::DeliveryMetrics;

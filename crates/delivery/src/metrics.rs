@@ -139,7 +139,8 @@ impl DeliveryMetrics {
         };
         self.deliveries.with_label_values(&[outcome]).inc();
         if settlement == Settlement::Delivered {
-            let latency = u32::try_from((now_ms - accepted_at_ms).max(0)).unwrap_or(u32::MAX);
+            let latency =
+                u32::try_from(now_ms.saturating_sub(accepted_at_ms).max(0)).unwrap_or(u32::MAX);
             self.delivery_latency.observe(f64::from(latency) / 1000.0);
         }
     }

@@ -117,18 +117,29 @@ impl Scheduler {
             while let Some(waiting) = self.next_ready(partition, now_ms) {
                 self.place(waiting, now_ms);
             }
+            let has_room = self.has_room_for_more();
             let delay = self.delays.entry(partition).or_default();
             let head = delay.waiting.front().map(|waiting| waiting.ready_at_ms);
-            delay.wants_pause = head.is_some_and(|ready| ready - now_ms > PAUSE_FROM_MS)
-                || delay.waiting.len() > PAUSE_FROM_RECORDS;
-            wakes_at_ms = wakes_at_ms.into_iter().chain(head).min();
+            delay.wants_pause = head
+                .is_some_and(|ready| ready.saturating_sub(now_ms) > PAUSE_FROM_MS)
+                || delay.waiting.len() > PAUSE_FROM_RECORDS
+                || !has_room;
+            // Without room it is a finished move that wakes, not the time.
+            wakes_at_ms = wakes_at_ms
+                .into_iter()
+                .chain(head.filter(|_| has_room))
+                .min();
         }
         wakes_at_ms
     }
 
+    fn has_room_for_more(&self) -> bool {
+        self.timer.bytes < self.context.config.timer_bytes_max
+            && self.moves.len() < self.context.config.releases_in_flight_max
+    }
+
     fn next_ready(&mut self, partition: Partition, now_ms: i64) -> Option<Waiting> {
-        let room = self.moves.len() < self.context.config.releases_in_flight_max
-            && self.timer.bytes < self.context.config.timer_bytes_max;
+        let room = self.has_room_for_more();
         let delay = self.delays.get_mut(&partition)?;
         let ready = delay
             .waiting
@@ -141,7 +152,7 @@ impl Scheduler {
 
     /// Decides where a ready record goes: out, into the timer, or to a shorter delay.
     fn place(&mut self, waiting: Waiting, now_ms: i64) {
-        let remaining_ms = waiting.due_at_ms - now_ms;
+        let remaining_ms = waiting.due_at_ms.saturating_sub(now_ms);
         let timer_ms_max = i64::try_from(self.context.config.timer_ms_max).unwrap_or(i64::MAX);
         if remaining_ms <= 0 {
             self.release(waiting);
@@ -270,8 +281,7 @@ impl Stage for Scheduler {
     }
 
     fn has_room(&self) -> bool {
-        self.timer.bytes < self.context.config.timer_bytes_max
-            && self.moves.len() < self.context.config.releases_in_flight_max
+        true
     }
 
     async fn take(&mut self, record: Record, generation: Generation) -> Result<(), StageError> {
@@ -306,7 +316,10 @@ impl Stage for Scheduler {
 
     async fn progress(&mut self) -> Result<Vec<(Partition, Generation, Offset)>, StageError> {
         let wakes_at_ms = self.advance();
-        let wait = wakes_at_ms.map(|at| (at - self.context.clock.now_ms()).clamp(1, 60_000));
+        let wait = wakes_at_ms.map(|at| {
+            at.saturating_sub(self.context.clock.now_ms())
+                .clamp(1, 60_000)
+        });
         let wakes_at =
             Instant::now() + Duration::from_millis(wait.unwrap_or(60_000).unsigned_abs());
         let first = tokio::select! {

@@ -279,10 +279,16 @@ impl<S: Stage> Runner<'_, S> {
             }
             GroupEvent::Lost(partitions) => {
                 tracing::warn!(stage = S::GROUP, ?partitions, "partitions lost");
+                if let Some(handover) = &mut self.handover {
+                    handover
+                        .partitions
+                        .retain(|partition| !partitions.contains(partition));
+                }
+                self.handover
+                    .take_if(|handover| handover.partitions.is_empty());
                 for partition in partitions {
                     self.forget(partition);
                 }
-                self.handover = None;
             }
         }
         Ok(())

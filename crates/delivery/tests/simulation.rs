@@ -71,3 +71,11 @@ fn an_idle_system_retries_in_time_and_never_early() {
         "{late_ms:?}"
     );
 }
+
+#[test]
+fn forged_records_hold_nothing_up() {
+    assert!(
+        simulate(async { World::new(11).await.run_forged().await }),
+        "the honest event was not delivered in 10 s"
+    );
+}

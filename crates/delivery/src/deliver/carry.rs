@@ -30,11 +30,11 @@ use crate::durable::append_durably;
 use crate::metrics::DeliveryMetrics;
 use crate::progress::Lease;
 use crate::sender::{Sender, WebhookRequest, WebhookResponse};
+use crate::view::as_new_as;
 
 /// This many interruptions in a row count as a timeout, so that a delivery that takes workers down does not live for
 /// ever.
 const INTERRUPTIONS_MAX: u32 = 3;
-const REGISTRY_WAIT: Duration = Duration::from_secs(5);
 const OWN_FAULT_WAIT: Duration = Duration::from_secs(5);
 const INTERRUPTED_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -134,17 +134,7 @@ impl<S: Sender> CarryContext<S> {
 
     /// Finds the endpoint in a view that is at least as new as the delivery.
     async fn look_up(&self, delivery: &Delivery) -> Lookup {
-        while !self
-            .registry
-            .wait_for(delivery.registry_position, REGISTRY_WAIT)
-            .await
-        {
-            tracing::warn!(
-                event_id = %delivery.event.id,
-                registry_position = delivery.registry_position,
-                "delivery waits for the registry"
-            );
-        }
+        as_new_as(&self.registry, delivery.registry_position).await;
         self.registry.endpoint(&delivery.endpoint)
     }
 

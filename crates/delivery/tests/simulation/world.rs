@@ -14,8 +14,9 @@ use postrider_log::memory::{
     AppendFate, AppendPlan, CommitFault, MemoryLog, MemoryProcess, SplitMix64,
 };
 use postrider_log::{Clock, Log, NewRecord, Producer, ProducerOptions, Target, TopicSpec};
+use postrider_model::delivery::Delivery;
 use postrider_model::endpoint::{Endpoint, EndpointState, PayloadFormat};
-use postrider_model::event::{Event, TraceContext};
+use postrider_model::event::{Event, EventPosition, TraceContext};
 use postrider_model::filter::{EventTypeFilter, EventTypeName};
 use postrider_model::ids::{EndpointId, EventId, TenantId};
 use postrider_model::retry::{DelayLadder, RetrySchedule};
@@ -176,6 +177,93 @@ impl World {
         audit.lateness(&self.network.sent())
     }
 
+    /// Records that say what no honest writer would, then an honest event: answers whether that was delivered soon and
+    /// everything was settled in the end.
+    pub(crate) async fn run_forged(mut self) -> bool {
+        self.start(0).await;
+        let far = Event {
+            registry_position: u64::MAX,
+            accepted_at_ms: i64::MIN,
+            ..self.event()
+        };
+        let delivery = |run, attempt, due_at_ms| Delivery {
+            event: far.clone(),
+            endpoint: EndpointId::try_new("ep_healthy").expect("an id"),
+            position: EventPosition {
+                partition: 0,
+                offset: i64::MAX,
+            },
+            run,
+            attempt,
+            registry_position: u64::MAX,
+            due_at_ms,
+        };
+        let mut forged = vec![(EVENTS, Target::Partition(0), far.encode())];
+        for partition in 0..4 {
+            forged.push((
+                DELIVERIES,
+                Target::Partition(partition),
+                delivery(1, 1, i64::MIN).encode(),
+            ));
+            forged.push((
+                DELIVERIES,
+                Target::Partition(partition),
+                delivery(2, u32::MAX, i64::MAX).encode(),
+            ));
+            forged.push((
+                RETRY,
+                Target::Partition(partition),
+                delivery(3, 7, i64::MIN).encode(),
+            ));
+        }
+        for (topic, target, value) in forged {
+            let record = NewRecord {
+                key: Bytes::from_static(b"x"),
+                value: Some(value),
+                headers: Vec::new(),
+            };
+            self.producer
+                .append(topic, target, record)
+                .await
+                .expect("appended");
+        }
+        let honest = self.event();
+        let record = NewRecord {
+            key: Bytes::new(),
+            value: Some(honest.encode()),
+            headers: Vec::new(),
+        };
+        self.producer
+            .append(EVENTS, Target::Partition(0), record)
+            .await
+            .expect("appended");
+        sleep(Duration::from_secs(10)).await;
+        let arrived =
+            |sent: &Sent| sent.event_id == honest.id.as_str() && sent.endpoint == "healthy";
+        let in_time = self.network.sent().iter().any(arrived);
+        sleep(Duration::from_secs(120)).await;
+        in_time && self.is_all_committed().await
+    }
+
+    async fn is_all_committed(&self) -> bool {
+        for (topic, group) in [
+            (EVENTS, GROUP_FAN_OUT),
+            (DELIVERIES, GROUP_DELIVER),
+            (RETRY, GROUP_SCHEDULER),
+        ] {
+            for (partition, committed) in
+                (0..).zip(self.log.committed(group, topic).await.expect("commits"))
+            {
+                let end = self.log.bounds(topic, partition).await.expect("bounds").end;
+                if committed.map_or(0, |committed| committed.offset) != end {
+                    println!("{topic}/{partition} is not committed up to {end}");
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
     async fn register_endpoints(&mut self) {
         let registry =
             open_registry(self.log.clone(), self.clock.clone(), &mut self.background).await;
@@ -225,20 +313,7 @@ impl World {
 
     async fn publish(&mut self) {
         for _ in 0..self.random.below(12) {
-            self.published += 1;
-            let tenant = TenantId::try_new("acme").expect("an id");
-            let id = EventId::try_new(&format!("evt_{}", self.published)).expect("an id");
-            let event = Event {
-                id: id.clone(),
-                tenant,
-                event_type: EventTypeName::try_new("thing.happened").expect("a type"),
-                occurred_at_ms: self.clock.now_ms(),
-                data: Bytes::from(format!("{{\"n\":{}}}", self.published)),
-                ordering_key: String::new(),
-                registry_position: 0,
-                accepted_at_ms: self.clock.now_ms(),
-                trace: TraceContext::default(),
-            };
+            let event = self.event();
             let poison = self.random.once_in(50);
             let value = if poison {
                 Bytes::from_static(b"\xff\xff")
@@ -255,6 +330,21 @@ impl World {
                 .append(EVENTS, Target::Key, record)
                 .await
                 .expect("the producer is spared");
+        }
+    }
+
+    fn event(&mut self) -> Event {
+        self.published += 1;
+        Event {
+            id: EventId::try_new(&format!("evt_{}", self.published)).expect("an id"),
+            tenant: TenantId::try_new("acme").expect("an id"),
+            event_type: EventTypeName::try_new("thing.happened").expect("a type"),
+            occurred_at_ms: self.clock.now_ms(),
+            data: Bytes::from(format!("{{\"n\":{}}}", self.published)),
+            ordering_key: String::new(),
+            registry_position: 0,
+            accepted_at_ms: self.clock.now_ms(),
+            trace: TraceContext::default(),
         }
     }
 
