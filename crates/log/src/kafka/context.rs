@@ -50,6 +50,8 @@ pub(super) fn log_line(client: &str, level: RDKafkaLogLevel, facility: &str, tex
     match level {
         // Every client is given every property, so each says of some that they are not for it.
         _ if facility == "CONFWARN" => tracing::debug!(client, facility, text, "librdkafka"),
+        // A broker that has just started is asked again until it has loaded what it needs.
+        _ if facility == "GETPID" => tracing::info!(client, facility, text, "librdkafka"),
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
             tracing::error!(client, facility, text, "librdkafka");
         }
@@ -69,5 +71,10 @@ pub(super) fn note_error(client: &str, health: &Health, error: &KafkaError, reas
     if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
         health.set(false);
     }
-    tracing::warn!(client, %error, reason, "kafka client reports an error");
+    // Readers ask to be told of the end of a partition; it is no fault.
+    let is_end = matches!(error, KafkaError::PartitionEOF(_))
+        || error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF);
+    if !is_end {
+        tracing::warn!(client, %error, reason, "kafka client reports an error");
+    }
 }
