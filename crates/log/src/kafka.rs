@@ -113,7 +113,7 @@ impl KafkaLog {
         let full = self.full(topic);
         let answer = query::blocking(move || question(&client.0, &full)).await;
         self.note(&answer);
-        answer.map_err(|error| without_prefix(topic, error))
+        answer.map_err(|error| self.health.explain(without_prefix(topic, error)))
     }
 
     fn note<T>(&self, answer: &Result<T, LogError>) {

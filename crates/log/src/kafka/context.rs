@@ -1,28 +1,60 @@
 //! What every client has in common: its log lines go to tracing, and it notices when no broker can be reached.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-/// Whether brokers could be reached, as far as the clients of one log know.
+use crate::port::LogError;
+
+/// Whether brokers could be reached, as far as the clients of one log know, and if not, why.
 #[derive(Debug, Clone)]
-pub(super) struct Health(Arc<AtomicBool>);
+pub(super) struct Health(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    connected: AtomicBool,
+    /// What a client said last since brokers were reached: a refused password or certificate, an unknown host.
+    trouble: Mutex<Option<String>>,
+}
 
 impl Health {
     pub(super) fn new() -> Self {
-        Self(Arc::new(AtomicBool::new(true)))
+        Self(Arc::new(State {
+            connected: AtomicBool::new(true),
+            trouble: Mutex::new(None),
+        }))
     }
 
     pub(super) fn connected(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.connected.load(Ordering::Relaxed)
     }
 
     pub(super) fn set(&self, connected: bool) {
-        self.0.store(connected, Ordering::Relaxed);
+        self.0.connected.store(connected, Ordering::Relaxed);
+        if connected {
+            *self.trouble() = None;
+        }
+    }
+
+    /// Adds to an error that names no cause what the clients know of it.
+    pub(super) fn explain(&self, error: LogError) -> LogError {
+        match (error, &*self.trouble()) {
+            (LogError::Unavailable(text), Some(trouble)) => {
+                LogError::Unavailable(format!("{text}: {trouble}"))
+            }
+            (error, _) => error,
+        }
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
+        self.0
+            .trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -68,13 +100,16 @@ pub(super) fn log_line(client: &str, level: RDKafkaLogLevel, facility: &str, tex
 
 /// An error that belongs to no call.
 pub(super) fn note_error(client: &str, health: &Health, error: &KafkaError, reason: &str) {
-    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-        health.set(false);
-    }
+    let code = error.rdkafka_error_code();
     // Readers ask to be told of the end of a partition; it is no fault.
-    let is_end = matches!(error, KafkaError::PartitionEOF(_))
-        || error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF);
-    if !is_end {
-        tracing::warn!(client, %error, reason, "kafka client reports an error");
+    if matches!(error, KafkaError::PartitionEOF(_)) || code == Some(RDKafkaErrorCode::PartitionEOF)
+    {
+        return;
     }
+    if code == Some(RDKafkaErrorCode::AllBrokersDown) {
+        health.set(false);
+    } else {
+        *health.trouble() = Some(reason.to_owned());
+    }
+    tracing::warn!(client, %error, reason, "kafka client reports an error");
 }
