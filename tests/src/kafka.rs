@@ -391,7 +391,7 @@ fn answers_in_time(port: u16, alive: impl Fn() -> bool) -> bool {
     false
 }
 
-/// Asks for the versions of the protocol, which a broker answers only when it serves.
+/// Asks for the versions of the protocol, which a broker answers only when it serves; one that wants TLS hangs up.
 fn answers(port: u16) -> std::io::Result<()> {
     // Length 10, ApiVersions (18) version 0, correlation id 1, no client id.
     const REQUEST: [u8; 14] = [0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 0xff, 0xff];
@@ -399,5 +399,5 @@ fn answers(port: u16) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     stream.write_all(&REQUEST)?;
     let mut answer = [0; 8];
-    stream.read_exact(&mut answer)
+    stream.read(&mut answer).map(|_| ())
 }

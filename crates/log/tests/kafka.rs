@@ -8,5 +8,7 @@ mod churn;
 mod closing;
 #[path = "kafka/outages.rs"]
 mod outages;
+#[path = "kafka/security.rs"]
+mod security;
 #[path = "kafka/support.rs"]
 mod support;

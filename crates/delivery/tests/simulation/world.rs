@@ -256,7 +256,6 @@ impl World {
             {
                 let end = self.log.bounds(topic, partition).await.expect("bounds").end;
                 if committed.map_or(0, |committed| committed.offset) != end {
-                    println!("{topic}/{partition} is not committed up to {end}");
                     return false;
                 }
             }
