@@ -80,6 +80,8 @@ rootLogger.appenderRef.stdout.ref=stdout
 pub struct KafkaBroker {
     dir: PathBuf,
     port: u16,
+    /// Whether the listener for clients wants TLS.
+    tls: bool,
     process: Mutex<Option<Process>>,
 }
 
@@ -141,7 +143,7 @@ impl KafkaBroker {
     pub fn restart(&self) {
         self.kill();
         let process = self.process().insert(Process::spawn(&self.dir)).broker_pid;
-        if !answers_in_time(self.port, || alive(process)) {
+        if !answers_in_time(self.port, self.tls, || alive(process)) {
             panic!(
                 "the Kafka broker did not start again:\n{}",
                 log_of(&self.dir)
@@ -193,12 +195,16 @@ impl KafkaBroker {
         // From here on the watchdog removes the directory.
         let process = Process::spawn(&dir);
         let pid = process.broker_pid;
+        let tls = properties
+            .iter()
+            .any(|(name, _)| *name == "ssl.keystore.location");
         let broker = Self {
             dir,
             port,
+            tls,
             process: Mutex::new(Some(process)),
         };
-        if answers_in_time(port, || alive(pid)) {
+        if answers_in_time(port, tls, || alive(pid)) {
             Ok(broker)
         } else {
             Err(broker.log())
@@ -380,10 +386,10 @@ fn alive(pid: u32) -> bool {
     })
 }
 
-fn answers_in_time(port: u16, alive: impl Fn() -> bool) -> bool {
+fn answers_in_time(port: u16, tls: bool, alive: impl Fn() -> bool) -> bool {
     let began = Instant::now();
     while began.elapsed() < START_TIMEOUT && alive() {
-        if answers(port).is_ok() {
+        if answers(port, tls).is_ok() {
             return true;
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -391,13 +397,18 @@ fn answers_in_time(port: u16, alive: impl Fn() -> bool) -> bool {
     false
 }
 
-/// Asks for the versions of the protocol, which a broker answers only when it serves; one that wants TLS hangs up.
-fn answers(port: u16) -> std::io::Result<()> {
+/// Asks for the versions of the protocol, which a broker answers only when it serves. One that wants TLS refuses the
+/// question then, by an alert or by hanging up.
+fn answers(port: u16, tls: bool) -> std::io::Result<()> {
     // Length 10, ApiVersions (18) version 0, correlation id 1, no client id.
     const REQUEST: [u8; 14] = [0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 0xff, 0xff];
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     stream.write_all(&REQUEST)?;
     let mut answer = [0; 8];
-    stream.read(&mut answer).map(|_| ())
+    if tls {
+        stream.read(&mut answer).map(|_| ())
+    } else {
+        stream.read_exact(&mut answer)
+    }
 }
