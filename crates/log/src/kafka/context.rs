@@ -107,9 +107,12 @@ pub(super) fn note_error(client: &str, health: &Health, error: &KafkaError, reas
         return;
     }
     if code == Some(RDKafkaErrorCode::AllBrokersDown) {
-        health.set(false);
-    } else {
-        *health.trouble() = Some(reason.to_owned());
+        // Every client says so again and again; once for each outage is enough.
+        if health.0.connected.swap(false, Ordering::Relaxed) {
+            tracing::warn!(client, reason, "no kafka broker can be reached");
+        }
+        return;
     }
+    *health.trouble() = Some(reason.to_owned());
     tracing::warn!(client, %error, reason, "kafka client reports an error");
 }
