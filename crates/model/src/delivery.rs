@@ -116,6 +116,44 @@ pub struct Attempt {
     pub accepted_at_ms: i64,
     /// Trace context of the delivery.
     pub traceparent: String,
+    /// Offset in `deliveries` of the record it was made for; `None` in records of older releases.
+    pub delivery_offset: Option<i64>,
+}
+
+/// What the owner of a lane learned and the next owner must know, as recorded in `endpoint-state`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneState {
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// Names the ownership under which it was written.
+    pub state_id: i64,
+    /// If the lane is behind, where it goes on.
+    pub cursor: Option<Cursor>,
+    /// Since when nothing succeeded; `None` if the last attempt did.
+    pub failing_since_ms: Option<i64>,
+    /// How often in a row the breaker opened.
+    pub breaker_openings: u32,
+    /// When the breaker lets the next attempt through.
+    pub breaker_open_until_ms: i64,
+}
+
+/// How far a lane that is behind is served: below `lowest_unsettled` everything is settled, and so is what `settled` names;
+/// every other record of the lane is to be read from the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    /// The lane's lowest unsettled offset in `deliveries`.
+    pub lowest_unsettled: i64,
+    /// Settled offsets above it.
+    pub settled: std::collections::BTreeSet<i64>,
+    /// Since when the lane is behind.
+    pub behind_since_ms: i64,
+}
+
+impl Cursor {
+    /// Whether the record at this offset is settled as far as the cursor knows.
+    pub fn has_settled(&self, offset: i64) -> bool {
+        offset < self.lowest_unsettled || self.settled.contains(&offset)
+    }
 }
 
 /// A delivery given up, or a record that could not be understood.

@@ -260,7 +260,13 @@ impl<S: Sender> CarryContext<S> {
             status: made.response.status(),
             detail: made.response.detail,
             response_excerpt: made.response.excerpt,
-            ..unmade(delivery, decision.reason, Some(settlement), now_ms)
+            ..unmade(
+                carried.step.offset,
+                delivery,
+                decision.reason,
+                Some(settlement),
+                now_ms,
+            )
         };
         self.record(carried.partition, attempt).await
     }
@@ -360,7 +366,13 @@ impl<S: Sender> CarryContext<S> {
         if settlement == Settlement::DeadLettered {
             self.bury(delivery, reason, String::new(), None).await;
         }
-        let attempt = unmade(delivery, reason, Some(settlement), self.clock.now_ms());
+        let attempt = unmade(
+            carried.step.offset,
+            delivery,
+            reason,
+            Some(settlement),
+            self.clock.now_ms(),
+        );
         self.record(carried.partition, attempt).await
     }
 
@@ -369,6 +381,7 @@ impl<S: Sender> CarryContext<S> {
         let attempt = Attempt {
             outcome: AttemptOutcome::Interrupted,
             ..unmade(
+                carried.step.offset,
                 &carried.step.delivery,
                 Reason::Interrupted,
                 None,
@@ -429,6 +442,7 @@ impl<S: Sender> CarryContext<S> {
 
 /// The record of a settlement without an attempt.
 fn unmade(
+    offset: Offset,
     delivery: &Delivery,
     reason: Reason,
     settlement: Option<Settlement>,
@@ -450,6 +464,7 @@ fn unmade(
         settlement,
         accepted_at_ms: delivery.event.accepted_at_ms,
         traceparent: delivery.event.trace.traceparent.clone(),
+        delivery_offset: Some(offset),
     }
 }
 

@@ -171,6 +171,7 @@ mod tests {
             settlement,
             accepted_at_ms: 0,
             traceparent: String::new(),
+            delivery_offset: None,
         }
     }
 

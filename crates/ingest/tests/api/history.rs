@@ -90,6 +90,7 @@ fn attempt(
         settlement: Some(settlement),
         accepted_at_ms: START_MS,
         traceparent: String::new(),
+        delivery_offset: None,
     }
 }
 

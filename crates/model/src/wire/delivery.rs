@@ -8,7 +8,8 @@ use super::{
     InvalidRecord, field, message, position_from_proto, position_to_proto, proto, status_from_proto,
 };
 use crate::delivery::{
-    Attempt, AttemptOutcome, DeadLetter, DeadLetterContent, Delivery, RawRecord, Settlement, WorkId,
+    Attempt, AttemptOutcome, Cursor, DeadLetter, DeadLetterContent, Delivery, LaneState, RawRecord,
+    Settlement, WorkId,
 };
 use crate::filter::EventTypeName;
 use crate::ids::{EndpointId, EventId, TenantId};
@@ -81,6 +82,7 @@ impl Attempt {
             next_due_at_ms,
             accepted_at_ms: self.accepted_at_ms,
             traceparent: self.traceparent.clone(),
+            delivery_offset: self.delivery_offset,
         };
         attempt.encode_to_vec().into()
     }
@@ -114,6 +116,48 @@ impl Attempt {
             settlement: settlement_from_proto(attempt.settlement, attempt.next_due_at_ms)?,
             accepted_at_ms: attempt.accepted_at_ms,
             traceparent: attempt.traceparent,
+            delivery_offset: attempt.delivery_offset,
+        })
+    }
+}
+
+impl LaneState {
+    /// The value of its record in `endpoint-state`.
+    pub fn encode(&self) -> Bytes {
+        let cursor = self.cursor.as_ref();
+        let state = proto::LaneState {
+            endpoint_id: self.endpoint.as_str().to_owned(),
+            state_id: self.state_id,
+            cursor: cursor.map(|cursor| cursor.lowest_unsettled),
+            settled: cursor
+                .map_or_else(Vec::new, |cursor| cursor.settled.iter().copied().collect()),
+            failing_since_ms: self.failing_since_ms.unwrap_or(0),
+            breaker_openings: self.breaker_openings,
+            breaker_open_until_ms: self.breaker_open_until_ms,
+            behind_since_ms: cursor.map_or(0, |cursor| cursor.behind_since_ms),
+        };
+        state.encode_to_vec().into()
+    }
+
+    /// Reads the value of a record in `endpoint-state`.
+    ///
+    /// # Errors
+    /// When it is malformed.
+    pub fn decode(value: &[u8]) -> Result<Self, InvalidRecord> {
+        let state: proto::LaneState = message("lane_state", value)?;
+        let settled = state.settled;
+        let behind_since_ms = state.behind_since_ms;
+        Ok(Self {
+            endpoint: field("endpoint_id", EndpointId::try_new(&state.endpoint_id))?,
+            state_id: state.state_id,
+            cursor: state.cursor.map(|lowest_unsettled| Cursor {
+                lowest_unsettled,
+                settled: settled.into_iter().collect(),
+                behind_since_ms,
+            }),
+            failing_since_ms: (state.failing_since_ms != 0).then_some(state.failing_since_ms),
+            breaker_openings: state.breaker_openings,
+            breaker_open_until_ms: state.breaker_open_until_ms,
         })
     }
 }

@@ -6,8 +6,8 @@ use url::Url;
 
 use super::*;
 use crate::delivery::{
-    Attempt, AttemptOutcome, DeadLetter, DeadLetterContent, Delivery, RawRecord, Route, Settlement,
-    WorkId,
+    Attempt, AttemptOutcome, Cursor, DeadLetter, DeadLetterContent, Delivery, LaneState, RawRecord,
+    Route, Settlement, WorkId,
 };
 use crate::endpoint::{Endpoint, EndpointState, PayloadFormat, SealedSecret};
 use crate::event::{Event, TraceContext};
@@ -144,12 +144,28 @@ prop_compose! {
         (detail, traceparent) in any::<(String, String)>(),
         response_excerpt in bytes(),
         settlement in settlement(),
+        delivery_offset: Option<i64>,
     ) -> Attempt {
         let work = WorkId { position, endpoint, run };
         Attempt {
             event_id, tenant, event_type, work, number, started_at_ms, duration_ms, outcome,
             reason, status, detail, response_excerpt, settlement, accepted_at_ms, traceparent,
+            delivery_offset,
         }
+    }
+}
+
+prop_compose! {
+    fn lane_state()(
+        endpoint in endpoint_id(),
+        state_id: i64,
+        cursor in prop::option::of((any::<i64>(), prop::collection::btree_set(any::<i64>(), 0..9), any::<i64>())),
+        failing_since_ms in prop::option::of(1..i64::MAX),
+        breaker_openings: u32,
+        breaker_open_until_ms: i64,
+    ) -> LaneState {
+        let cursor = cursor.map(|(lowest_unsettled, settled, behind_since_ms)| Cursor { lowest_unsettled, settled, behind_since_ms });
+        LaneState { endpoint, state_id, cursor, failing_since_ms, breaker_openings, breaker_open_until_ms }
     }
 }
 
@@ -244,6 +260,11 @@ proptest! {
     }
 
     #[test]
+    fn lane_states_survive_the_wire(state in lane_state()) {
+        prop_assert_eq!(LaneState::decode(&state.encode()).unwrap(), state);
+    }
+
+    #[test]
     fn attempts_survive_the_wire(attempt in attempt()) {
         prop_assert_eq!(Attempt::decode(&attempt.encode()).unwrap(), attempt);
     }
@@ -290,6 +311,7 @@ fn decode_as_everything(value: &[u8]) {
     drop(Delivery::decode(value));
     drop(Route::decode(value));
     drop(Attempt::decode(value));
+    drop(LaneState::decode(value));
     drop(DeadLetter::decode(value));
     drop(proto::Endpoint::decode(value).map(Endpoint::try_from));
     drop(proto::Tenant::decode(value).map(Tenant::try_from));

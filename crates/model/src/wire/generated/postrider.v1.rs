@@ -174,6 +174,9 @@ pub struct Attempt {
     /// W3C Trace Context of the delivery.
     #[prost(string, tag = "18")]
     pub traceparent: ::prost::alloc::string::String,
+    /// Offset in `deliveries` of the record it was made for; the partition is that of the attempt.
+    #[prost(int64, optional, tag = "19")]
+    pub delivery_offset: ::core::option::Option<i64>,
 }
 /// A record of the log that could not be understood, as it was.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -314,25 +317,36 @@ impl Settlement {
         }
     }
 }
-/// What the owner of an endpoint learned and the next owner must know. The value of every record in
-/// `endpoint-state`; its key is `lane/state-id`.
+/// What the owner of an endpoint learned and the next owner must know. The value of the records in `endpoint-state`, in
+/// the partition that its deliveries have. The key is `lane/<endpoint id>/<state id>`; only the state id that the commit
+/// of the `deliver` group names counts. Two more keys: `claim`, whose offset becomes a new state id, and `ready`, with
+/// the id under which every lane was written last.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LaneState {
-    /// The endpoint's id.
+    /// The endpoint's id; empty under the keys `claim` and `ready`.
     #[prost(string, tag = "1")]
     pub endpoint_id: ::prost::alloc::string::String,
-    /// Which assignment wrote it; only the id that the group's commit names counts.
-    #[prost(string, tag = "2")]
-    pub state_id: ::prost::alloc::string::String,
-    /// The lowest unsettled offset of the lane in `deliveries`, if it is behind.
+    /// Offset of the `claim` record that its owner began with.
+    #[prost(int64, tag = "2")]
+    pub state_id: i64,
+    /// If the lane is behind: its lowest unsettled offset in `deliveries`. From there on its records are to be read.
     #[prost(int64, optional, tag = "3")]
     pub cursor: ::core::option::Option<i64>,
-    /// Settled offsets above the cursor.
+    /// Offsets after the cursor that are settled nevertheless.
     #[prost(int64, repeated, tag = "4")]
     pub settled: ::prost::alloc::vec::Vec<i64>,
     /// Since when nothing succeeded, 0 if the last attempt did.
     #[prost(int64, tag = "5")]
     pub failing_since_ms: i64,
+    /// How often in a row the breaker opened, 0 if it is closed.
+    #[prost(uint32, tag = "6")]
+    pub breaker_openings: u32,
+    /// When the breaker lets the next attempt through.
+    #[prost(int64, tag = "7")]
+    pub breaker_open_until_ms: i64,
+    /// Since when the lane is behind.
+    #[prost(int64, tag = "8")]
+    pub behind_since_ms: i64,
 }
 /// One version of one entity. The value of every record in `registry`; its key is `kind/id/version/nonce`.
 /// The highest version wins; of one version, the first record.
