@@ -8,6 +8,7 @@ pub mod delivery;
 pub mod endpoint;
 pub mod event;
 pub mod filter;
+pub mod flow;
 mod hash;
 pub mod ids;
 pub mod outcome;
