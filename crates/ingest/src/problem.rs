@@ -245,7 +245,9 @@ impl From<LogError> for Problem {
     fn from(error: LogError) -> Self {
         match error {
             LogError::Unavailable(_) => Self::LogUnavailable(error),
-            LogError::NoSuchTopic(_) | LogError::Permanent(_) => Self::Internal(error),
+            LogError::NoSuchTopic(_) | LogError::GroupHasMembers(_) | LogError::Permanent(_) => {
+                Self::Internal(error)
+            },
         }
     }
 }

@@ -120,7 +120,9 @@ impl KafkaLog {
         match answer {
             Ok(_) => self.health.set(true),
             Err(LogError::Unavailable(_)) => self.health.set(false),
-            Err(LogError::NoSuchTopic(_) | LogError::Permanent(_)) => {}
+            Err(
+                LogError::NoSuchTopic(_) | LogError::GroupHasMembers(_) | LogError::Permanent(_),
+            ) => {}
         }
     }
 
@@ -139,7 +141,7 @@ impl KafkaLog {
 
 #[async_trait]
 impl Log for KafkaLog {
-    async fn create_topics(&self, topics: &[TopicSpec]) -> Result<(), LogError> {
+    async fn create_topics(&self, topics: &[TopicSpec]) -> Result<Vec<String>, LogError> {
         let (config, context) = (config::query(&self.options), self.context("admin"));
         let (prefix, replication) = (self.options.prefix.clone(), self.options.replication);
         let topics = topics.to_vec();
@@ -212,6 +214,24 @@ impl Log for KafkaLog {
         .await
     }
 
+    async fn set_committed(
+        &self,
+        group: &str,
+        topic: &str,
+        commits: &[(Partition, Committed)],
+    ) -> Result<(), LogError> {
+        let config = config::outside_commit(&self.options, group);
+        let context = self.context("commit");
+        let (group, commits) = (group.to_owned(), commits.iter().cloned().collect());
+        self.ask(topic, move |_, full| {
+            let client: BaseConsumer<PlainContext> = config
+                .create_with_context(context)
+                .map_err(|error| log_error(full, &error))?;
+            query::set_committed(&client, &group, full, &commits)
+        })
+        .await
+    }
+
     async fn producer(&self, options: ProducerOptions) -> Result<Box<dyn Producer>, LogError> {
         let config = config::producer(&self.options, &options);
         let (prefix, health) = (self.options.prefix.clone(), self.health.clone());
@@ -253,6 +273,6 @@ fn serve(client: &Weak<Client>) {
 fn without_prefix(topic: &str, error: LogError) -> LogError {
     match error {
         LogError::NoSuchTopic(_) => LogError::NoSuchTopic(topic.to_owned()),
-        LogError::Unavailable(_) | LogError::Permanent(_) => error,
+        LogError::Unavailable(_) | LogError::GroupHasMembers(_) | LogError::Permanent(_) => error,
     }
 }

@@ -15,6 +15,7 @@ pub(crate) mod storage;
 pub(crate) mod topic;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -200,8 +201,9 @@ impl LocalLog {
 
 #[async_trait]
 impl Log for LocalLog {
-    async fn create_topics(&self, topics: &[TopicSpec]) -> Result<(), LogError> {
+    async fn create_topics(&self, topics: &[TopicSpec]) -> Result<Vec<String>, LogError> {
         self.client.check()?;
+        let mut names = Vec::new();
         for spec in topics {
             if self.broker.topic(&spec.name).is_ok() {
                 continue;
@@ -214,11 +216,12 @@ impl Log for LocalLog {
             }
             let created = self.broker.storage.create_topic(spec.clone()).await?;
             // Somebody else may have been faster: theirs stays, and the storage answered with the same one.
-            locked(&self.broker.topics)
-                .entry(spec.name.clone())
-                .or_insert(created);
+            if let Entry::Vacant(place) = locked(&self.broker.topics).entry(spec.name.clone()) {
+                place.insert(created);
+                names.push(spec.name.clone());
+            }
         }
-        Ok(())
+        Ok(names)
     }
 
     async fn describe_topics(
@@ -270,6 +273,20 @@ impl Log for LocalLog {
         ))
     }
 
+    async fn set_committed(
+        &self,
+        group: &str,
+        topic: &str,
+        commits: &[(Partition, Committed)],
+    ) -> Result<(), LogError> {
+        self.client.check()?;
+        let topic = self.broker.topic(topic)?;
+        for (partition, _) in commits {
+            topic.check(*partition)?;
+        }
+        group::commit_from_outside(self, group, &topic, commits).await
+    }
+
     async fn producer(&self, options: ProducerOptions) -> Result<Box<dyn Producer>, LogError> {
         self.client.check()?;
         Ok(Box::new(LocalProducer::new(
@@ -300,7 +317,7 @@ macro_rules! delegate_log {
             async fn create_topics(
                 &self,
                 topics: &[$crate::TopicSpec],
-            ) -> Result<(), $crate::LogError> {
+            ) -> Result<Vec<String>, $crate::LogError> {
                 self.local.create_topics(topics).await
             }
             async fn describe_topics(
@@ -335,6 +352,14 @@ macro_rules! delegate_log {
                 topic: &str,
             ) -> Result<Vec<Option<$crate::Committed>>, $crate::LogError> {
                 self.local.committed(group, topic).await
+            }
+            async fn set_committed(
+                &self,
+                group: &str,
+                topic: &str,
+                commits: &[($crate::Partition, $crate::Committed)],
+            ) -> Result<(), $crate::LogError> {
+                self.local.set_committed(group, topic, commits).await
             }
             async fn producer(
                 &self,

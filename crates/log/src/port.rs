@@ -37,8 +37,8 @@ pub type Generation = u64;
 /// A log with its topics. Topic and group names are given without the installation's prefix.
 #[async_trait]
 pub trait Log: Debug + Send + Sync + 'static {
-    /// Creates the topics that do not exist; leaves the others as they are.
-    async fn create_topics(&self, topics: &[TopicSpec]) -> Result<(), LogError>;
+    /// Creates the topics that do not exist, and names them; leaves the others as they are.
+    async fn create_topics(&self, topics: &[TopicSpec]) -> Result<Vec<String>, LogError>;
     /// Describes the named topics; one that does not exist has no description.
     async fn describe_topics(
         &self,
@@ -58,6 +58,14 @@ pub trait Log: Debug + Send + Sync + 'static {
     /// What a group has committed, for every partition of the topic.
     async fn committed(&self, group: &str, topic: &str)
     -> Result<Vec<Option<Committed>>, LogError>;
+    /// Commits for a group from outside. Refused with [`LogError::GroupHasMembers`] while anybody is in it: only its
+    /// members know what is done.
+    async fn set_committed(
+        &self,
+        group: &str,
+        topic: &str,
+        commits: &[(Partition, Committed)],
+    ) -> Result<(), LogError>;
     /// A new producer. Must be called inside a tokio runtime.
     async fn producer(&self, options: ProducerOptions) -> Result<Box<dyn Producer>, LogError>;
     /// A new reader of a topic.
@@ -395,6 +403,9 @@ pub enum LogError {
     /// The log cannot be reached at present; asking again may help.
     #[error("the log is not available: {0}")]
     Unavailable(String),
+    /// The group has members, and they alone commit for it.
+    #[error("group {0} has members, and only they commit for it")]
+    GroupHasMembers(String),
     /// Asking again will not help.
     #[error("{0}")]
     Permanent(String),

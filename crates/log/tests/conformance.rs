@@ -57,6 +57,7 @@ macro_rules! promises {
                     a_group_reads_over_gaps,
                     a_group_hears_of_truncation,
                     a_log_that_is_reopened_remembers_commits,
+                    somebody_outside_commits_for_a_group_without_members_only,
                 ],
                 sharing: [
                     a_joining_member_gets_what_was_drained_and_released,

@@ -59,7 +59,7 @@ impl Settled {
     }
 }
 
-/// Creates what does not exist and waits until the brokers know it. Blocks; needs a runtime.
+/// Creates what does not exist, waits until the brokers know it, and names it. Blocks; needs a runtime.
 pub(super) fn create(
     config: &ClientConfig,
     context: PlainContext,
@@ -67,7 +67,7 @@ pub(super) fn create(
     prefix: &str,
     replication: i32,
     specs: &[TopicSpec],
-) -> Result<(), LogError> {
+) -> Result<Vec<String>, LogError> {
     let topics: Vec<Settled> = specs
         .iter()
         .map(|spec| Settled::new(prefix, spec))
@@ -86,7 +86,7 @@ pub(super) fn create(
         })
         .collect();
     if news.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     if let Some(spec) = specs
         .iter()
@@ -104,9 +104,11 @@ pub(super) fn create(
     let results = Handle::current()
         .block_on(admin.create_topics(&news, &options))
         .map_err(|error| log_error("", &error))?;
+    let mut created = Vec::new();
     for result in results {
         match result {
-            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Ok(full) => created.extend(full.strip_prefix(prefix).map(str::to_owned)),
+            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((topic, code)) => {
                 return Err(match code_error(&topic, code) {
                     LogError::Permanent(reason) => {
@@ -119,7 +121,8 @@ pub(super) fn create(
     }
     topics
         .iter()
-        .try_for_each(|topic| await_visible(client, &topic.name))
+        .try_for_each(|topic| await_visible(client, &topic.name))?;
+    Ok(created)
 }
 
 fn await_visible(client: &BaseConsumer<PlainContext>, topic: &str) -> Result<(), LogError> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
+use super::query;
 use crate::port::{GroupOptions, LogError, ProducerOptions};
 
 /// What guarantees of the port rest on: properties with the only values they may have, in every spelling.
@@ -101,6 +102,15 @@ pub(super) fn committed_query(options: &KafkaOptions, group: &str) -> ClientConf
             ("enable.auto.commit", "false"),
         ],
     );
+    config
+}
+
+/// For committing for a group without joining it.
+pub(super) fn outside_commit(options: &KafkaOptions, group: &str) -> ClientConfig {
+    let mut config = committed_query(options, group);
+    // The client waits for the group's coordinator for as long as a session.
+    let patience = query::TIMEOUT.as_millis().to_string();
+    set(&mut config, &[("session.timeout.ms", &patience)]);
     config
 }
 

@@ -62,13 +62,19 @@ pub(super) fn commit_error(error: &KafkaError) -> CommitError {
 /// Whether a commit is worth repeating. While a rebalance goes on, the broker may count a generation ahead of the member,
 /// who keeps its partitions nevertheless; if it does not, it will be told.
 pub(super) fn commit_is_early(error: &KafkaError) -> bool {
+    let rebalancing = matches!(
+        error.rdkafka_error_code(),
+        Some(Code::RebalanceInProgress | Code::IllegalGeneration)
+    );
+    rebalancing || coordinator_moved(error)
+}
+
+/// Whether another broker coordinates the group by now, or will soon: that of a new installation only just begins to.
+pub(super) fn coordinator_moved(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(
-            Code::RebalanceInProgress
-                | Code::IllegalGeneration
-                | Code::CoordinatorLoadInProgress
-                | Code::NotCoordinator
+            Code::CoordinatorLoadInProgress | Code::CoordinatorNotAvailable | Code::NotCoordinator
         )
     )
 }

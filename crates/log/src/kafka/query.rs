@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::KafkaResult;
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
-use super::errors::{code_error, leader_moved, log_error};
-use crate::port::{Bounds, Committed, LogError, Offset, Partition};
+use super::errors::{code_error, commit_error, coordinator_moved, leader_moved, log_error};
+use crate::port::{Bounds, CommitError, Committed, LogError, Offset, Partition};
 
 /// How long a question may take.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
@@ -167,6 +167,56 @@ pub(super) fn committed<C: ConsumerContext>(
         }
     }
     Ok(committed)
+}
+
+/// Commits for the client's group, which must have no members.
+pub(super) fn set_committed<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    group: &str,
+    topic: &str,
+    commits: &BTreeMap<Partition, Committed>,
+) -> Result<(), LogError> {
+    if commits.is_empty() {
+        return Ok(());
+    }
+    let list = commit_list(topic, commits);
+    let deadline = Instant::now() + TIMEOUT;
+    while let Err(error) = client.commit(&list, CommitMode::Sync) {
+        match commit_error(&error) {
+            CommitError::Fenced => return Err(LogError::GroupHasMembers(group.to_owned())),
+            CommitError::Unknown(_) if coordinator_moved(&error) && Instant::now() < deadline => {
+                std::thread::sleep(RETRY_PAUSE);
+            }
+            CommitError::Unknown(_) => return Err(log_error(topic, &error)),
+        }
+    }
+    // The client does not say so when the broker refused some of the partitions only.
+    let partitions: Vec<Partition> = commits.keys().copied().collect();
+    if committed(client, topic, &partitions)? == *commits {
+        Ok(())
+    } else {
+        Err(LogError::Unavailable(format!(
+            "not every commit for group {group} was taken"
+        )))
+    }
+}
+
+/// What to commit, as a list.
+pub(super) fn commit_list(
+    topic: &str,
+    commits: &BTreeMap<Partition, Committed>,
+) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(commits.len());
+    for (partition, Committed { offset, metadata }) in commits {
+        let mut element = list.add_partition(topic, *partition);
+        if let Err(error) = element.set_offset(KafkaOffset::Offset(*offset)) {
+            tracing::error!(partition, offset, %error, "a commit names an impossible offset");
+        }
+        if !metadata.is_empty() {
+            element.set_metadata(metadata);
+        }
+    }
+    list
 }
 
 /// A list of partitions of one topic with an offset each.

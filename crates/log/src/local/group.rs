@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::share::{Held, MemberId, Notice};
@@ -16,8 +17,8 @@ use super::storage::{Chunk, CommitFate};
 use super::topic::Topic;
 use super::{GroupKey, LocalLog};
 use crate::port::{
-    Assignment, Commit, CommitAck, CommitError, Generation, Group, GroupEvent, GroupOptions,
-    LogError, Offset, Partition,
+    Assignment, Commit, CommitAck, CommitError, Committed, Generation, Group, GroupEvent,
+    GroupOptions, LogError, Offset, Partition,
 };
 
 /// A fetch larger than this gains nothing, and delays what else is to be told.
@@ -354,6 +355,45 @@ impl Reading {
 
     fn wants_records(&self) -> bool {
         !self.paused && !self.revoked
+    }
+}
+
+/// Commits for a group that has no members.
+pub(super) async fn commit_from_outside(
+    log: &LocalLog,
+    group: &str,
+    topic: &Arc<Topic>,
+    commits: &[(Partition, Committed)],
+) -> Result<(), LogError> {
+    let key = (group.to_owned(), topic.spec.name.clone());
+    let commits: Vec<Commit> = commits
+        .iter()
+        .map(|(partition, committed)| Commit {
+            partition: *partition,
+            generation: 0,
+            committed: committed.clone(),
+        })
+        .collect();
+    let taken = log.broker.change_group(&key, topic, |group| {
+        group.begin_commit_from_outside(&commits)
+    });
+    if !taken {
+        return Err(LogError::GroupHasMembers(group.to_owned()));
+    }
+    let (sender, told) = oneshot::channel();
+    let (broker, kept) = (Arc::clone(&log.broker), commits.clone());
+    let of_topic = Arc::clone(topic);
+    let done = move |fate: CommitFate| {
+        broker.change_group(&key, &of_topic, |group| group.end_commit(kept, fate.landed));
+        drop(broker);
+        sender.send(fate.told).ok();
+    };
+    let storage = &log.broker.storage;
+    storage.commit(group, topic, commits, Box::new(done));
+    match told.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(LogError::Unavailable(error.to_string())),
+        Err(_) => Err(LogError::Unavailable("the log was closed".into())),
     }
 }
 

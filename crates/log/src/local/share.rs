@@ -75,6 +75,12 @@ impl GroupState {
         }
     }
 
+    pub(crate) fn forget_commit(&mut self, partition: Partition) {
+        if let Some(share) = self.share_mut(partition) {
+            share.committed = None;
+        }
+    }
+
     pub(super) fn committed(&self) -> Vec<Option<Committed>> {
         self.shares
             .iter()
@@ -158,6 +164,17 @@ impl GroupState {
             }
         }
         all_held
+    }
+
+    /// Takes up a commit of somebody outside if the group has no members. None is assigned meanwhile what it names.
+    pub(super) fn begin_commit_from_outside(&mut self, commits: &[Commit]) -> bool {
+        let empty = self.members.is_empty();
+        if empty {
+            for commit in commits {
+                self.count_commit(commit.partition, |under_way| under_way + 1);
+            }
+        }
+        empty
     }
 
     pub(super) fn end_commit(&mut self, commits: Vec<Commit>, landed: bool) {

@@ -149,10 +149,21 @@ impl Faults {
         self.0.broker.disturb(group, |state| state.lose(client));
     }
 
-    /// Leaves out offsets, as transaction markers do.
+    /// Forgets what the group committed for a partition, as a log does whose commits expired.
     ///
     /// # Panics
     /// If there is no such partition, as for all calls that name one.
+    pub fn forget_commit(&self, group: &str, topic: &str, partition: Partition) {
+        self.topic(topic, partition);
+        self.0
+            .broker
+            .disturb(group, |state| state.forget_commit(partition));
+    }
+
+    /// Leaves out offsets, as transaction markers do.
+    ///
+    /// # Panics
+    /// If there is no such partition.
     pub fn gap(&self, topic: &str, partition: Partition, offsets: i64) {
         let topic = self.topic(topic, partition);
         self.0.storage.gap(&topic, partition, offsets);

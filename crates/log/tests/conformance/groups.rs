@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postrider_log::{GroupEvent, OffsetTracker};
+use postrider_log::{Committed, GroupEvent, LogError, OffsetTracker};
 
 use crate::subject::{Kept, Subject, is_ours, number, numbered, record};
 
@@ -281,4 +281,45 @@ pub(crate) async fn a_log_that_is_reopened_remembers_commits(mut subject: Subjec
     member
         .until("the rest is read", |member| member.records.len() == 1)
         .await;
+}
+
+pub(crate) async fn somebody_outside_commits_for_a_group_without_members_only(
+    mut subject: Subject,
+) {
+    let topic = subject.topic("topic", 3, Kept::ForDays).await;
+    subject.fill(&topic, 1, numbered(10)).await;
+    let group = format!("{topic}-group");
+    let committed = |offset, metadata: &str| Committed {
+        offset,
+        metadata: metadata.to_owned(),
+    };
+    let founded = [(0, committed(0, "")), (1, committed(4, "founded"))];
+    let log = &subject.log;
+    log.set_committed(&group, &topic, &founded)
+        .await
+        .expect("a group that nobody ever joined takes a commit");
+    let known = log.committed(&group, &topic).await.unwrap();
+    let [(_, first), (_, second)] = founded;
+    assert_eq!(known, [Some(first), Some(second.clone()), None]);
+
+    let mut member = subject.join(&topic).await;
+    member.until_assigned(3).await;
+    assert_eq!(member.assigned[&1].committed, Some(second.clone()));
+    assert_eq!(member.assigned[&2].committed, None);
+    let changed = [(1, committed(9, "")), (2, committed(0, ""))];
+    let refused = subject.log.set_committed(&group, &topic, &changed).await;
+    assert_eq!(refused, Err(LogError::GroupHasMembers(group.clone())));
+    let known = subject.log.committed(&group, &topic).await.unwrap();
+    assert_eq!(known[1..], [Some(second), None], "it changed nothing");
+
+    member.group.close().await;
+    drop(member);
+    let changed = [(1, committed(2, "back"))];
+    let set = subject.log.set_committed(&group, &topic, &changed).await;
+    set.expect("a group that everybody left takes a commit");
+    if !subject.reopen().await {
+        return;
+    }
+    let known = subject.log.committed(&group, &topic).await.unwrap();
+    assert_eq!(known[1], Some(committed(2, "back")), "and keeps it");
 }

@@ -195,16 +195,18 @@ pub(crate) async fn creates_topics_once_and_describes_them(subject: Subject) {
     let spec = subject.spec("topic", 3, Kept::ForDays);
     let mut larger = spec.clone();
     larger.partitions = 5;
-    subject
+    let created = subject
         .log
         .create_topics(std::slice::from_ref(&spec))
         .await
         .unwrap();
-    subject
+    assert_eq!(created, std::slice::from_ref(&spec.name));
+    let created = subject
         .log
         .create_topics(&[larger])
         .await
         .expect("an existing topic is left as it is");
+    assert_eq!(created, Vec::<String>::new());
     assert_eq!(subject.log.partition_count(&spec.name).await, Ok(3));
     let missing = format!("{}missing", subject.prefix);
     let described = subject

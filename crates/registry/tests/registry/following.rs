@@ -305,7 +305,7 @@ impl Reader for UnsteadyReader {
 
 #[async_trait]
 impl Log for Unsteady {
-    async fn create_topics(&self, topics: &[TopicSpec]) -> Result<(), LogError> {
+    async fn create_topics(&self, topics: &[TopicSpec]) -> Result<Vec<String>, LogError> {
         self.log.create_topics(topics).await
     }
 
@@ -341,6 +341,15 @@ impl Log for Unsteady {
         topic: &str,
     ) -> Result<Vec<Option<Committed>>, LogError> {
         self.log.committed(group, topic).await
+    }
+
+    async fn set_committed(
+        &self,
+        group: &str,
+        topic: &str,
+        commits: &[(Partition, Committed)],
+    ) -> Result<(), LogError> {
+        self.log.set_committed(group, topic, commits).await
     }
 
     async fn producer(&self, options: ProducerOptions) -> Result<Box<dyn Producer>, LogError> {
