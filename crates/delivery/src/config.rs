@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
+use postrider_model::flow::breaker::BreakerLimits;
+use postrider_model::flow::concurrency::ConcurrencyLimits;
 use serde::{Deserialize, Serialize};
+
+use crate::deliver::LaneLimits;
 
 /// Limits of the three stages.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,6 +80,18 @@ impl DeliveryConfig {
                 self.deliver.lane_attempts_in_flight_max,
             ),
             ("deliver.lane_queue_max", self.deliver.lane_queue_max),
+            (
+                "deliver.lane_attempts_in_flight_initial",
+                self.deliver.lane_attempts_in_flight_initial,
+            ),
+            (
+                "deliver.lane_queue_bytes_max",
+                self.deliver.lane_queue_bytes_max,
+            ),
+            (
+                "deliver.catch_up_read_bytes_max",
+                self.deliver.catch_up_read_bytes_max,
+            ),
             (
                 "deliver.partition_unsettled_max",
                 self.deliver.partition_unsettled_max,
@@ -186,14 +202,39 @@ impl Default for FanOutConfig {
 pub struct DeliverConfig {
     /// Attempts under way in this process.
     pub attempts_in_flight_max: usize,
-    /// Attempts under way at one endpoint.
+    /// Of `attempts_in_flight_max`, the part in per cent that endpoints may use together which answer slowly, or are not
+    /// known to answer at all.
+    pub slow_attempts_percent_max: u8,
+    /// Attempts under way at one endpoint, at most.
     pub lane_attempts_in_flight_max: usize,
-    /// Deliveries that wait in one lane.
+    /// Attempts under way at one endpoint of which nothing is known yet.
+    pub lane_attempts_in_flight_initial: usize,
+    /// An endpoint that takes longer to answer counts among the slow.
+    pub slow_after_ms: u32,
+    /// Deliveries that wait in memory for one endpoint; more stay in the log.
     pub lane_queue_max: usize,
-    /// Records of one partition that are read and not settled.
+    /// Their bytes.
+    pub lane_queue_bytes_max: usize,
+    /// How long a delivery may hold its partition's commit before a cursor does that instead.
+    pub hold_ms_max: u64,
+    /// Failures in a row after which an endpoint is left alone for a while.
+    pub breaker_failures: u32,
+    /// How long it is left alone at first; twice as long each time.
+    pub breaker_pause_ms_min: u64,
+    /// How long at most.
+    pub breaker_pause_ms_max: u64,
+    /// Time between two writes of where an endpoint's backlog begins.
+    pub state_interval_ms: u64,
+    /// Bytes read again from the log at once.
+    pub catch_up_read_bytes_max: usize,
+    /// Records of one partition that hold its commit.
     pub partition_unsettled_max: usize,
-    /// Bytes of all records that are read and not settled.
+    /// Bytes of all deliveries in memory; when it is reached, deliveries stay in the log.
     pub unsettled_bytes_max: usize,
+    /// An endpoint at which nothing succeeded for so long is disabled.
+    pub disable_failing_after_ms: u64,
+    /// Where this process answers questions about its lanes, as `host:port`; empty: nowhere.
+    pub advertised_address: String,
     /// How long one attempt may take, unless the endpoint says otherwise.
     pub attempt_timeout_ms: u64,
     /// No attempt starts when the last successful commit is older; must be shorter than the group's session timeout.
@@ -207,17 +248,66 @@ pub struct DeliverConfig {
 impl Default for DeliverConfig {
     fn default() -> Self {
         Self {
-            attempts_in_flight_max: 1_024,
-            lane_attempts_in_flight_max: 32,
+            attempts_in_flight_max: 2_048,
+            slow_attempts_percent_max: 50,
+            lane_attempts_in_flight_max: 64,
+            lane_attempts_in_flight_initial: 4,
+            slow_after_ms: 1_000,
             lane_queue_max: 512,
-            partition_unsettled_max: 2_000,
+            lane_queue_bytes_max: 4 * 1024 * 1024,
+            hold_ms_max: 5_000,
+            breaker_failures: 5,
+            breaker_pause_ms_min: 1_000,
+            breaker_pause_ms_max: 300_000,
+            state_interval_ms: 1_000,
+            catch_up_read_bytes_max: 1024 * 1024,
+            partition_unsettled_max: 10_000,
             unsettled_bytes_max: 256 * 1024 * 1024,
+            disable_failing_after_ms: 5 * 24 * 60 * 60 * 1000,
+            advertised_address: String::new(),
             attempt_timeout_ms: 15_000,
             lease_ms: 20_000,
             settled_age_ms: 10 * 60 * 1000,
             settled_max: 50_000,
         }
     }
+}
+
+impl DeliverConfig {
+    pub(crate) fn lane_limits(&self) -> LaneLimits {
+        LaneLimits {
+            queue_max: self.lane_queue_max,
+            queue_bytes_max: self.lane_queue_bytes_max,
+            window_max: self.lane_queue_max.saturating_mul(2),
+            hold_ms_max: millis(self.hold_ms_max),
+            breaker: BreakerLimits {
+                failures_to_open: self.breaker_failures,
+                pause_ms_min: millis(self.breaker_pause_ms_min),
+                pause_ms_max: millis(self.breaker_pause_ms_max),
+            },
+            concurrency: ConcurrencyLimits {
+                initial: self.lane_attempts_in_flight_initial,
+                max: self.lane_attempts_in_flight_max,
+                slow_from_ms: self.slow_after_ms,
+            },
+        }
+    }
+
+    pub(crate) fn slow_from_ms(&self) -> i64 {
+        i64::from(self.slow_after_ms)
+    }
+
+    pub(crate) fn state_interval_ms(&self) -> i64 {
+        millis(self.state_interval_ms)
+    }
+
+    pub(crate) fn slow_attempts_in_flight_max(&self) -> usize {
+        (self.attempts_in_flight_max * usize::from(self.slow_attempts_percent_max) / 100).max(1)
+    }
+}
+
+fn millis(limit: u64) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
 /// Limits of the scheduler.

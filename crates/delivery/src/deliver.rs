@@ -2,34 +2,48 @@
 //!
 //! All traffic of an endpoint comes through one partition and so has one owner, this process. The owner takes the
 //! partition's records in order: a copy of a step that was settled is dropped, a step whose work is already under way
-//! waits beside it, and everything else goes to its lane. Lanes stand in line for the process's attempts, one attempt
-//! a turn. [`carry`] takes it from there.
+//! waits beside it, and everything else goes to its lane. Lanes stand in line for the process's attempts, tenant by
+//! tenant; [`carry`] takes a delivery from there to its settlement. A lane that cannot keep up goes behind: a cursor in
+//! `endpoint-state` holds its place, and what does not fit into memory is read again from the log when there is room.
 //!
-//! Nothing of a partition's state outlives its assignment: what the next owner must know is in the log.
+//! [`partition`] and [`lane`] have the rules and know no runtime. This file does what they ask for: attempts, reads and
+//! writes, each a task, and time. Nothing of a partition's state outlives its assignment: what the next owner must know
+//! is in the log.
 
 mod carry;
 mod lane;
+mod partition;
 mod rebuild;
 mod settled;
+mod state;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::try_join_all;
-use postrider_log::{Assignment, Generation, Log, Offset, Partition, Producer, Record};
-use postrider_model::delivery::{Delivery, WorkId};
-use postrider_model::ids::EndpointId;
+use postrider_log::{
+    Assignment, Batch, Commit, Generation, Log, LogError, Offset, Partition as PartitionNumber,
+    Producer, Reader, Record,
+};
+use postrider_model::delivery::{Delivery, LaneState};
+use postrider_model::endpoint::EndpointState;
+use postrider_model::flow::line::FairLine;
+use postrider_model::ids::{EndpointId, TenantId};
 use postrider_model::topics::{DELIVERIES, GROUP_DELIVER};
 use postrider_model::wire::InvalidRecord;
+use postrider_registry::Lookup;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 pub use carry::CarryContext;
 use carry::{Carried, Carry};
-use lane::{Lane, Step};
-use settled::SettledSet;
+pub(crate) use lane::LaneLimits;
+use lane::{Memory, Now, Step, Turn};
+use partition::{Partition, Taken};
+use settled::CommitNote;
 
 use crate::dead_letter;
 use crate::progress::Lease;
@@ -37,59 +51,66 @@ use crate::sender::Sender;
 use crate::stage::{Stage, StageContext, StageError, run_stage};
 
 const LEASE_CHECK: Duration = Duration::from_millis(100);
+const READ_WAIT: Duration = Duration::from_secs(1);
+const READ_BACKOFF: Duration = Duration::from_secs(1);
+
+type LaneKey = (PartitionNumber, EndpointId);
 
 /// The stage over `deliveries`.
 struct Deliver<S> {
     log: Arc<dyn Log>,
     context: Arc<CarryContext<S>>,
+    limits: LaneLimits,
     raw_record_bytes_max: usize,
     lease: Lease,
-    partitions: BTreeMap<Partition, Owned>,
-    /// Lanes that may start an attempt, each once.
-    line: VecDeque<(Partition, EndpointId)>,
+    base: Instant,
+    partitions: BTreeMap<PartitionNumber, Partition>,
+    /// Lanes that may start an attempt, each once: those that answer quickly, and the others.
+    line: FairLine<TenantId, LaneKey>,
+    slow_line: FairLine<TenantId, LaneKey>,
+    /// The slow ones have the next turn, if there is one for them.
+    slow_is_next: bool,
     in_flight: usize,
-    unsettled_bytes: usize,
+    slow_in_flight: usize,
+    /// When lanes that wait for time may start again.
+    wakes: BTreeSet<(i64, LaneKey)>,
+    tick_at_ms: i64,
+    /// Reads the log again; here when nobody uses it.
+    reader: Option<Box<dyn Reader>>,
+    read_turn: PartitionNumber,
+    /// Keys of states that no longer count, to be removed when a commit has named the new id.
+    stale: BTreeMap<PartitionNumber, Vec<Bytes>>,
     tasks: JoinSet<Finished>,
-    resolved: Vec<(Partition, Generation, Offset)>,
-}
-
-/// A partition this worker owns.
-struct Owned {
-    generation: Generation,
-    settled: SettledSet,
-    lanes: BTreeMap<EndpointId, Lane>,
-    /// Work that is queued or under way, with the copies and later steps that wait for it.
-    active: BTreeMap<WorkId, Active>,
-    /// Records behind one that found its lane full.
-    held: VecDeque<Record>,
-    /// The records that are read and not settled, with their size in bytes.
-    unsettled: BTreeMap<Offset, usize>,
-    in_flight: usize,
-    paused: bool,
-    draining: bool,
-    cut: CancellationToken,
-    gone: CancellationToken,
-}
-
-struct Active {
-    /// No record of `attempts` that this work will write can have a lower offset.
-    attempts_from: Offset,
-    waiting: Vec<Step>,
 }
 
 /// What a task ended with.
 enum Finished {
     Carried {
-        carried: Carried,
+        carried: Box<Carried>,
         generation: Generation,
         carry: Carry,
     },
     Buried {
-        partition: Partition,
+        partition: PartitionNumber,
         generation: Generation,
         offset: Offset,
     },
-    Abandoned,
+    Read {
+        partition: PartitionNumber,
+        generation: Generation,
+        from: Offset,
+        reader: Option<Box<dyn Reader>>,
+        batch: Result<Batch, LogError>,
+    },
+    Written {
+        partition: PartitionNumber,
+        generation: Generation,
+        state_id: Option<i64>,
+    },
+    Removed,
+    Abandoned {
+        slow: bool,
+    },
 }
 
 /// Runs the stage until told to stop. `context` is made anew, with a producer of its own, each time the stage starts.
@@ -120,108 +141,189 @@ impl<S: Sender> Deliver<S> {
     ) -> Self {
         Self {
             log,
+            limits: context.config.lane_limits(),
             context,
             raw_record_bytes_max,
             lease,
+            base: Instant::now(),
             partitions: BTreeMap::new(),
-            line: VecDeque::new(),
+            line: FairLine::default(),
+            slow_line: FairLine::default(),
+            slow_is_next: false,
             in_flight: 0,
-            unsettled_bytes: 0,
+            slow_in_flight: 0,
+            wakes: BTreeSet::new(),
+            tick_at_ms: i64::MAX,
+            reader: None,
+            read_turn: 0,
+            stale: BTreeMap::new(),
             tasks: JoinSet::new(),
-            resolved: Vec::new(),
         }
     }
 
-    /// Takes a record in, or gives it back when its lane is full.
-    fn admit(&mut self, record: Record, generation: Generation) -> Result<(), Record> {
-        let value = record.value.clone().unwrap_or_default();
-        match Delivery::decode(&value) {
-            Ok(delivery) => {
-                let step = Step {
-                    offset: record.offset,
-                    delivery: Box::new(delivery),
+    fn now(&self) -> Now {
+        Now {
+            mono_ms: i64::try_from(self.base.elapsed().as_millis()).unwrap_or(i64::MAX),
+            wall_ms: self.context.clock.now_ms(),
+        }
+    }
+
+    fn memory(&self) -> Memory {
+        let bytes: usize = self.partitions.values().map(Partition::bytes).sum();
+        let bytes_max = self.context.config.unsettled_bytes_max;
+        match bytes {
+            _ if bytes >= bytes_max => Memory::Full,
+            _ if bytes >= bytes_max / 2 => Memory::Tight,
+            _ => Memory::Free,
+        }
+    }
+
+    fn owned_under(
+        &mut self,
+        partition: PartitionNumber,
+        generation: Generation,
+    ) -> Option<&mut Partition> {
+        self.partitions
+            .get_mut(&partition)
+            .filter(|owned| owned.generation == generation)
+    }
+
+    // ---- lanes in line ----
+
+    /// Puts a lane in line if it may start now, or sets the time when it may.
+    fn line_up(&mut self, key: LaneKey, now: Now) {
+        let Some(owned) = self
+            .partitions
+            .get_mut(&key.0)
+            .filter(|owned| !owned.draining)
+        else {
+            return;
+        };
+        let turn = owned.turn(&key.1, &self.limits, now);
+        let Some(lane) = owned.lanes.get_mut(&key.1) else {
+            return;
+        };
+        match turn {
+            Turn::At(at_ms) => {
+                self.wakes.insert((at_ms, key));
+            }
+            Turn::Now if !lane.in_line => {
+                let Some(tenant) = lane.tenant().cloned() else {
+                    return;
                 };
-                self.admit_step(record.partition, step).map_err(|_| record)
+                lane.in_line = true;
+                if lane.is_slow(self.context.config.slow_from_ms(), now) {
+                    self.slow_line.push(tenant, key);
+                } else {
+                    self.line.push(tenant, key);
+                }
             }
-            Err(invalid) => {
-                self.bury(&record, generation, &invalid);
-                Ok(())
-            }
+            Turn::Now | Turn::Later => {}
         }
     }
 
-    fn admit_step(&mut self, partition: Partition, step: Step) -> Result<(), Step> {
-        let Some(owned) = self.partitions.get_mut(&partition) else {
-            return Ok(());
+    /// The lane whose turn it is. The slow together have only their share of the attempts.
+    fn next_in_line(&mut self) -> Option<LaneKey> {
+        let slow_has_room = self.slow_in_flight < self.context.config.slow_attempts_in_flight_max();
+        let slow_first = slow_has_room && self.slow_is_next;
+        self.slow_is_next = !self.slow_is_next;
+        let first = if slow_first {
+            self.slow_line.pop()
+        } else {
+            self.line.pop()
         };
-        let work = step.delivery.work_id();
-        if owned.settled.is_copy(&work, step.delivery.attempt) {
-            self.context.metrics.copies_dropped.inc();
-            self.resolve(partition, step.offset);
-            return Ok(());
-        }
-        if let Some(active) = owned.active.get_mut(&work) {
-            active.waiting.push(step);
-            return Ok(());
-        }
-        let endpoint = step.delivery.endpoint.clone();
-        let lane = owned.lanes.entry(endpoint.clone()).or_default();
-        lane.push(step, self.context.config.lane_queue_max)?;
-        let active = Active {
-            attempts_from: owned.settled.next(),
-            waiting: Vec::new(),
+        let popped = match first {
+            None if slow_first => self.line.pop(),
+            None if slow_has_room => self.slow_line.pop(),
+            popped => popped,
         };
-        owned.active.insert(work, active);
-        if lane.lines_up(self.context.config.lane_attempts_in_flight_max) {
-            self.line.push_back((partition, endpoint));
-        }
-        Ok(())
+        popped.map(|(_, key)| key)
     }
 
     /// Starts attempts, one for each lane in line, while there is room and the lease holds.
     fn start_attempts(&mut self) {
         while self.in_flight < self.context.config.attempts_in_flight_max && self.lease.holds() {
-            let Some((partition, endpoint)) = self.line.pop_front() else {
+            let Some(key) = self.next_in_line() else {
                 return;
             };
-            let Some(owned) = self.partitions.get_mut(&partition) else {
-                continue;
-            };
-            let Some(lane) = owned.lanes.get_mut(&endpoint) else {
-                continue;
-            };
-            let Some(step) = lane.start() else { continue };
-            if lane.lines_up(self.context.config.lane_attempts_in_flight_max) {
-                self.line.push_back((partition, endpoint));
-            }
-            owned.in_flight += 1;
-            self.in_flight += 1;
-            let interruptions = owned.settled.interruptions(&step.delivery.work_id());
-            let (generation, cut, gone) = (owned.generation, owned.cut.clone(), owned.gone.clone());
-            let carried = Carried {
-                partition,
-                step,
-                interruptions,
-            };
-            let (context, lease) = (self.context.clone(), self.lease.clone());
-            self.tasks.spawn(async move {
-                let carry = tokio::select! {
-                    biased;
-                    () = gone.cancelled() => return Finished::Abandoned,
-                    carry = context.carry(&carried, &lease, &cut) => carry,
-                };
-                Finished::Carried {
-                    carried,
-                    generation,
-                    carry,
-                }
-            });
+            let now = self.now();
+            self.start_attempt(key, now);
         }
     }
 
+    fn start_attempt(&mut self, key: LaneKey, now: Now) {
+        let parked = is_parked(&self.context, &key.1);
+        let Some(owned) = self.partitions.get_mut(&key.0) else {
+            return;
+        };
+        let turn = owned.turn(&key.1, &self.limits, now);
+        let Some(lane) = owned.lanes.get_mut(&key.1) else {
+            return;
+        };
+        lane.in_line = false;
+        lane.park(parked);
+        if parked || turn != Turn::Now {
+            self.line_up(key, now);
+            return;
+        }
+        let slow = lane.is_slow(self.context.config.slow_from_ms(), now);
+        if slow && self.slow_in_flight >= self.context.config.slow_attempts_in_flight_max() {
+            self.line_up(key, now);
+            return;
+        }
+        lane.set_rate(rate(&self.context, &key.1), now);
+        if let Err(at_ms) = lane.take_token(now) {
+            self.wakes.insert((at_ms, key));
+            return;
+        }
+        let failing_since_ms = lane.failing_since_ms();
+        let Some((step, probe)) = owned.start(&key.1, now) else {
+            return;
+        };
+        self.in_flight += 1;
+        self.slow_in_flight += usize::from(slow);
+        let interruptions = owned.settled.interruptions(&step.delivery.work_id());
+        let carried = Carried {
+            partition: key.0,
+            step,
+            interruptions,
+            probe,
+            slow,
+            failing_since_ms,
+        };
+        self.spawn_carry(carried);
+        self.line_up(key, now);
+    }
+
+    fn spawn_carry(&mut self, carried: Carried) {
+        let Some(owned) = self.partitions.get(&carried.partition) else {
+            return;
+        };
+        let (generation, cut, gone) = (owned.generation, owned.cut.clone(), owned.gone.clone());
+        let (context, lease) = (self.context.clone(), self.lease.clone());
+        self.tasks.spawn(async move {
+            let carry = tokio::select! {
+                biased;
+                () = gone.cancelled() => return Finished::Abandoned { slow: carried.slow },
+                carry = context.carry(&carried, &lease, &cut) => carry,
+            };
+            Finished::Carried {
+                carried: Box::new(carried),
+                generation,
+                carry,
+            }
+        });
+    }
+
+    // ---- tasks end ----
+
     fn finish(&mut self, finished: Finished) {
         match finished {
-            Finished::Abandoned => self.in_flight -= 1,
+            Finished::Removed => {}
+            Finished::Abandoned { slow } => {
+                self.in_flight -= 1;
+                self.slow_in_flight = self.slow_in_flight.saturating_sub(usize::from(slow));
+            }
             Finished::Buried {
                 partition,
                 generation,
@@ -229,8 +331,7 @@ impl<S: Sender> Deliver<S> {
             } => {
                 self.in_flight -= 1;
                 if let Some(owned) = self.owned_under(partition, generation) {
-                    owned.in_flight -= 1;
-                    self.resolve(partition, offset);
+                    owned.buried(offset);
                 }
             }
             Finished::Carried {
@@ -239,99 +340,281 @@ impl<S: Sender> Deliver<S> {
                 carry,
             } => {
                 self.in_flight -= 1;
-                let partition = carried.partition;
+                self.slow_in_flight = self
+                    .slow_in_flight
+                    .saturating_sub(usize::from(carried.slow));
+                if self.owned_under(carried.partition, generation).is_some() {
+                    self.finish_carried(*carried, carry);
+                }
+            }
+            Finished::Read {
+                partition,
+                generation,
+                from,
+                reader,
+                batch,
+            } => {
+                self.reader = reader;
                 if self.owned_under(partition, generation).is_some() {
-                    self.finish_carried(carried, carry);
-                    self.admit_held(partition);
+                    self.finish_read(partition, from, batch);
+                }
+            }
+            Finished::Written {
+                partition,
+                generation,
+                state_id,
+            } => {
+                if let Some(owned) = self.owned_under(partition, generation) {
+                    match state_id {
+                        Some(state_id) => owned.written(state_id),
+                        None => owned.not_written(),
+                    }
                 }
             }
         }
     }
 
     fn finish_carried(&mut self, carried: Carried, carry: Carry) {
+        let now = self.now();
         let Carried {
-            partition, step, ..
+            partition,
+            step,
+            probe,
+            ..
         } = carried;
         let Some(owned) = self.partitions.get_mut(&partition) else {
             return;
         };
-        owned.in_flight -= 1;
         let endpoint = step.delivery.endpoint.clone();
-        let lane = owned.lanes.entry(endpoint.clone()).or_default();
-        lane.finish();
-        let (offset, mut settled, mut waiting) = (step.offset, false, Vec::new());
         match carry {
             Carry::Settled {
                 attempt,
                 place,
                 at_ms,
+                seen,
             } => {
-                owned.settled.note(&attempt, place, at_ms, offset);
-                let active = owned.active.remove(&attempt.work);
-                waiting = active.map_or_else(Vec::new, |active| active.waiting);
-                settled = true;
+                owned.settled.note(&attempt, place, at_ms, step.offset);
+                let copies = owned.settle(&step, probe, seen, now);
+                self.context.metrics.copies_dropped.inc_by(copies);
             }
-            Carry::Interrupted => {}
-            Carry::Unstarted => lane.push_front(step),
+            Carry::Interrupted => owned.unsettled(step, probe, false, now),
+            Carry::Unstarted => owned.unsettled(step, probe, true, now),
         }
-        let draining = owned.draining;
-        if !draining && lane.lines_up(self.context.config.lane_attempts_in_flight_max) {
-            self.line.push_back((partition, endpoint));
-        } else if lane.is_empty() {
-            owned.lanes.remove(&endpoint);
-        }
-        if settled {
-            self.resolve(partition, offset);
-        }
-        if !draining {
-            waiting
-                .into_iter()
-                .for_each(|step| self.admit_waiting(partition, step));
-        }
+        self.line_up((partition, endpoint), now);
     }
 
-    fn resolve(&mut self, partition: Partition, offset: Offset) {
-        if let Some(owned) = self.partitions.get_mut(&partition) {
-            self.unsettled_bytes -= owned.unsettled.remove(&offset).unwrap_or(0);
-            self.resolved.push((partition, owned.generation, offset));
-        }
-    }
-
-    /// A step that waited for its work goes on; if its lane is full, it waits for the work once more.
-    fn admit_waiting(&mut self, partition: Partition, step: Step) {
-        if let Err(step) = self.admit_step(partition, step)
-            && let Some(owned) = self.partitions.get_mut(&partition)
-        {
-            let endpoint = step.delivery.endpoint.clone();
-            let active = Active {
-                attempts_from: owned.settled.next(),
-                waiting: Vec::new(),
-            };
-            owned.active.insert(step.delivery.work_id(), active);
-            owned.lanes.entry(endpoint).or_default().push_front(step);
-        }
-    }
-
-    /// Goes on with the records behind a full lane.
-    fn admit_held(&mut self, partition: Partition) {
-        while let Some(owned) = self.partitions.get_mut(&partition)
-            && !owned.draining
-            && let Some(record) = owned.held.pop_front()
-        {
-            let generation = owned.generation;
-            if let Err(record) = self.admit(record, generation) {
-                if let Some(owned) = self.partitions.get_mut(&partition) {
-                    owned.held.push_front(record);
-                }
+    fn finish_read(
+        &mut self,
+        partition: PartitionNumber,
+        from: Offset,
+        batch: Result<Batch, LogError>,
+    ) {
+        let (now, memory) = (self.now(), self.memory());
+        let Some(owned) = self.partitions.get_mut(&partition) else {
+            return;
+        };
+        owned.reading = false;
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(error) => {
+                tracing::warn!(partition, %error, "deliveries cannot be read again, repeating it");
                 return;
             }
+        };
+        if batch.from > from
+            && let Some(lost_from) = owned.truncated(batch.from)
+        {
+            tracing::error!(
+                partition,
+                from = lost_from,
+                to = batch.from,
+                "retention took deliveries of lanes that are behind"
+            );
+            let records = u64::try_from(batch.from - lost_from).unwrap_or_default();
+            self.context
+                .metrics
+                .records_lost
+                .with_label_values(&[DELIVERIES])
+                .inc_by(records);
+        }
+        let (grown, copies) = owned.feed(
+            batch.from,
+            &batch.records,
+            batch.next,
+            &self.limits,
+            memory,
+            now,
+        );
+        self.context.metrics.copies_dropped.inc_by(copies);
+        for endpoint in grown {
+            self.line_up((partition, endpoint), now);
         }
     }
 
-    fn owned_under(&mut self, partition: Partition, generation: Generation) -> Option<&mut Owned> {
-        self.partitions
-            .get_mut(&partition)
-            .filter(|owned| owned.generation == generation)
+    // ---- reading again ----
+
+    /// Reads on for a lane that is behind and has room; one read at a time, the partitions in turn.
+    fn start_read(&mut self) {
+        if self.partitions.values().any(|owned| owned.reading) {
+            return;
+        }
+        let (now, memory) = (self.now(), self.memory());
+        let later = self
+            .partitions
+            .range(self.read_turn + 1..)
+            .map(|(number, _)| *number);
+        let all: Vec<_> = later
+            .chain(
+                self.partitions
+                    .range(..=self.read_turn)
+                    .map(|(number, _)| *number),
+            )
+            .collect();
+        for partition in all {
+            let Some(owned) = self.partitions.get_mut(&partition) else {
+                continue;
+            };
+            let Some(from) = owned.next_read(&self.limits, memory, now) else {
+                continue;
+            };
+            owned.reading = true;
+            self.read_turn = partition;
+            let (generation, log, reader) =
+                (owned.generation, self.log.clone(), self.reader.take());
+            let bytes_max = self.context.config.catch_up_read_bytes_max;
+            self.tasks.spawn(async move {
+                let (reader, batch) = read(&*log, reader, partition, from, bytes_max).await;
+                Finished::Read {
+                    partition,
+                    generation,
+                    from,
+                    reader,
+                    batch,
+                }
+            });
+            return;
+        }
+    }
+
+    // ---- time passes ----
+
+    fn wake(&mut self) {
+        let now = self.now();
+        while let Some((at_ms, _)) = self.wakes.first()
+            && *at_ms <= now.mono_ms
+            && let Some((_, key)) = self.wakes.pop_first()
+        {
+            if let Some(owned) = self.partitions.get_mut(&key.0) {
+                owned.hunger();
+            }
+            self.line_up(key, now);
+        }
+        if now.mono_ms >= self.tick_at_ms {
+            self.tick(now);
+        }
+    }
+
+    fn tick(&mut self, now: Now) {
+        let memory = self.memory();
+        let slow_from_ms = self.context.config.slow_from_ms();
+        let (mut slow_in_flight, mut unparked) = (0, Vec::new());
+        for (number, owned) in &mut self.partitions {
+            if owned.draining {
+                continue;
+            }
+            let pressed = owned.held() > self.context.config.partition_unsettled_max / 2;
+            let parked = |endpoint: &EndpointId| is_parked(&self.context, endpoint);
+            let ready = owned.tick(&self.limits, pressed, parked, now);
+            unparked.extend(ready.into_iter().map(|endpoint| (*number, endpoint)));
+            if memory != Memory::Free {
+                owned.shed(now);
+            }
+            slow_in_flight += owned.slow_in_flight(slow_from_ms, now);
+        }
+        self.slow_in_flight = slow_in_flight;
+        for key in unparked {
+            self.line_up(key, now);
+        }
+        self.write_states(now);
+        self.set_tick(now);
+    }
+
+    fn set_tick(&mut self, now: Now) {
+        let soonest = self
+            .partitions
+            .values()
+            .filter_map(Partition::tick_after_ms)
+            .min();
+        self.tick_at_ms = soonest.map_or(i64::MAX, |after_ms| now.mono_ms.saturating_add(after_ms));
+    }
+
+    fn write_states(&mut self, now: Now) {
+        let interval_ms = self.context.config.state_interval_ms();
+        for (&number, owned) in &mut self.partitions {
+            if owned.writing || owned.draining {
+                continue;
+            }
+            let (generation, state_id) = (owned.generation, owned.state_id());
+            let producer = self.context.producer.clone();
+            if owned.needs_new_id {
+                self.stale
+                    .entry(number)
+                    .or_default()
+                    .extend(owned.state_keys());
+                let states = owned.rewrite(&self.limits, now);
+                self.tasks.spawn(async move {
+                    let state_id = state::write_all(&*producer, number, &states).await;
+                    Finished::Written {
+                        partition: number,
+                        generation,
+                        state_id: Some(state_id),
+                    }
+                });
+                continue;
+            }
+            let due = owned.due_writes(&self.limits, interval_ms, now);
+            if !due.is_empty() {
+                self.tasks.spawn(async move {
+                    let written = state::write(&*producer, number, state_id, due).await;
+                    Finished::Written {
+                        partition: number,
+                        generation,
+                        state_id: written.ok().map(|()| state_id),
+                    }
+                });
+            }
+        }
+    }
+
+    // ---- records come in ----
+
+    fn admit(&mut self, record: &Record, generation: Generation, memory: Memory, now: Now) {
+        let value = record.value.as_deref().unwrap_or_default();
+        let partition = record.partition;
+        let delivery = Delivery::decode(value).and_then(|delivery| keyed(record, delivery));
+        let Some(owned) = self.partitions.get_mut(&partition) else {
+            return;
+        };
+        match delivery {
+            Ok(delivery) => {
+                let step = Step {
+                    offset: record.offset,
+                    bytes: record.size_bytes(),
+                    delivery: Box::new(delivery),
+                };
+                let key = (partition, step.delivery.endpoint.clone());
+                match owned.admit(step, &self.limits, memory, now) {
+                    Taken::Queued => self.line_up(key, now),
+                    Taken::Copy => self.context.metrics.copies_dropped.inc(),
+                    Taken::Passed => {}
+                }
+            }
+            Err(invalid) => {
+                owned.pass(record.offset);
+                self.bury(record, generation, &invalid);
+            }
+        }
+        self.tick_at_ms = self.tick_at_ms.min(now.mono_ms + 100);
     }
 
     fn bury(&mut self, record: &Record, generation: Generation, invalid: &InvalidRecord) {
@@ -339,7 +622,7 @@ impl<S: Sender> Deliver<S> {
         let (partition, offset) = (record.partition, record.offset);
         let gone = match self.partitions.get_mut(&partition) {
             Some(owned) => {
-                owned.in_flight += 1;
+                owned.burying += 1;
                 owned.gone.clone()
             }
             None => return,
@@ -358,7 +641,7 @@ impl<S: Sender> Deliver<S> {
         self.tasks.spawn(async move {
             let written = tokio::select! {
                 biased;
-                () = gone.cancelled() => return Finished::Abandoned,
+                () = gone.cancelled() => return Finished::Abandoned { slow: false },
                 written = dead_letter::write(&*context.producer, &context.metrics, &letter) => written,
             };
             if written.is_err() {
@@ -367,6 +650,78 @@ impl<S: Sender> Deliver<S> {
             Finished::Buried { partition, generation, offset }
         });
     }
+
+    fn resolved(&mut self) -> Vec<(PartitionNumber, Generation, Offset)> {
+        let mut resolved = Vec::new();
+        for (number, owned) in &mut self.partitions {
+            let generation = owned.generation;
+            resolved.extend(
+                owned
+                    .resolved()
+                    .into_iter()
+                    .map(|offset| (*number, generation, offset)),
+            );
+        }
+        resolved
+    }
+
+    /// When there is something to do although nothing happens.
+    fn wakes_at(&self) -> Option<Instant> {
+        let first = self
+            .wakes
+            .first()
+            .map_or(i64::MAX, |(at_ms, _)| *at_ms)
+            .min(self.tick_at_ms);
+        let at = u64::try_from(first).ok().filter(|_| first < i64::MAX)?;
+        Some(self.base + Duration::from_millis(at))
+    }
+}
+
+/// Reads, with a reader made when there is none yet. One that failed is given up.
+async fn read(
+    log: &dyn Log,
+    reader: Option<Box<dyn Reader>>,
+    partition: PartitionNumber,
+    from: Offset,
+    bytes_max: usize,
+) -> (Option<Box<dyn Reader>>, Result<Batch, LogError>) {
+    let made = match reader {
+        Some(reader) => Ok(reader),
+        None => log.reader(DELIVERIES).await,
+    };
+    let failed = match made {
+        Ok(mut reader) => match reader.read(partition, from, bytes_max, READ_WAIT).await {
+            Ok(batch) => return (Some(reader), Ok(batch)),
+            Err(error) => error,
+        },
+        Err(error) => error,
+    };
+    sleep(READ_BACKOFF).await;
+    (None, Err(failed))
+}
+
+/// Its key finds a delivery again when it is read a second time, so it must be that of its endpoint.
+fn keyed(record: &Record, delivery: Delivery) -> Result<Delivery, InvalidRecord> {
+    if record.key.as_ref() == delivery.endpoint.as_str().as_bytes() {
+        return Ok(delivery);
+    }
+    Err(InvalidRecord::Malformed {
+        field: "key",
+        detail: "is not the endpoint's id".to_owned(),
+    })
+}
+
+/// Whether the endpoint is not to be called for now. What is deleted or unknown is not parked: it is settled.
+fn is_parked<S>(context: &CarryContext<S>, endpoint: &EndpointId) -> bool {
+    match context.registry.endpoint(endpoint) {
+        Lookup::Found(endpoint) => matches!(endpoint.value.state, EndpointState::Disabled { .. }),
+        Lookup::Deleted | Lookup::Unknown => false,
+    }
+}
+
+/// How often the endpoint wants to be called at most.
+fn rate<S>(_context: &CarryContext<S>, _endpoint: &EndpointId) -> Option<(f64, u32)> {
+    None
 }
 
 impl<S: Sender> Stage for Deliver<S> {
@@ -377,17 +732,24 @@ impl<S: Sender> Stage for Deliver<S> {
 
     async fn assigned(&mut self, assignments: &[Assignment]) -> Result<(), StageError> {
         self.context.registry.caught_up().await;
-        let now_ms = self.context.clock.now_ms();
-        let rebuilt = assignments.iter().map(|assignment| {
-            rebuild::settled_set(&*self.log, &self.context.config, assignment, now_ms)
-        });
-        let rebuilt = try_join_all(rebuilt).await?;
-        for (assignment, settled) in assignments.iter().zip(rebuilt) {
-            self.partitions.insert(
-                assignment.partition,
-                Owned::new(assignment.generation, settled),
-            );
+        let taken = assignments
+            .iter()
+            .map(|assignment| take_over(&*self.log, &self.context, assignment));
+        let taken = try_join_all(taken).await?;
+        let now = self.now();
+        for (assignment, (settled, state_id, states, stale)) in assignments.iter().zip(taken) {
+            let number = assignment.partition;
+            let committed = assignment
+                .committed
+                .as_ref()
+                .map_or(0, |committed| committed.offset);
+            let from = committed.max(assignment.bounds.start);
+            let mut owned = Partition::new(number, assignment.generation, from, committed, settled);
+            owned.restore(state_id, states, &self.limits, now);
+            self.partitions.insert(number, owned);
+            self.stale.insert(number, stale);
         }
+        self.tick_at_ms = self.tick_at_ms.min(now.mono_ms);
         Ok(())
     }
 
@@ -396,36 +758,28 @@ impl<S: Sender> Stage for Deliver<S> {
     }
 
     async fn take(&mut self, record: Record, generation: Generation) -> Result<(), StageError> {
-        let partition = record.partition;
-        let Some(owned) = self.owned_under(partition, generation) else {
-            return Ok(());
-        };
-        let bytes = record.size_bytes();
-        owned.unsettled.insert(record.offset, bytes);
-        self.unsettled_bytes += bytes;
-        let Some(owned) = self.partitions.get_mut(&partition) else {
-            return Ok(());
-        };
-        if !owned.held.is_empty() {
-            owned.held.push_back(record);
-        } else if let Err(record) = self.admit(record, generation)
-            && let Some(owned) = self.partitions.get_mut(&partition)
-        {
-            owned.held.push_back(record);
+        if self.owned_under(record.partition, generation).is_some() {
+            let (memory, now) = (self.memory(), self.now());
+            self.admit(&record, generation, memory, now);
         }
         Ok(())
     }
 
-    async fn progress(&mut self) -> Result<Vec<(Partition, Generation, Offset)>, StageError> {
+    async fn progress(&mut self) -> Result<Vec<(PartitionNumber, Generation, Offset)>, StageError> {
         self.start_attempts();
-        if self.resolved.is_empty() {
-            let lease_expired = !self.line.is_empty() && !self.lease.holds();
+        self.start_read();
+        let mut resolved = self.resolved();
+        if resolved.is_empty() {
+            let lines_wait = !self.line.is_empty() || !self.slow_line.is_empty();
+            let lease_expired = lines_wait && !self.lease.holds();
+            let wakes_at = self.wakes_at();
             tokio::select! {
                 biased;
                 Some(joined) = self.tasks.join_next() => {
                     let finished = joined.map_err(|error| StageError::Panicked(error.to_string()))?;
                     self.finish(finished);
                 }
+                () = sleep_until(wakes_at.unwrap_or(self.base)), if wakes_at.is_some() => {}
                 () = sleep(LEASE_CHECK), if lease_expired => {}
                 else => std::future::pending().await,
             }
@@ -434,55 +788,67 @@ impl<S: Sender> Stage for Deliver<S> {
             let finished = joined.map_err(|error| StageError::Panicked(error.to_string()))?;
             self.finish(finished);
         }
+        self.wake();
         self.start_attempts();
-        Ok(std::mem::take(&mut self.resolved))
+        resolved.extend(self.resolved());
+        Ok(resolved)
     }
 
-    fn pauses(&mut self) -> Vec<(Partition, bool)> {
+    fn pauses(&mut self) -> Vec<(PartitionNumber, bool)> {
         let unsettled_max = self.context.config.partition_unsettled_max;
-        let bytes_full = self.unsettled_bytes >= self.context.config.unsettled_bytes_max;
         let mut changed = Vec::new();
-        for (&partition, owned) in &mut self.partitions {
-            let full = owned.unsettled.len() >= unsettled_max
-                || (bytes_full && !owned.unsettled.is_empty());
-            let pause = full || !owned.held.is_empty();
+        for (&number, owned) in &mut self.partitions {
+            let pause = owned.held() >= unsettled_max;
             if pause != owned.paused {
                 owned.paused = pause;
-                changed.push((partition, pause));
+                changed.push((number, pause));
             }
         }
         changed
     }
 
-    /// The commit names where the next owner rebuilds the settled set from: before the oldest settlement it still
-    /// needs, and before whatever the work under way may write.
-    fn metadata(&mut self, partition: Partition, offset: Offset) -> String {
+    fn metadata(&mut self, partition: PartitionNumber, offset: Offset) -> String {
         let now_ms = self.context.clock.now_ms();
         let Some(owned) = self.partitions.get_mut(&partition) else {
             return String::new();
         };
-        let oldest = owned.settled.expire(now_ms, offset);
-        let rebuild_from = owned
-            .active
-            .values()
-            .map(|active| active.attempts_from)
-            .fold(oldest, Offset::min);
-        settled::metadata(rebuild_from)
+        let note = CommitNote {
+            rebuild_from: Some(owned.rebuild_from(offset, now_ms)),
+            state_id: Some(owned.state_id()),
+        };
+        note.encode(&self.context.config.advertised_address)
     }
 
-    fn drain(&mut self, partitions: &[Partition]) {
-        for partition in partitions {
-            if let Some(owned) = self.partitions.get_mut(partition) {
-                owned.draining = true;
-                owned.held.clear();
-                owned.lanes.values_mut().for_each(Lane::clear);
+    fn committed(&mut self, commits: &[Commit]) {
+        for commit in commits {
+            let Some(owned) = self.owned_under(commit.partition, commit.generation) else {
+                continue;
+            };
+            owned.committed(commit.committed.offset);
+            let named = CommitNote::decode(&commit.committed.metadata).state_id;
+            if named == Some(owned.state_id())
+                && !owned.needs_new_id
+                && let Some(keys) = self.stale.remove(&commit.partition)
+            {
+                let (producer, partition) = (self.context.producer.clone(), commit.partition);
+                self.tasks.spawn(async move {
+                    state::remove(&*producer, partition, keys).await;
+                    Finished::Removed
+                });
             }
         }
-        self.line
-            .retain(|(partition, _)| !partitions.contains(partition));
     }
 
-    fn cut(&mut self, partitions: &[Partition]) {
+    fn drain(&mut self, partitions: &[PartitionNumber]) {
+        for partition in partitions {
+            if let Some(owned) = self.partitions.get_mut(partition) {
+                owned.drain();
+            }
+        }
+        self.leave_line(partitions);
+    }
+
+    fn cut(&mut self, partitions: &[PartitionNumber]) {
         for owned in partitions
             .iter()
             .filter_map(|partition| self.partitions.get(partition))
@@ -491,35 +857,52 @@ impl<S: Sender> Stage for Deliver<S> {
         }
     }
 
-    fn is_idle(&self, partition: Partition) -> bool {
+    fn is_idle(&self, partition: PartitionNumber) -> bool {
         self.partitions
             .get(&partition)
-            .is_none_or(|owned| owned.in_flight == 0)
+            .is_none_or(|owned| owned.in_flight() + owned.burying == 0)
     }
 
-    fn forget(&mut self, partition: Partition) {
+    fn forget(&mut self, partition: PartitionNumber) {
         if let Some(owned) = self.partitions.remove(&partition) {
             owned.gone.cancel();
-            self.unsettled_bytes -= owned.unsettled.values().sum::<usize>();
         }
-        self.line.retain(|(lined_up, _)| *lined_up != partition);
+        self.stale.remove(&partition);
+        self.leave_line(&[partition]);
     }
 }
 
-impl Owned {
-    fn new(generation: Generation, settled: SettledSet) -> Self {
-        Self {
-            generation,
-            settled,
-            lanes: BTreeMap::new(),
-            active: BTreeMap::new(),
-            held: VecDeque::new(),
-            unsettled: BTreeMap::new(),
-            in_flight: 0,
-            paused: false,
-            draining: false,
-            cut: CancellationToken::new(),
-            gone: CancellationToken::new(),
-        }
+impl<S> Deliver<S> {
+    fn leave_line(&mut self, partitions: &[PartitionNumber]) {
+        let stays = |(partition, _): &LaneKey| !partitions.contains(partition);
+        self.line.retain(stays);
+        self.slow_line.retain(stays);
+        self.wakes.retain(|(_, key)| stays(key));
     }
+}
+
+type Taking = (settled::SettledSet, i64, Vec<LaneState>, Vec<Bytes>);
+
+/// Learns what the former owner knew, and writes its lanes' states under an id of our own, before anything is read.
+async fn take_over<S>(
+    log: &dyn Log,
+    context: &CarryContext<S>,
+    assignment: &Assignment,
+) -> Result<Taking, LogError> {
+    let note = assignment
+        .committed
+        .as_ref()
+        .map_or_else(CommitNote::default, |committed| {
+            CommitNote::decode(&committed.metadata)
+        });
+    let now_ms = context.clock.now_ms();
+    let settled = rebuild::settled_set(log, &context.config, assignment, note, now_ms).await?;
+    let found = state::find(log, assignment.partition, note.state_id).await?;
+    let state_id = state::write_all(&*context.producer, assignment.partition, &found.states).await;
+    let states = found
+        .states
+        .into_iter()
+        .map(|state| LaneState { state_id, ..state })
+        .collect();
+    Ok((settled, state_id, states, found.stale))
 }

@@ -79,6 +79,8 @@ pub(crate) trait Stage: Send {
     fn pauses(&mut self) -> Vec<(Partition, bool)>;
     /// What to remember beside a commit of this offset.
     fn metadata(&mut self, partition: Partition, offset: Offset) -> String;
+    /// These commits are durable.
+    fn committed(&mut self, _commits: &[Commit]) {}
     /// Starts no more work for these partitions.
     fn drain(&mut self, partitions: &[Partition]);
     /// Cuts the work of these partitions that may be cut.
@@ -402,6 +404,7 @@ impl<S: Stage> Runner<'_, S> {
         match result {
             Ok(()) => {
                 self.lease.renew(commit.sent_at);
+                self.stage.committed(&commit.commits);
                 self.progress.committed(commit.commits);
             }
             Err(error) => tracing::warn!(stage = S::GROUP, %error, "commit not acknowledged"),

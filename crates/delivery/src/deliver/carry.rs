@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::lane::Step;
+use super::lane::{Seen, Step};
 use crate::config::DeliverConfig;
 use crate::dead_letter;
 use crate::durable::append_durably;
@@ -65,6 +65,12 @@ pub(super) struct Carried {
     pub(super) partition: Partition,
     pub(super) step: Step,
     pub(super) interruptions: u32,
+    /// It probes an endpoint whose breaker is open.
+    pub(super) probe: bool,
+    /// Its lane counted among the slow when it started.
+    pub(super) slow: bool,
+    /// Since when nothing succeeded at the endpoint.
+    pub(super) failing_since_ms: Option<i64>,
 }
 
 /// How carrying ended.
@@ -75,6 +81,7 @@ pub(super) enum Carry {
         attempt: Box<Attempt>,
         place: Offset,
         at_ms: i64,
+        seen: Seen,
     },
     /// Cut short; it settles nothing.
     Interrupted,
@@ -249,6 +256,7 @@ impl<S: Sender> CarryContext<S> {
             .write_consequence(delivery, &decision, &made.response, now_ms)
             .await;
         let succeeded = settlement == Settlement::Delivered;
+        let seen = seen(&made, &decision);
         let attempt = Attempt {
             started_at_ms: made.started_at_ms,
             duration_ms: made.duration_ms,
@@ -268,7 +276,7 @@ impl<S: Sender> CarryContext<S> {
                 now_ms,
             )
         };
-        self.record(carried.partition, attempt).await
+        self.record(carried.partition, attempt, seen).await
     }
 
     /// Writes what the decision leads to, before the attempt is recorded. A retry that is too large for its topic
@@ -373,7 +381,7 @@ impl<S: Sender> CarryContext<S> {
             Some(settlement),
             self.clock.now_ms(),
         );
-        self.record(carried.partition, attempt).await
+        self.record(carried.partition, attempt, Seen::Nothing).await
     }
 
     /// Records that the attempt was cut, if that is possible in short time: the partition is about to leave.
@@ -390,7 +398,7 @@ impl<S: Sender> CarryContext<S> {
         };
         let recorded = timeout(
             INTERRUPTED_WRITE_TIMEOUT,
-            self.record(carried.partition, attempt),
+            self.record(carried.partition, attempt, Seen::Nothing),
         )
         .await;
         if recorded.is_err() {
@@ -400,7 +408,7 @@ impl<S: Sender> CarryContext<S> {
     }
 
     /// Appends the attempt, cut down if it is too large; when this returns, the settlement is durable.
-    async fn record(&self, partition: Partition, mut attempt: Attempt) -> Carry {
+    async fn record(&self, partition: Partition, mut attempt: Attempt, seen: Seen) -> Carry {
         let place = loop {
             let record = NewRecord {
                 key: Bytes::copy_from_slice(attempt.work.endpoint.as_str().as_bytes()),
@@ -436,7 +444,26 @@ impl<S: Sender> CarryContext<S> {
             attempt: Box::new(attempt),
             place,
             at_ms: now_ms,
+            seen,
         }
+    }
+}
+
+/// What the attempt says about the endpoint.
+fn seen(made: &Made, decision: &Decision) -> Seen {
+    match &made.response.outcome {
+        Outcome::Unsendable => Seen::Nothing,
+        _ if decision.settlement == Settlement::Delivered => Seen::Succeeded {
+            latency_ms: made.duration_ms,
+        },
+        Outcome::Answered { retry_after_ms, .. } => Seen::Failed {
+            throttles: decision.throttles,
+            hold_ms: retry_after_ms.filter(|_| decision.throttles),
+        },
+        Outcome::Unanswered(_) => Seen::Failed {
+            throttles: decision.throttles,
+            hold_ms: None,
+        },
     }
 }
 

@@ -6,7 +6,7 @@ use postrider_log::{Assignment, Log, LogError, Offset};
 use postrider_model::delivery::Attempt;
 use postrider_model::topics::ATTEMPTS;
 
-use super::settled::{self, SettledSet};
+use super::settled::{CommitNote, SettledSet};
 use crate::config::DeliverConfig;
 
 const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -18,16 +18,13 @@ pub(super) async fn settled_set(
     log: &dyn Log,
     config: &DeliverConfig,
     assignment: &Assignment,
+    note: CommitNote,
     now_ms: i64,
 ) -> Result<SettledSet, LogError> {
     let partition = assignment.partition;
     let age_ms_max = i64::try_from(config.settled_age_ms).unwrap_or(i64::MAX);
     let bounds = log.bounds(ATTEMPTS, partition).await?;
-    let named = assignment
-        .committed
-        .as_ref()
-        .and_then(|c| settled::rebuild_from(&c.metadata));
-    let from = match named {
+    let from = match note.rebuild_from {
         Some(from) if from <= bounds.end => from,
         _ => {
             log.offset_for_time(ATTEMPTS, partition, now_ms.saturating_sub(age_ms_max))
@@ -44,13 +41,11 @@ pub(super) async fn settled_set(
         for record in &batch.records {
             let value = record.value.as_deref().unwrap_or_default();
             match Attempt::decode(value) {
-                // Which record it settled is not written in it; none that is in the log by now is later than the end.
-                Ok(attempt) => set.note(
-                    &attempt,
-                    record.offset,
-                    record.timestamp_ms,
-                    assignment.bounds.end - 1,
-                ),
+                Ok(attempt) => {
+                    // Older releases did not write which record it settled; none in the log by now is later than the end.
+                    let settles = attempt.delivery_offset.unwrap_or(assignment.bounds.end - 1);
+                    set.note(&attempt, record.offset, record.timestamp_ms, settles);
+                }
                 Err(error) => {
                     tracing::warn!(partition, offset = record.offset, %error, "attempt not understood");
                 }

@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 
 use postrider_log::Offset;
 use postrider_model::delivery::{Attempt, WorkId};
+use postrider_model::ids::EndpointId;
 
-const METADATA_VERSION: &str = "1";
+/// Versions of metadata that are understood; the last is written.
+const METADATA_VERSIONS: [&str; 2] = ["1", "2"];
 
 /// The settlements of one partition.
 #[derive(Debug)]
@@ -95,16 +97,20 @@ impl SettledSet {
         self.next
     }
 
-    /// Drops what is old or too much, but nothing at or past `committed`, and answers with the place of the oldest
-    /// entry that is left.
-    pub(super) fn expire(&mut self, now_ms: i64, committed: Offset) -> Offset {
+    /// Drops what is old or too much, but nothing that only this set knows: `reflected` tells whether the commit or a
+    /// durable cursor says that a record of an endpoint is settled. Answers with the place of the oldest entry left.
+    pub(super) fn expire(
+        &mut self,
+        now_ms: i64,
+        reflected: impl Fn(&EndpointId, Offset) -> bool,
+    ) -> Offset {
         while let Some((&place, work)) = self.by_place.first_key_value() {
             let Some(entry) = self.by_work.get(work) else {
                 break;
             };
             let too_old = now_ms - entry.at_ms > self.age_ms_max;
             let too_many = self.by_place.len() > self.entries_max;
-            if entry.settles >= committed || !(too_old || too_many) {
+            if !(too_old || too_many) || !reflected(&work.endpoint, entry.settles) {
                 break;
             }
             if let Some(work) = self.by_place.remove(&place) {
@@ -117,16 +123,51 @@ impl SettledSet {
     }
 }
 
-/// What a commit remembers: from where in `attempts` the set is rebuilt.
-pub(super) fn metadata(rebuild_from: Offset) -> String {
-    format!("{METADATA_VERSION} attempts={rebuild_from}")
+/// What a commit remembers beside its offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct CommitNote {
+    /// From where in `attempts` the settled set is rebuilt.
+    pub(super) rebuild_from: Option<Offset>,
+    /// Under which id the states of the partition's lanes count.
+    pub(super) state_id: Option<i64>,
 }
 
-/// Reads it back. Metadata of other software, of another version or cut short says nothing.
-pub(super) fn rebuild_from(metadata: &str) -> Option<Offset> {
-    let (version, rest) = metadata.split_once(' ')?;
-    let offset = rest.strip_prefix("attempts=")?.parse().ok()?;
-    (version == METADATA_VERSION && offset >= 0).then_some(offset)
+impl CommitNote {
+    /// As metadata of the commit.
+    pub(super) fn encode(self, owner: &str) -> String {
+        let mut text = METADATA_VERSIONS[1].to_owned();
+        let numbers = [("attempts", self.rebuild_from), ("state", self.state_id)];
+        for (name, number) in numbers {
+            if let Some(number) = number {
+                text.push_str(&format!(" {name}={number}"));
+            }
+        }
+        if !owner.is_empty() {
+            text.push_str(&format!(" owner={owner}"));
+        }
+        text
+    }
+
+    /// Reads it back. Metadata of other software, of another version or cut short says nothing.
+    pub(super) fn decode(metadata: &str) -> Self {
+        let mut words = metadata.split(' ');
+        if !words
+            .next()
+            .is_some_and(|version| METADATA_VERSIONS.contains(&version))
+        {
+            return Self::default();
+        }
+        let mut note = Self::default();
+        for (name, value) in words.filter_map(|word| word.split_once('=')) {
+            let number = value.parse().ok().filter(|number| *number >= 0);
+            match name {
+                "attempts" => note.rebuild_from = number,
+                "state" => note.state_id = number,
+                _ => {}
+            }
+        }
+        note
+    }
 }
 
 #[cfg(test)]
@@ -138,7 +179,7 @@ mod tests {
     use postrider_model::ids::{EndpointId, EventId, TenantId};
     use postrider_model::outcome::Reason;
 
-    use super::{SettledSet, metadata, rebuild_from};
+    use super::{CommitNote, SettledSet};
 
     const RETRY: Option<Settlement> = Some(Settlement::RetryScheduled { due_at_ms: 1 });
 
@@ -213,7 +254,7 @@ mod tests {
         set.note(&attempt(1, 3, None), 8, 0, 0);
         set.note(&attempt(1, 1, RETRY), 9, 0, 0);
         assert_eq!(
-            set.expire(0, 0),
+            set.expire(0, |_, _| false),
             5,
             "only the record at 5 says that attempt 2 is settled"
         );
@@ -224,11 +265,15 @@ mod tests {
         let mut set = SettledSet::new(0, 1_000, 1);
         set.note(&attempt(1, 1, RETRY), 10, 0, 7);
         set.note(&attempt(2, 1, RETRY), 11, 0, 8);
-        assert_eq!(set.expire(1_000_000, 7), 10, "offset 7 is not committed");
-        assert!(set.is_copy(&work(1), 1));
-        assert_eq!(set.expire(1_000_000, 8), 11);
         assert_eq!(
-            set.expire(1_000_000, 9),
+            set.expire(1_000_000, |_, settles| settles < 7),
+            10,
+            "offset 7 is not committed"
+        );
+        assert!(set.is_copy(&work(1), 1));
+        assert_eq!(set.expire(1_000_000, |_, settles| settles < 8), 11);
+        assert_eq!(
+            set.expire(1_000_000, |_, settles| settles < 9),
             12,
             "empty: the next record's place"
         );
@@ -240,23 +285,39 @@ mod tests {
         let mut set = SettledSet::new(0, 1_000, 10);
         set.note(&attempt(1, 1, RETRY), 0, 0, 0);
         set.note(&attempt(2, 1, RETRY), 1, 0, 1);
-        assert_eq!(set.expire(0, 0), 0);
+        assert_eq!(set.expire(0, |_, _| false), 0);
     }
 
     #[test]
     fn metadata_of_others_says_nothing() {
-        assert_eq!(rebuild_from(&metadata(42)), Some(42));
+        let note = CommitNote {
+            rebuild_from: Some(42),
+            state_id: Some(7),
+        };
+        assert_eq!(CommitNote::decode(&note.encode("10.0.0.5:9464")), note);
+        assert_eq!(
+            CommitNote::decode("1 attempts=42"),
+            CommitNote {
+                rebuild_from: Some(42),
+                state_id: None
+            }
+        );
         for foreign in [
             "",
             "1",
-            "1 attempts=",
-            "1 attempts=x",
-            "2 attempts=4",
-            "1 attempts=-4",
-            "1 attempt",
+            "2",
+            "2 attempts=",
+            "2 attempts=x",
+            "3 attempts=4",
+            "2 attempts=-4",
+            "2 attempt",
             "NAME",
         ] {
-            assert_eq!(rebuild_from(foreign), None, "{foreign:?}");
+            assert_eq!(
+                CommitNote::decode(foreign),
+                CommitNote::default(),
+                "{foreign:?}"
+            );
         }
     }
 }

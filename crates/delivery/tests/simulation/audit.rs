@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use postrider_log::memory::MemoryLog;
 use postrider_log::{Log, Offset, Partition, Record};
 use postrider_model::delivery::{
-    Attempt, AttemptOutcome, DeadLetter, DeadLetterContent, Delivery, Route, Settlement, WorkId,
+    Attempt, AttemptOutcome, DeadLetter, DeadLetterContent, Delivery, LaneState, Route, Settlement,
+    WorkId,
 };
 use postrider_model::event::EventPosition;
+use postrider_model::ids::EndpointId;
 use postrider_model::topics::{
-    ATTEMPTS, DEAD_LETTERS, DELIVERIES, EVENTS, GROUP_DELIVER, GROUP_FAN_OUT, GROUP_SCHEDULER,
-    RETRY, ROUTES,
+    ATTEMPTS, DEAD_LETTERS, DELIVERIES, ENDPOINT_STATE, EVENTS, GROUP_DELIVER, GROUP_FAN_OUT,
+    GROUP_SCHEDULER, RETRY, ROUTES,
 };
 
 use super::network::Sent;
@@ -30,11 +32,13 @@ pub(crate) struct Audit {
     attempts: BTreeMap<WorkId, Vec<(i64, Attempt)>>,
     dead: BTreeSet<(WorkId, u32)>,
     raw_dead: BTreeSet<(String, Partition, Offset)>,
+    /// The lanes' states that count: under the id that the commit names.
+    states: BTreeMap<(Partition, EndpointId), LaneState>,
 }
 
 impl Audit {
     pub(crate) async fn take(log: &MemoryLog) -> Self {
-        let mut committed = BTreeMap::new();
+        let (mut committed, mut state_ids) = (BTreeMap::new(), BTreeMap::new());
         // Commits first: what they say must hold of the topics as they are now or later.
         for (topic, group) in [
             (EVENTS, GROUP_FAN_OUT),
@@ -43,6 +47,13 @@ impl Audit {
         ] {
             let of_topic = log.committed(group, topic).await.expect("commits");
             for (partition, commit) in (0..).zip(of_topic) {
+                if let Some(state_id) = commit
+                    .as_ref()
+                    .filter(|_| topic == DELIVERIES)
+                    .and_then(|commit| state_id(&commit.metadata))
+                {
+                    state_ids.insert(partition, state_id);
+                }
                 committed.insert((topic, partition), commit.map_or(0, |commit| commit.offset));
             }
         }
@@ -57,6 +68,7 @@ impl Audit {
             attempts: BTreeMap::new(),
             dead: BTreeSet::new(),
             raw_dead: BTreeSet::new(),
+            states: states(log, &state_ids),
         };
         audit.delivered_steps = audit
             .deliveries
@@ -112,7 +124,8 @@ impl Audit {
             if *offset < self.committed[&(DELIVERIES, *partition)] {
                 let work = delivery.work_id();
                 assert!(
-                    self.is_settled(&work, delivery.attempt),
+                    self.is_settled(&work, delivery.attempt)
+                        || self.is_covered(*partition, *offset, &work.endpoint),
                     "committed past deliveries {partition}/{offset}, unsettled: {work:?} {}",
                     delivery.attempt
                 );
@@ -161,6 +174,14 @@ impl Audit {
         let mut settlements =
             records.filter_map(|(_, made)| made.settlement.map(|s| (made.number, s)));
         settlements.any(|(number, settlement)| number >= attempt || settlement.is_end())
+    }
+
+    /// Whether the next owner will read the record again.
+    fn is_covered(&self, partition: Partition, offset: Offset, endpoint: &EndpointId) -> bool {
+        let state = self.states.get(&(partition, endpoint.clone()));
+        state
+            .and_then(|state| state.cursor.as_ref())
+            .is_some_and(|cursor| !cursor.has_settled(offset))
     }
 
     /// A retry that was passed is in `deliveries`, or once more in `retry`.
@@ -329,6 +350,35 @@ impl Audit {
     pub(crate) fn events(&self) -> usize {
         self.events.len()
     }
+}
+
+fn state_id(metadata: &str) -> Option<i64> {
+    let word = metadata
+        .split(' ')
+        .find_map(|word| word.strip_prefix("state="))?;
+    word.parse().ok()
+}
+
+fn states(
+    log: &MemoryLog,
+    state_ids: &BTreeMap<Partition, i64>,
+) -> BTreeMap<(Partition, EndpointId), LaneState> {
+    let mut by_key = BTreeMap::new();
+    for record in log.snapshot(ENDPOINT_STATE) {
+        let key = (record.partition, record.key.clone());
+        match record.value.as_deref().map(LaneState::decode) {
+            Some(Ok(state)) if state_ids.get(&record.partition) == Some(&state.state_id) => {
+                by_key.insert(key, state);
+            }
+            Some(_) => {}
+            None => {
+                by_key.remove(&key);
+            }
+        }
+    }
+    let named =
+        |((partition, _), state): (_, LaneState)| ((partition, state.endpoint.clone()), state);
+    by_key.into_iter().map(named).collect()
 }
 
 fn step(delivery: &Delivery) -> (WorkId, u32) {

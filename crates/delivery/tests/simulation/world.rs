@@ -23,10 +23,10 @@ use postrider_model::retry::{DelayLadder, RetrySchedule};
 use postrider_model::signature::SigningSecret;
 use postrider_model::tenant::Tenant;
 use postrider_model::topics::{
-    ATTEMPTS, DEAD_LETTERS, DELIVERIES, EVENTS, GROUP_DELIVER, GROUP_FAN_OUT, GROUP_SCHEDULER,
-    REGISTRY, RETRY, ROUTES, event_key,
+    ATTEMPTS, DEAD_LETTERS, DELIVERIES, ENDPOINT_STATE, EVENTS, GROUP_DELIVER, GROUP_FAN_OUT,
+    GROUP_SCHEDULER, REGISTRY, RETRY, ROUTES, event_key,
 };
-use postrider_registry::{Keyring, Registry, RegistryOptions};
+use postrider_registry::{Keyring, Lookup, Registry, RegistryOptions};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -146,6 +146,9 @@ impl World {
             self.check().await;
         }
         self.calm().await;
+        self.enable_all().await;
+        sleep(Duration::from_secs(120)).await;
+        self.network.heal();
         let audit = self.settle().await;
         for worker in self.workers.iter_mut().flatten() {
             worker.stop.cancel();
@@ -425,6 +428,21 @@ impl World {
         }
     }
 
+    /// What is disabled would wait for ever: it is deleted, so that everything ends.
+    async fn enable_all(&mut self) {
+        let registry =
+            open_registry(self.log.clone(), self.clock.clone(), &mut self.background).await;
+        for behaviour in BEHAVIOURS {
+            let id = EndpointId::try_new(&format!("ep_{behaviour}")).expect("an id");
+            let Lookup::Found(endpoint) = registry.endpoint(&id) else {
+                continue;
+            };
+            if matches!(endpoint.value.state, EndpointState::Disabled { .. }) {
+                registry.delete_endpoint(&id, None).await.expect("deleted");
+            }
+        }
+    }
+
     /// Waits until every promise of a route is kept.
     async fn settle(&self) -> Audit {
         let settled = async {
@@ -442,10 +460,12 @@ impl World {
             Ok(audit) => audit,
             Err(_) => {
                 let audit = Audit::take(&self.log).await;
+                let unsettled = audit.unsettled();
                 panic!(
-                    "{} events without a route, unsettled: {:?}",
+                    "{} events without a route, {} unsettled: {:?}…",
                     audit.unrouted(),
-                    audit.unsettled()
+                    unsettled.len(),
+                    unsettled.iter().take(5).collect::<Vec<_>>()
                 );
             }
         }
@@ -491,7 +511,9 @@ async fn work(
 ) {
     let mut background = JoinSet::new();
     let registry = open_registry(process.clone(), clock.clone(), &mut background).await;
-    let config = DeliveryConfig::default();
+    let mut config = DeliveryConfig::default();
+    config.deliver.breaker_pause_ms_max = 4_000;
+    config.deliver.lane_queue_max = 6;
     let metrics = DeliveryMetrics::detached();
     let ladder = DelayLadder::try_new(LADDER_MS.to_vec()).expect("a ladder");
     let stage = StageContext {
@@ -565,5 +587,6 @@ fn topics() -> Vec<TopicSpec> {
         spec(RETRY, LADDER_MS.len(), true),
         spec(DEAD_LETTERS, 2, true),
         spec(REGISTRY, 1, false),
+        spec(ENDPOINT_STATE, 4, false),
     ]
 }

@@ -1,0 +1,610 @@
+//! A partition of `deliveries` that this worker owns: its lanes, what holds its commit, and what is read again.
+//!
+//! Nothing here waits: records, answers and acknowledgements come in, offsets to resolve and things to do come out, so
+//! that every rule of it can be tested without a runtime. [`super`] does what it asks for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use postrider_log::{Generation, Offset, Partition as PartitionNumber, Record};
+use postrider_model::delivery::{Delivery, LaneState, WorkId};
+use postrider_model::ids::EndpointId;
+use tokio_util::sync::CancellationToken;
+
+use super::lane::{Lane, LaneLimits, Memory, Now, Seen, Step, Turn, WriteContext};
+use super::settled::SettledSet;
+use super::state;
+
+/// Records to read again at once before another lane has its turn.
+const SWEEP_RECORDS_MAX: usize = 20_000;
+/// A lane in which nothing happens is forgotten after this time.
+const LANE_IDLE_MS: i64 = 10 * 60 * 1000;
+
+/// What the owner keeps of a partition.
+#[derive(Debug)]
+pub(super) struct Partition {
+    pub(super) number: PartitionNumber,
+    pub(super) generation: Generation,
+    pub(super) settled: SettledSet,
+    pub(super) lanes: BTreeMap<EndpointId, Lane>,
+    /// Work that is queued or under way, with the steps that wait for it.
+    active: BTreeMap<WorkId, Vec<Step>>,
+    /// Lanes to look at when time passes.
+    watched: BTreeSet<EndpointId>,
+    /// Where the live stream is: records below it came.
+    next: Offset,
+    /// What the group has durably committed.
+    committed: Offset,
+    /// The id under which the lanes' states count.
+    state_id: i64,
+    /// States are on their way to the log.
+    pub(super) writing: bool,
+    /// The states must be written again under a new id.
+    pub(super) needs_new_id: bool,
+    /// Records are being read again.
+    pub(super) reading: bool,
+    sweep: Option<Sweep>,
+    /// Nobody was hungry when last asked, and nothing has happened since.
+    sated: bool,
+    fed: Option<EndpointId>,
+    /// Records that hold the commit without a lane, while their dead letters are written.
+    pub(super) burying: usize,
+    /// Records of lanes that hold the commit.
+    held: usize,
+    /// What is in memory, in bytes.
+    bytes: usize,
+    pub(super) paused: bool,
+    pub(super) draining: bool,
+    pub(super) cut: CancellationToken,
+    pub(super) gone: CancellationToken,
+    resolved: Vec<Offset>,
+}
+
+/// Reading on for one lane, and for whoever else is hungry on the way.
+#[derive(Debug)]
+struct Sweep {
+    lane: EndpointId,
+    at: Offset,
+    records_left: usize,
+}
+
+/// What became of a record that came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It is in its lane's queue.
+    Queued,
+    /// It was settled before, is in memory already, or stays in the log.
+    Passed,
+    /// It is a copy of what was settled.
+    Copy,
+}
+
+impl Partition {
+    pub(super) fn new(
+        number: PartitionNumber,
+        generation: Generation,
+        from: Offset,
+        committed: Offset,
+        settled: SettledSet,
+    ) -> Self {
+        Self {
+            number,
+            generation,
+            settled,
+            lanes: BTreeMap::new(),
+            active: BTreeMap::new(),
+            watched: BTreeSet::new(),
+            next: from,
+            committed,
+            state_id: 0,
+            writing: false,
+            needs_new_id: false,
+            reading: false,
+            sweep: None,
+            sated: false,
+            fed: None,
+            burying: 0,
+            held: 0,
+            bytes: 0,
+            paused: false,
+            draining: false,
+            cut: CancellationToken::new(),
+            gone: CancellationToken::new(),
+            resolved: Vec::new(),
+        }
+    }
+
+    /// Takes over what the former owner wrote, durable under the new id already.
+    pub(super) fn restore(
+        &mut self,
+        state_id: i64,
+        states: Vec<LaneState>,
+        limits: &LaneLimits,
+        now: Now,
+    ) {
+        self.state_id = state_id;
+        for state in states {
+            let endpoint = state.endpoint.clone();
+            self.watched.insert(endpoint.clone());
+            self.lanes
+                .insert(endpoint, Lane::restored(state, limits, now));
+        }
+    }
+
+    /// Offsets that hold the commit no more.
+    pub(super) fn resolved(&mut self) -> Vec<Offset> {
+        std::mem::take(&mut self.resolved)
+    }
+
+    // ---- records come in ----
+
+    /// A record that is no delivery came in live; its offset is the caller's to resolve.
+    pub(super) fn pass(&mut self, offset: Offset) {
+        self.next = self.next.max(offset + 1);
+    }
+
+    /// A record came in live.
+    pub(super) fn admit(
+        &mut self,
+        step: Step,
+        limits: &LaneLimits,
+        memory: Memory,
+        now: Now,
+    ) -> Taken {
+        let (offset, next) = (step.offset, step.offset + 1);
+        self.next = self.next.max(next);
+        let endpoint = step.delivery.endpoint.clone();
+        let lane = self.lanes.entry(endpoint.clone());
+        let lane = lane.or_insert_with(|| Lane::new(&endpoint, limits, now));
+        if lane.knows(offset) {
+            self.resolved.push(offset);
+            return Taken::Passed;
+        }
+        lane.hold(offset, now);
+        self.held += 1;
+        let fits = lane.has_room(limits) && (memory != Memory::Full || lane.is_empty());
+        if !self.watched.contains(&endpoint) {
+            self.watched.insert(endpoint);
+        }
+        if lane.is_behind() || !fits {
+            lane.leave_in_log(offset, now);
+            let released = lane.release_covered(self.next);
+            self.release(released);
+            self.sated = false;
+            return Taken::Passed;
+        }
+        self.take(step, now)
+    }
+
+    fn release(&mut self, released: Vec<Offset>) {
+        self.held -= released.len();
+        self.resolved.extend(released);
+    }
+
+    /// Takes a record into memory: into its lane's queue, or beside the work that it is another step of.
+    fn take(&mut self, step: Step, now: Now) -> Taken {
+        let work = step.delivery.work_id();
+        let Some(lane) = self.lanes.get_mut(&work.endpoint) else {
+            return Taken::Passed;
+        };
+        if self.settled.is_copy(&work, step.delivery.attempt) {
+            self.held -= usize::from(lane.settle(step.offset, self.next));
+            self.resolved.push(step.offset);
+            return Taken::Copy;
+        }
+        self.bytes += step.bytes;
+        if let Some(waiting) = self.active.get_mut(&work) {
+            lane.open_beside(step.offset);
+            waiting.push(step);
+            return Taken::Passed;
+        }
+        lane.take(step, now);
+        self.active.insert(work, Vec::new());
+        Taken::Queued
+    }
+
+    // ---- catching up ----
+
+    /// Where to read on, if some lane is hungry.
+    pub(super) fn next_read(
+        &mut self,
+        limits: &LaneLimits,
+        memory: Memory,
+        now: Now,
+    ) -> Option<Offset> {
+        if self.reading || self.draining || self.sated {
+            return None;
+        }
+        let hungry = |lane: &Lane| lane.is_hungry(limits, memory, now);
+        if let Some(sweep) = &self.sweep
+            && sweep.records_left > 0
+            && self.lanes.get(&sweep.lane).is_some_and(|lane| {
+                lane.appetite(limits, memory, now) > 0 && lane.position() == Some(sweep.at)
+            })
+        {
+            return Some(sweep.at);
+        }
+        let after = self.fed.take();
+        let later = self
+            .watched
+            .iter()
+            .filter(|endpoint| after.as_ref().is_none_or(|fed| *endpoint > fed));
+        let all = later.chain(&self.watched);
+        let chosen = all
+            .filter_map(|endpoint| self.lanes.get(endpoint).map(|lane| (endpoint, lane)))
+            .find(|(_, lane)| hungry(lane))
+            .and_then(|(endpoint, lane)| Some((endpoint.clone(), lane.position()?)));
+        let Some((lane, at)) = chosen else {
+            self.sated = true;
+            self.sweep = None;
+            return None;
+        };
+        self.fed = Some(lane.clone());
+        self.sweep = Some(Sweep {
+            lane,
+            at,
+            records_left: SWEEP_RECORDS_MAX,
+        });
+        Some(at)
+    }
+
+    /// Records that were read again, from `from` on. Every hungry lane takes its own, and none is waited for. Answers
+    /// with the endpoints whose queues grew, and with how many copies were dropped.
+    pub(super) fn feed(
+        &mut self,
+        from: Offset,
+        records: &[Record],
+        to: Offset,
+        limits: &LaneLimits,
+        memory: Memory,
+        now: Now,
+    ) -> (Vec<EndpointId>, u64) {
+        let to = to.min(self.next);
+        let (mut grown, mut copies, mut full) = (BTreeSet::new(), 0, BTreeSet::new());
+        for record in records.iter().take_while(|record| record.offset < to) {
+            let Some((endpoint, lane)) = std::str::from_utf8(&record.key)
+                .ok()
+                .and_then(|key| self.lanes.get_key_value(key))
+            else {
+                continue;
+            };
+            let Some(position) = lane.position() else {
+                continue;
+            };
+            if record.offset < position
+                || position < from
+                || full.contains(endpoint)
+                || lane.knows(record.offset)
+            {
+                continue;
+            }
+            let endpoint = endpoint.clone();
+            if lane.appetite(limits, memory, now) == 0 {
+                self.read_up_to(&endpoint, record.offset);
+                full.insert(endpoint);
+                continue;
+            }
+            let Ok(delivery) = Delivery::decode(record.value.as_deref().unwrap_or_default()) else {
+                continue;
+            };
+            let step = Step {
+                offset: record.offset,
+                bytes: record.size_bytes(),
+                delivery: Box::new(delivery),
+            };
+            match self.take(step, now) {
+                Taken::Queued => {
+                    grown.insert(endpoint);
+                }
+                Taken::Copy => copies += 1,
+                Taken::Passed => {}
+            }
+        }
+        let passed: Vec<_> = self
+            .watched
+            .iter()
+            .filter(|endpoint| !full.contains(*endpoint))
+            .filter(|endpoint| {
+                let position = self.lanes.get(*endpoint).and_then(Lane::position);
+                position.is_some_and(|position| from <= position && position < to)
+            })
+            .cloned()
+            .collect();
+        for endpoint in passed {
+            self.read_up_to(&endpoint, to);
+        }
+        if let Some(sweep) = &mut self.sweep {
+            sweep.at = to;
+            sweep.records_left = sweep.records_left.saturating_sub(records.len().max(1));
+        }
+        (grown.into_iter().collect(), copies)
+    }
+
+    fn read_up_to(&mut self, endpoint: &EndpointId, to: Offset) {
+        if let Some(lane) = self.lanes.get_mut(endpoint) {
+            lane.read_up_to(to, self.next);
+        }
+    }
+
+    /// The log no longer has anything before `start`: lanes go on there. Answers with where the first of them was.
+    pub(super) fn truncated(&mut self, start: Offset) -> Option<Offset> {
+        let mut lost_from = None;
+        for lane in self.lanes.values_mut() {
+            if let Some(position) = lane.position().filter(|position| *position < start) {
+                lost_from = Some(lost_from.map_or(position, |from: Offset| from.min(position)));
+                lane.read_up_to(start, self.next);
+            }
+        }
+        lost_from
+    }
+
+    /// Gives memory back to the log: of lanes that may not start anything for now.
+    pub(super) fn shed(&mut self, now: Now) {
+        let stuck: Vec<_> = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| lane.is_stuck(now))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for endpoint in stuck {
+            self.shed_lane(&endpoint, now);
+        }
+    }
+
+    fn shed_lane(&mut self, endpoint: &EndpointId, now: Now) {
+        let Some(lane) = self.lanes.get_mut(endpoint) else {
+            return;
+        };
+        for step in lane.shed(0, now) {
+            self.bytes -= step.bytes;
+            for waiting in self
+                .active
+                .remove(&step.delivery.work_id())
+                .unwrap_or_default()
+            {
+                self.bytes -= waiting.bytes;
+                lane.close_beside(waiting.offset, now);
+            }
+        }
+        self.sated = false;
+        self.watched.insert(endpoint.clone());
+    }
+
+    // ---- attempts ----
+
+    /// When the lane's next attempt may start.
+    pub(super) fn turn(&self, endpoint: &EndpointId, limits: &LaneLimits, now: Now) -> Turn {
+        self.lanes
+            .get(endpoint)
+            .map_or(Turn::Later, |lane| lane.turn(limits, now))
+    }
+
+    /// Takes the lane's next delivery under way, and whether it is a probe.
+    pub(super) fn start(&mut self, endpoint: &EndpointId, now: Now) -> Option<(Step, bool)> {
+        let attempts_from = self.settled.next();
+        self.sated = false;
+        self.lanes.get_mut(endpoint)?.start(attempts_from, now)
+    }
+
+    /// An attempt ended without a settlement: it was cut, or could not begin, in which case the delivery goes back.
+    pub(super) fn unsettled(&mut self, step: Step, probe: bool, goes_back: bool, now: Now) {
+        let endpoint = step.delivery.endpoint.clone();
+        if let Some(lane) = self.lanes.get_mut(&endpoint) {
+            lane.finish(step.offset, probe, Seen::Nothing, now);
+            if goes_back && !self.draining {
+                lane.take(step, now);
+            } else {
+                self.bytes -= step.bytes;
+            }
+        }
+    }
+
+    /// A delivery is settled, durably. What waited for its work goes on; answers with how many copies that dropped.
+    pub(super) fn settle(&mut self, step: &Step, probe: bool, seen: Seen, now: Now) -> u64 {
+        let work = step.delivery.work_id();
+        self.sated = false;
+        self.watched.insert(work.endpoint.clone());
+        if let Some(lane) = self.lanes.get_mut(&work.endpoint) {
+            lane.finish(step.offset, probe, seen, now);
+            self.held -= usize::from(lane.settle(step.offset, self.next));
+            self.bytes -= step.bytes;
+            self.resolved.push(step.offset);
+        }
+        let waiting = self.active.remove(&work).unwrap_or_default();
+        if self.draining {
+            return 0;
+        }
+        let mut copies = 0;
+        for step in waiting {
+            self.bytes -= step.bytes;
+            copies += u64::from(self.take(step, now) == Taken::Copy);
+        }
+        copies
+    }
+
+    // ---- time passes ----
+
+    /// Looks at the lanes in which something happens: who must be covered, who is parked, who can be forgotten.
+    /// Answers with those that may start again.
+    pub(super) fn tick(
+        &mut self,
+        limits: &LaneLimits,
+        pressed: bool,
+        parked: impl Fn(&EndpointId) -> bool,
+        now: Now,
+    ) -> Vec<EndpointId> {
+        let (mut unparked, mut calm, mut released) = (Vec::new(), Vec::new(), Vec::new());
+        for endpoint in &self.watched {
+            let Some(lane) = self.lanes.get_mut(endpoint) else {
+                calm.push(endpoint.clone());
+                continue;
+            };
+            let was_parked = lane.is_parked();
+            lane.park(parked(endpoint));
+            if was_parked && !lane.is_parked() {
+                unparked.push(endpoint.clone());
+                self.sated = false;
+            }
+            lane.judge_cover(limits, pressed, now);
+            released.extend(lane.release_covered(self.next));
+            if lane.is_idle(LANE_IDLE_MS, now) {
+                calm.push(endpoint.clone());
+            }
+        }
+        self.release(released);
+        for endpoint in calm {
+            self.watched.remove(&endpoint);
+            self.lanes.remove(&endpoint);
+        }
+        unparked
+    }
+
+    /// Records that hold the commit.
+    pub(super) fn held(&self) -> usize {
+        self.burying + self.held
+    }
+
+    /// What the lanes take in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How soon to look again: `None` when nothing is going on.
+    pub(super) fn tick_after_ms(&self) -> Option<i64> {
+        let mut lanes = self.watched.iter().filter_map(|id| self.lanes.get(id));
+        let pressing = self.needs_new_id || lanes.any(Lane::is_pressing);
+        (!self.watched.is_empty()).then_some(if pressing { 100 } else { 1_000 })
+    }
+
+    // ---- what is written ----
+
+    /// The states to write now, by endpoint; `None` is a tombstone.
+    pub(super) fn due_writes(
+        &mut self,
+        limits: &LaneLimits,
+        interval_ms: i64,
+        now: Now,
+    ) -> Vec<(EndpointId, Option<LaneState>)> {
+        let write = WriteContext {
+            limits,
+            state_id: self.state_id,
+            next: self.next,
+            committed: self.committed,
+            interval_ms,
+            now,
+        };
+        let mut due = Vec::new();
+        for endpoint in &self.watched {
+            if let Some(lane) = self.lanes.get_mut(endpoint)
+                && let Some(state) = lane.due_write(endpoint, &write)
+            {
+                due.push((endpoint.clone(), state));
+            }
+        }
+        self.writing = !due.is_empty();
+        due
+    }
+
+    /// All states, to be written under a new id.
+    pub(super) fn rewrite(&mut self, limits: &LaneLimits, now: Now) -> Vec<LaneState> {
+        let write = WriteContext {
+            limits,
+            state_id: self.state_id,
+            next: self.next,
+            committed: self.committed,
+            interval_ms: 0,
+            now,
+        };
+        self.writing = true;
+        self.lanes
+            .iter_mut()
+            .filter_map(|(endpoint, lane)| lane.rewrite(endpoint, &write))
+            .collect()
+    }
+
+    /// What was sent is durable, under this id.
+    pub(super) fn written(&mut self, state_id: i64) {
+        self.writing = false;
+        self.needs_new_id = false;
+        self.state_id = state_id;
+        let mut released = Vec::new();
+        for lane in self.lanes.values_mut() {
+            lane.written(state_id);
+            released.extend(lane.release_covered(self.next));
+        }
+        self.release(released);
+        self.sated = false;
+    }
+
+    /// The fate of what was sent is not known. Nothing more may be written under the id: an old state could land after
+    /// a new one.
+    pub(super) fn not_written(&mut self) {
+        self.writing = false;
+        self.needs_new_id = true;
+    }
+
+    /// Where the settled set must be rebuilt from when the group has committed `committed`: before the oldest settlement
+    /// that neither the commit nor a durable cursor reflects, and before whatever the attempts under way may yet write.
+    pub(super) fn rebuild_from(&mut self, committed: Offset, wall_ms: i64) -> Offset {
+        let lanes = &self.lanes;
+        let reflected = |endpoint: &EndpointId, settles: Offset| {
+            lanes.get(endpoint).map_or(settles < committed, |lane| {
+                lane.has_durably_settled(settles, committed)
+            })
+        };
+        let oldest = self.settled.expire(wall_ms, reflected);
+        lanes
+            .values()
+            .filter_map(Lane::attempts_from)
+            .fold(oldest, Offset::min)
+    }
+
+    /// The id that a commit names.
+    pub(super) fn state_id(&self) -> i64 {
+        self.state_id
+    }
+
+    /// A commit is durable.
+    pub(super) fn committed(&mut self, offset: Offset) {
+        self.committed = self.committed.max(offset);
+    }
+
+    /// The keys of the states under the present id, whether or not they were acknowledged.
+    pub(super) fn state_keys(&self) -> Vec<Bytes> {
+        self.lanes
+            .keys()
+            .map(|endpoint| state::key(endpoint, self.state_id))
+            .collect()
+    }
+
+    /// Attempts under way of lanes that are slow.
+    pub(super) fn slow_in_flight(&self, slow_from_ms: i64, now: Now) -> usize {
+        let lanes = self.lanes.values().filter(|lane| lane.in_flight() > 0);
+        lanes
+            .filter(|lane| lane.is_slow(slow_from_ms, now))
+            .map(Lane::in_flight)
+            .sum()
+    }
+
+    /// A dead letter is durable.
+    pub(super) fn buried(&mut self, offset: Offset) {
+        self.burying -= 1;
+        self.resolved.push(offset);
+    }
+
+    /// Some lane may be hungry again.
+    pub(super) fn hunger(&mut self) {
+        self.sated = false;
+    }
+
+    /// Starts nothing more.
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
+        self.lanes.values_mut().for_each(Lane::clear);
+    }
+
+    /// Attempts under way.
+    pub(super) fn in_flight(&self) -> usize {
+        self.lanes.values().map(Lane::in_flight).sum()
+    }
+}
