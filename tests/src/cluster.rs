@@ -96,6 +96,28 @@ impl Plan {
         Self { ingests, ..self }
     }
 
+    /// On Kafka: so many processes with all stages, `deliver-0` and so on.
+    #[must_use]
+    pub fn delivers(self, delivers: usize) -> Self {
+        let delivers = (0..delivers).map(|number| (format!("deliver-{number}"), Vec::new()));
+        Self {
+            delivers: delivers.collect(),
+            ..self
+        }
+    }
+
+    /// On Kafka: groups of this protocol, `classic` or `consumer`.
+    #[must_use]
+    pub fn group_protocol(self, protocol: &str) -> Self {
+        let plan = self.set("POSTRIDER_KAFKA__GROUP_PROTOCOL", protocol);
+        if protocol == "classic" {
+            return plan;
+        }
+        // The broker's configuration has them for such groups.
+        plan.set("POSTRIDER_KAFKA__SESSION_TIMEOUT_MS", "")
+            .set("POSTRIDER_KAFKA__HEARTBEAT_INTERVAL_MS", "")
+    }
+
     /// On Kafka: a process of its own, by the stage's name, for each stage.
     #[must_use]
     pub fn stages_apart(self) -> Self {

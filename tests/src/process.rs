@@ -83,14 +83,7 @@ impl Process {
     /// # Panics
     /// When it does not end in time.
     pub fn terminate(&mut self, at_most: Duration) -> ExitStatus {
-        let asked = Command::new("kill")
-            .args(["-TERM", &self.id().to_string()])
-            .status();
-        assert!(
-            asked.is_ok_and(|status| status.success()),
-            "{} could not be signalled",
-            self.name
-        );
+        self.signal("-TERM");
         let started = Instant::now();
         loop {
             if let Some(status) = self.ended() {
@@ -103,6 +96,27 @@ impl Process {
             );
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Stops it in its tracks (SIGSTOP).
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on after [`Process::freeze`].
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill")
+            .args([signal, &self.id().to_string()])
+            .status();
+        assert!(
+            sent.is_ok_and(|status| status.success()),
+            "{} could not be signalled",
+            self.name
+        );
     }
 
     fn tail(&self) -> std::io::Result<String> {

@@ -83,4 +83,5 @@ macro_rules! promises {
 
 promises!(memory, crate::logs::memory);
 promises!(embedded, crate::logs::embedded);
-promises!(kafka, crate::kafka_log::kafka);
+promises!(kafka_classic, crate::kafka_log::classic);
+promises!(kafka_consumer, crate::kafka_log::consumer);

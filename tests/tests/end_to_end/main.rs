@@ -34,6 +34,7 @@ macro_rules! on_kafka {
 mod crashes;
 mod deliveries;
 mod foreign_programs;
+mod frozen;
 mod load;
 mod outage;
 mod poison;

@@ -9,6 +9,20 @@ use rdkafka::config::RDKafkaLogLevel;
 use super::query;
 use crate::port::{GroupOptions, LogError, ProducerOptions};
 
+/// How the members of a group agree: by electing one of them who shares the partitions out, or by asking the broker.
+const GROUP_PROTOCOL: &str = "group.protocol";
+const CLASSIC: &str = "classic";
+const CONSUMER: &str = "consumer";
+
+/// What belongs to one of the two only. The client would refuse it, and not say where it comes from.
+const ONLY_CLASSIC: [&str; 4] = [
+    "session.timeout.ms",
+    "heartbeat.interval.ms",
+    "partition.assignment.strategy",
+    "group.protocol.type",
+];
+const ONLY_CONSUMER: [&str; 1] = ["group.remote.assignor"];
+
 /// What guarantees of the port rest on: properties with the only values they may have, in every spelling.
 const FIXED: &[(&str, &[&str])] = &[
     ("enable.idempotence", &["true"]),
@@ -19,7 +33,7 @@ const FIXED: &[(&str, &[&str])] = &[
     ("enable.auto.offset.store", &["false"]),
     ("auto.offset.reset", &["error"]),
     ("partition.assignment.strategy", &["cooperative-sticky"]),
-    ("group.protocol", &["classic"]),
+    (GROUP_PROTOCOL, &[CLASSIC, CONSUMER]),
     ("isolation.level", &["read_committed"]),
 ];
 
@@ -71,9 +85,20 @@ pub(super) fn validate(options: &KafkaOptions) -> Result<(), LogError> {
         if !allowed.contains(&value.as_str()) {
             return Err(LogError::Permanent(format!(
                 "the Kafka property {name} must be {}, as guarantees rest on it; it is set to {value}",
-                allowed[0]
+                allowed.join(" or ")
             )));
         }
+    }
+    let protocol = group_protocol(options);
+    let others: &[&str] = if protocol == CONSUMER {
+        &ONLY_CLASSIC
+    } else {
+        &ONLY_CONSUMER
+    };
+    if let Some(name) = others.iter().find(|name| properties.contains_key(**name)) {
+        return Err(LogError::Permanent(format!(
+            "the Kafka property {name} is not for groups of the {protocol} protocol, which group.protocol chooses"
+        )));
     }
     for name in OWN {
         if properties.contains_key(*name) {
@@ -83,6 +108,11 @@ pub(super) fn validate(options: &KafkaOptions) -> Result<(), LogError> {
         }
     }
     Ok(())
+}
+
+fn group_protocol(options: &KafkaOptions) -> &str {
+    let chosen = options.properties.get(GROUP_PROTOCOL);
+    chosen.map_or(CLASSIC, String::as_str)
 }
 
 /// For asking brokers: metadata, offsets, administration.
@@ -179,8 +209,6 @@ pub(super) fn group(options: &KafkaOptions, group: &GroupOptions) -> ClientConfi
     let mut config = base(
         options,
         &[
-            ("session.timeout.ms", "45000"),
-            ("heartbeat.interval.ms", "3000"),
             ("queued.min.messages", "5000"),
             (
                 "fetch.max.bytes",
@@ -198,11 +226,36 @@ pub(super) fn group(options: &KafkaOptions, group: &GroupOptions) -> ClientConfi
             ("group.id", &prefixed(options, &group.group)),
             ("enable.partition.eof", "false"),
             ("queued.max.messages.kbytes", &(ahead / 1024).to_string()),
-            ("partition.assignment.strategy", "cooperative-sticky"),
-            ("group.protocol", "classic"),
         ],
     );
+    set_protocol(&mut config, options);
     config
+}
+
+/// The session and the heartbeat are the member's in one protocol and the broker's in the other.
+fn set_protocol(config: &mut ClientConfig, options: &KafkaOptions) {
+    let protocol = group_protocol(options);
+    set(config, &[(GROUP_PROTOCOL, protocol)]);
+    if protocol == CONSUMER {
+        for name in ONLY_CONSUMER {
+            if let Some(value) = options.properties.get(name) {
+                config.set(name, value);
+            }
+        }
+        return;
+    }
+    set(
+        config,
+        &[("partition.assignment.strategy", "cooperative-sticky")],
+    );
+    for (name, default) in [
+        ("session.timeout.ms", "45000"),
+        ("heartbeat.interval.ms", "3000"),
+    ] {
+        if config.get(name).is_none() {
+            config.set(name, default);
+        }
+    }
 }
 
 /// The name that Kafka knows a topic or group by.
@@ -240,7 +293,10 @@ fn base(options: &KafkaOptions, defaults: &[(&str, &str)]) -> ClientConfig {
     );
     set(&mut config, defaults);
     for (name, value) in &options.properties {
-        config.set(name, value);
+        // Only members of a group may have these.
+        if name != GROUP_PROTOCOL && !ONLY_CONSUMER.contains(&name.as_str()) {
+            config.set(name, value);
+        }
     }
     config.set_log_level(RDKafkaLogLevel::Info);
     config
@@ -273,6 +329,15 @@ mod tests {
         }
     }
 
+    fn group_options() -> GroupOptions {
+        GroupOptions {
+            group: "g".into(),
+            topic: "t".into(),
+            revoke_deadline: Duration::from_secs(5),
+            prefetch_bytes_max: 8 << 20,
+        }
+    }
+
     #[test]
     fn refuses_properties_that_break_a_guarantee() {
         for (name, value) in [
@@ -290,6 +355,48 @@ mod tests {
     }
 
     #[test]
+    fn each_group_protocol_has_its_own_properties() {
+        let both = |protocol: &str, name: &str| {
+            validate(&options(&[
+                ("bootstrap.servers", "b"),
+                ("group.protocol", protocol),
+                (name, "6000"),
+            ]))
+        };
+        assert_eq!(both("classic", "session.timeout.ms"), Ok(()));
+        assert_eq!(both("consumer", "group.remote.assignor"), Ok(()));
+        for (protocol, name) in [
+            ("consumer", "session.timeout.ms"),
+            ("consumer", "heartbeat.interval.ms"),
+            ("classic", "group.remote.assignor"),
+            ("share", "client.rack"),
+        ] {
+            assert!(both(protocol, name).is_err(), "{protocol} {name}");
+        }
+    }
+
+    #[test]
+    fn only_members_of_groups_know_the_protocol() {
+        let options = options(&[
+            ("bootstrap.servers", "b"),
+            ("group.protocol", "consumer"),
+            ("group.remote.assignor", "uniform"),
+        ]);
+        let member = group(&options, &group_options());
+        assert_eq!(member.get("group.protocol"), Some("consumer"));
+        assert_eq!(member.get("group.remote.assignor"), Some("uniform"));
+        assert_eq!(member.get("session.timeout.ms"), None);
+        for other in [
+            query(&options),
+            reader(&options),
+            outside_commit(&options, "g"),
+        ] {
+            assert_eq!(other.get("group.protocol"), None);
+            assert_eq!(other.get("group.remote.assignor"), None);
+        }
+    }
+
+    #[test]
     fn needs_an_address() {
         assert!(validate(&options(&[])).is_err());
     }
@@ -297,15 +404,7 @@ mod tests {
     #[test]
     fn properties_win_over_defaults_but_not_over_options() {
         let options = options(&[("bootstrap.servers", "b"), ("session.timeout.ms", "6000")]);
-        let config = group(
-            &options,
-            &GroupOptions {
-                group: "g".into(),
-                topic: "t".into(),
-                revoke_deadline: Duration::from_secs(5),
-                prefetch_bytes_max: 8 << 20,
-            },
-        );
+        let config = group(&options, &group_options());
         assert_eq!(config.get("session.timeout.ms"), Some("6000"));
         assert_eq!(config.get("group.id"), Some("p.g"));
         assert_eq!(config.get("queued.max.messages.kbytes"), Some("4096"));

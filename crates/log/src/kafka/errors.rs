@@ -50,8 +50,11 @@ pub(super) fn commit_error(error: &KafkaError) -> CommitError {
     match error.rdkafka_error_code() {
         Some(
             Code::IllegalGeneration
+            | Code::StaleMemberEpoch
+            | Code::FencedMemberEpoch
             | Code::UnknownMemberId
             | Code::FencedInstanceId
+            | Code::UnreleasedInstanceId
             | Code::AssignmentLost
             | Code::Fenced,
         ) => CommitError::Fenced,
@@ -59,12 +62,12 @@ pub(super) fn commit_error(error: &KafkaError) -> CommitError {
     }
 }
 
-/// Whether a commit is worth repeating. While a rebalance goes on, the broker may count a generation ahead of the member,
-/// who keeps its partitions nevertheless; if it does not, it will be told.
+/// Whether a commit is worth repeating. While a rebalance goes on, the broker may count a generation (or epoch) ahead of the
+/// member, who keeps its partitions nevertheless; if it does not, it will be told.
 pub(super) fn commit_is_early(error: &KafkaError) -> bool {
     let rebalancing = matches!(
         error.rdkafka_error_code(),
-        Some(Code::RebalanceInProgress | Code::IllegalGeneration)
+        Some(Code::RebalanceInProgress | Code::IllegalGeneration | Code::StaleMemberEpoch)
     );
     rebalancing || coordinator_moved(error)
 }
@@ -113,4 +116,29 @@ fn is_refusal(code: Code) -> bool {
             | Code::UnsupportedVersion
             | Code::PolicyViolation
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In the classic protocol a member has a generation, in the other one an epoch.
+    #[test]
+    fn a_commit_of_somebody_who_is_no_longer_a_member_is_fenced() {
+        for (code, early) in [
+            (Code::IllegalGeneration, true),
+            (Code::StaleMemberEpoch, true),
+            (Code::FencedMemberEpoch, false),
+            (Code::UnknownMemberId, false),
+            (Code::FencedInstanceId, false),
+            (Code::UnreleasedInstanceId, false),
+            (Code::AssignmentLost, false),
+        ] {
+            let error = KafkaError::ConsumerCommit(code);
+            assert_eq!(commit_error(&error), CommitError::Fenced, "{code}");
+            assert_eq!(commit_is_early(&error), early, "{code}");
+        }
+        let unknown = KafkaError::ConsumerCommit(Code::RequestTimedOut);
+        assert!(matches!(commit_error(&unknown), CommitError::Unknown(_)));
+    }
 }

@@ -18,23 +18,38 @@ use crate::subject::{Control, Subject};
 /// The longest that one question to the broker may take.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A log on the broker that all tests share, under a prefix of its own.
-pub(crate) async fn kafka(test: &str) -> Option<Subject> {
+/// A log on the broker that all tests share, under a prefix of its own, with groups of the classic protocol.
+pub(crate) async fn classic(test: &str) -> Option<Subject> {
+    Some(subject(test, "classic"))
+}
+
+/// The same with groups of the consumer protocol.
+pub(crate) async fn consumer(test: &str) -> Option<Subject> {
+    Some(subject(test, "consumer"))
+}
+
+fn subject(test: &str, protocol: &'static str) -> Subject {
     let prefix = format!("{test}-{:016x}.", RandomState::new().hash_one(test));
-    Some(Subject {
-        log: connect(&prefix),
+    Subject {
+        log: connect(&prefix, protocol),
         prefix: "sub.".into(),
         patience: Duration::from_secs(60),
         fetch_bytes_max: 1 << 20,
-        control: Box::new(Kafka { prefix }),
-    })
+        control: Box::new(Kafka { prefix, protocol }),
+    }
 }
 
-fn connect(prefix: &str) -> Arc<KafkaLog> {
+fn connect(prefix: &str, protocol: &str) -> Arc<KafkaLog> {
     let bootstrap = KafkaBroker::shared().bootstrap();
+    let properties = [
+        ("bootstrap.servers", &bootstrap[..]),
+        ("group.protocol", protocol),
+    ];
     let options = KafkaOptions {
         prefix: prefix.to_owned(),
-        properties: [("bootstrap.servers".to_owned(), bootstrap)].into(),
+        properties: properties
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
         replication: 1,
         client_id: "conformance".into(),
     };
@@ -44,6 +59,7 @@ fn connect(prefix: &str) -> Arc<KafkaLog> {
 #[derive(Debug)]
 struct Kafka {
     prefix: String,
+    protocol: &'static str,
 }
 
 impl Kafka {
@@ -90,7 +106,7 @@ impl Kafka {
 #[async_trait]
 impl Control for Kafka {
     async fn reopen(&mut self) -> Option<Arc<dyn Log>> {
-        Some(connect(&self.prefix))
+        Some(connect(&self.prefix, self.protocol))
     }
 
     async fn truncate(&self, topic: &str, partition: Partition, to: Offset) -> bool {
@@ -130,7 +146,7 @@ impl Control for Kafka {
         altered.expect("kafka answers")[0]
             .as_ref()
             .expect("the topic is altered");
-        let log = connect(&self.prefix);
+        let log = connect(&self.prefix, self.protocol);
         let deadline = Instant::now() + Duration::from_secs(60);
         // Only a segment that is closed is compacted, and only an append closes it.
         loop {

@@ -16,13 +16,13 @@ use crate::support::{PATIENCE, TOPIC, connect, create, join, number, numbered, p
 
 /// How often each number was seen, and how many partitions were lost rather than released.
 #[derive(Debug, Default)]
-struct Seen {
-    counts: BTreeMap<usize, usize>,
-    lost: usize,
+pub(crate) struct Seen {
+    pub(crate) counts: BTreeMap<usize, usize>,
+    pub(crate) lost: usize,
 }
 
 /// A member that works at once and commits after every event.
-struct Worker {
+pub(crate) struct Worker {
     group: Box<dyn Group>,
     seen: Arc<Mutex<Seen>>,
     places: BTreeMap<Partition, (Generation, Offset)>,
@@ -30,7 +30,7 @@ struct Worker {
 }
 
 impl Worker {
-    async fn join(log: &KafkaLog, seen: &Arc<Mutex<Seen>>) -> Self {
+    pub(crate) async fn join(log: &KafkaLog, seen: &Arc<Mutex<Seen>>) -> Self {
         let group = join(log, Duration::from_secs(10)).await;
         Self {
             group,
@@ -41,7 +41,7 @@ impl Worker {
     }
 
     /// Works until told to stop, then commits and leaves.
-    async fn run(mut self, mut stop: oneshot::Receiver<()>) {
+    pub(crate) async fn run(mut self, mut stop: oneshot::Receiver<()>) {
         loop {
             let event = tokio::select! {
                 biased;
@@ -133,13 +133,14 @@ impl Worker {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_or_doubled_while_members_come_and_go() {
+both_protocols!(
+    nothing_is_lost_or_doubled_while_members_come_and_go,
+    none_of_many_partitions_gets_stuck,
+);
+
+async fn nothing_is_lost_or_doubled_while_members_come_and_go(properties: &[(&str, &str)]) {
     const PARTITIONS: i32 = 6;
-    let log = connect(
-        &KafkaBroker::shared().bootstrap(),
-        &[("session.timeout.ms", "10000")],
-    );
+    let log = connect(&KafkaBroker::shared().bootstrap(), properties);
     create(&log, PARTITIONS).await;
     let seen = Arc::new(Mutex::new(Seen::default()));
     let mut tasks = tokio::task::JoinSet::new();
@@ -196,11 +197,10 @@ async fn nothing_is_lost_or_doubled_while_members_come_and_go() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn none_of_many_partitions_gets_stuck() {
+async fn none_of_many_partitions_gets_stuck(properties: &[(&str, &str)]) {
     const PARTITIONS: i32 = 64;
     const EACH: usize = 5;
-    let log = connect(&KafkaBroker::shared().bootstrap(), &[]);
+    let log = connect(&KafkaBroker::shared().bootstrap(), properties);
     create(&log, PARTITIONS).await;
     let producer = producer(&log, None).await;
     let mut appended = 0;

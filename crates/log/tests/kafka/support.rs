@@ -18,6 +18,16 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A log under a prefix of its own.
 pub(crate) fn connect(bootstrap: &str, properties: &[(&str, &str)]) -> Arc<KafkaLog> {
+    let prefix = format!("test-{:016x}.", RandomState::new().hash_one(bootstrap));
+    connect_to(&prefix, bootstrap, properties)
+}
+
+/// The log under this prefix, as another process sees it.
+pub(crate) fn connect_to(
+    prefix: &str,
+    bootstrap: &str,
+    properties: &[(&str, &str)],
+) -> Arc<KafkaLog> {
     let mut all = BTreeMap::from([("bootstrap.servers".to_owned(), bootstrap.to_owned())]);
     all.extend(
         properties
@@ -25,7 +35,7 @@ pub(crate) fn connect(bootstrap: &str, properties: &[(&str, &str)]) -> Arc<Kafka
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
     );
     let options = KafkaOptions {
-        prefix: format!("test-{:016x}.", RandomState::new().hash_one(bootstrap)),
+        prefix: prefix.to_owned(),
         properties: all,
         replication: 1,
         client_id: "test".into(),

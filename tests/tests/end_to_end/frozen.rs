@@ -1,0 +1,63 @@
+//! A worker that is frozen for longer than its session, and thawed when others have its partitions.
+
+use std::time::Duration;
+
+use postrider_tests::{LogKind, Plan, Receiver, Reply, eventually};
+
+use crate::load::{LOAD_WITHIN, create_endpoints, publish};
+use crate::topic_log::drained;
+
+const PATH: &str = "/hook";
+const EVENTS: usize = 400;
+const SOON: Duration = Duration::from_secs(60);
+
+on_kafka!(
+    a_frozen_worker_of_a_classic_group_sends_nothing_stale,
+    a_frozen_worker_of_a_consumer_group_sends_nothing_stale,
+);
+
+async fn a_frozen_worker_of_a_classic_group_sends_nothing_stale(log: LogKind) {
+    a_frozen_worker_sends_nothing_stale(Plan::new(log).group_protocol("classic")).await;
+}
+
+async fn a_frozen_worker_of_a_consumer_group_sends_nothing_stale(log: LogKind) {
+    a_frozen_worker_sends_nothing_stale(Plan::new(log).group_protocol("consumer")).await;
+}
+
+async fn a_frozen_worker_sends_nothing_stale(plan: Plan) {
+    let mut cluster = plan.delivers(2).start().await;
+    let api = cluster.api();
+    let receiver = Receiver::start(|_| Reply::status(200).after(Duration::from_millis(200))).await;
+    create_endpoints(&api, &receiver, PATH).await;
+    let mut ids = publish(&api, EVENTS).await;
+    // In the middle of the work of both.
+    receiver.wait_for(PATH, EVENTS / 4, LOAD_WITHIN).await;
+    cluster.process("deliver-0").freeze();
+    receiver.wait_for_all(PATH, &ids, LOAD_WITHIN).await;
+    drained(&mut cluster).await;
+    let before = receiver.counts(PATH);
+
+    cluster.process("deliver-0").thaw();
+    let thawed = cluster.process("deliver-0");
+    eventually("the thawed worker works again", SOON, async || {
+        let said = thawed.output();
+        let (_, after) = said.split_once("lost").ok_or("nothing is lost yet")?;
+        let assigned = after.matches("partitions assigned").count();
+        if assigned >= 3 {
+            Ok(())
+        } else {
+            Err("it has not all groups again")
+        }
+    })
+    .await;
+    let later = publish(&api, EVENTS).await;
+    receiver.wait_for_all(PATH, &later, LOAD_WITHIN).await;
+    drained(&mut cluster).await;
+    let after = receiver.counts(PATH);
+    let stale: Vec<_> = ids.drain(..).filter(|id| before[id] != after[id]).collect();
+    assert!(stale.is_empty(), "sent again after the thaw: {stale:?}");
+    assert!(
+        later.iter().all(|id| after[id] == 1),
+        "the new ones came once"
+    );
+}
