@@ -16,11 +16,13 @@ pub mod fan_out;
 pub mod metrics;
 pub mod scheduler;
 pub mod sender;
+pub mod standing;
 
 mod dead_letter;
 mod durable;
 mod progress;
 mod stage;
+mod stopped;
 mod view;
 
 pub use config::DeliveryConfig;

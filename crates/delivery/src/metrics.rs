@@ -2,7 +2,10 @@
 
 use postrider_model::delivery::{AttemptOutcome, Settlement};
 use postrider_model::outcome::Reason;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::Collector,
+};
 
 const LATENCY_BUCKETS_SECONDS: [f64; 15] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 600.0, 3_600.0, 86_400.0,
@@ -28,6 +31,8 @@ pub struct DeliveryMetrics {
     dead_letters: IntCounterVec,
     /// Records that retention took before they were read.
     pub records_lost: IntCounterVec,
+    /// Partitions that wait for an operator to decide where they go on.
+    pub partitions_stopped: IntGaugeVec,
     /// Stages that failed and were started again.
     pub stage_restarts: IntCounterVec,
 }
@@ -38,71 +43,60 @@ impl DeliveryMetrics {
     /// # Errors
     /// When one of the names is taken.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let catalogue = Catalogue(registry);
         Ok(Self {
-            deliveries: counters(
-                registry,
+            deliveries: catalogue.counters(
                 "postrider_deliveries_total",
                 "Deliveries that ended",
                 &["outcome"],
             )?,
-            attempts: counters(
-                registry,
+            attempts: catalogue.counters(
                 "postrider_attempts_total",
                 "Attempts that ended",
                 &["outcome", "reason"],
             )?,
-            attempt_duration: histogram(
-                registry,
+            attempt_duration: catalogue.histogram(
                 "postrider_attempt_duration_seconds",
                 "Duration of an attempt",
             )?,
-            delivery_latency: histogram(
-                registry,
+            delivery_latency: catalogue.histogram(
                 "postrider_delivery_latency_seconds",
                 "Time from acceptance to delivery",
             )?,
-            attempts_in_flight: {
-                let gauge = IntGauge::with_opts(Opts::new(
-                    "postrider_attempts_in_flight",
-                    "Attempts under way",
-                ))?;
-                registry.register(Box::new(gauge.clone()))?;
-                gauge
-            },
-            events_routed: counter(
-                registry,
+            attempts_in_flight: catalogue
+                .gauge("postrider_attempts_in_flight", "Attempts under way")?,
+            events_routed: catalogue.counter(
                 "postrider_events_routed_total",
                 "Events that fan-out routed",
             )?,
-            events_repeated: counter(
-                registry,
+            events_repeated: catalogue.counter(
                 "postrider_events_repeated_total",
                 "Events dropped because their id came before",
             )?,
-            copies_dropped: counter(
-                registry,
+            copies_dropped: catalogue.counter(
                 "postrider_delivery_copies_dropped_total",
                 "Records dropped because their step was settled already",
             )?,
-            retries_released: counter(
-                registry,
+            retries_released: catalogue.counter(
                 "postrider_retries_released_total",
                 "Retries that fell due and returned to deliveries",
             )?,
-            dead_letters: counters(
-                registry,
+            dead_letters: catalogue.counters(
                 "postrider_dead_letters_total",
                 "Dead letters written",
                 &["reason"],
             )?,
-            records_lost: counters(
-                registry,
+            records_lost: catalogue.counters(
                 "postrider_records_lost_total",
                 "Records that retention took before they were read",
                 &["topic"],
             )?,
-            stage_restarts: counters(
-                registry,
+            partitions_stopped: catalogue.gauges(
+                "postrider_partitions_stopped",
+                "Partitions that wait for an operator to decide where they go on",
+                &["stage"],
+            )?,
+            stage_restarts: catalogue.counters(
                 "postrider_stage_restarts_total",
                 "Stages that failed and were started again",
                 &["stage"],
@@ -152,26 +146,43 @@ impl DeliveryMetrics {
     }
 }
 
-fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
-    let counter = IntCounter::with_opts(Opts::new(name, help))?;
-    registry.register(Box::new(counter.clone()))?;
-    Ok(counter)
-}
+/// Declares each metric in the registry.
+struct Catalogue<'a>(&'a Registry);
 
-fn counters(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<IntCounterVec, prometheus::Error> {
-    let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
-    registry.register(Box::new(counters.clone()))?;
-    Ok(counters)
-}
+impl Catalogue<'_> {
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        self.declare(IntCounter::with_opts(Opts::new(name, help))?)
+    }
 
-fn histogram(registry: &Registry, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
-    let options = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS_SECONDS.to_vec());
-    let histogram = Histogram::with_opts(options)?;
-    registry.register(Box::new(histogram.clone()))?;
-    Ok(histogram)
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, prometheus::Error> {
+        self.declare(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        self.declare(IntGauge::with_opts(Opts::new(name, help))?)
+    }
+
+    fn gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntGaugeVec, prometheus::Error> {
+        self.declare(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn histogram(&self, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
+        let options = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS_SECONDS.to_vec());
+        self.declare(Histogram::with_opts(options)?)
+    }
+
+    fn declare<M: Collector + Clone + 'static>(&self, metric: M) -> Result<M, prometheus::Error> {
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
 }

@@ -32,14 +32,8 @@ pub(crate) struct Resolved {
 }
 
 impl Progress {
-    /// Takes a partition over and says where reading begins: where the group left off, or at the start of the log
-    /// where that is later or nothing was committed. Never at the end.
-    pub(crate) fn assign(&mut self, assignment: &Assignment) -> Offset {
-        let committed = assignment
-            .committed
-            .as_ref()
-            .map_or(assignment.bounds.start, |c| c.offset);
-        let from = committed.max(assignment.bounds.start);
+    /// Takes a partition over, to be read from this offset on.
+    pub(crate) fn assign(&mut self, assignment: &Assignment, from: Offset) {
         let owned = Owned {
             generation: assignment.generation,
             tracker: OffsetTracker::new(from),
@@ -47,7 +41,6 @@ impl Progress {
             committed_at: None,
         };
         self.owned.insert(assignment.partition, owned);
-        from
     }
 
     pub(crate) fn remove(&mut self, partition: Partition) {

@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::StageConfig;
 use crate::metrics::DeliveryMetrics;
 use crate::progress::{Lease, Progress, Resolved};
+use crate::standing::Standing;
+use crate::stopped::Stopped;
 
 const RESTART_BACKOFF_MIN: Duration = Duration::from_millis(200);
 const RESTART_BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -169,12 +171,17 @@ async fn run_once<S: Stage>(
         prefetch_bytes_max: context.config.prefetch_bytes_max,
     };
     let group = context.log.group(options).await?;
+    let gauge = context
+        .metrics
+        .partitions_stopped
+        .with_label_values(&[S::GROUP]);
     let mut runner = Runner {
         context,
         stage,
         group,
         lease,
         progress: Progress::default(),
+        stopped: Stopped::new(context.log.clone(), S::GROUP, S::TOPIC, gauge),
         handover: None,
         stopping: None,
         commit_pending: None,
@@ -191,6 +198,7 @@ struct Runner<'a, S> {
     group: Box<dyn Group>,
     lease: Lease,
     progress: Progress,
+    stopped: Stopped,
     handover: Option<Handover>,
     stopping: Option<Handover>,
     commit_pending: Option<PendingCommit>,
@@ -235,6 +243,7 @@ impl<S: Stage> Runner<'_, S> {
                 () = sleep_until(wakes_at) => {}
                 told = told(&mut self.commit_pending) => self.commit_told(told),
                 resolved = self.stage.progress() => self.resolve(resolved?),
+                decided = self.stopped.decided() => self.begin(decided).await?,
                 event = self.group.next(), if self.stage.has_room() => self.on_event(event?).await?,
             }
             self.apply_pauses();
@@ -277,6 +286,9 @@ impl<S: Stage> Runner<'_, S> {
                     "partitions revoked, draining"
                 );
                 self.stage.drain(&partitions);
+                for partition in &partitions {
+                    self.stopped.forget(*partition);
+                }
                 self.handover = Some(Handover::new(partitions, deadline));
             }
             GroupEvent::Lost(partitions) => {
@@ -300,10 +312,32 @@ impl<S: Stage> Runner<'_, S> {
         if self.stopping.is_some() {
             return Ok(());
         }
+        let mut stopped = Vec::new();
+        let mut known = Vec::new();
+        for assignment in assignments {
+            let standing = standing(&assignment);
+            if standing.is_unknown() {
+                stopped.push((assignment, standing));
+            } else {
+                known.push(assignment);
+            }
+        }
+        self.stopped.stop(stopped);
+        self.begin(known).await?;
+        let partitions = self.progress.partitions();
+        tracing::info!(stage = S::GROUP, ?partitions, "partitions assigned");
+        Ok(())
+    }
+
+    /// Begins to read partitions at their commits.
+    async fn begin(&mut self, assignments: Vec<Assignment>) -> Result<(), StageError> {
         self.stage.assigned(&assignments).await?;
         for assignment in assignments {
-            let from = self.progress.assign(&assignment);
             let partition = assignment.partition;
+            let Standing::At(from) = standing(&assignment) else {
+                continue;
+            };
+            self.progress.assign(&assignment, from);
             let lost_from = assignment.committed.map_or(0, |committed| committed.offset);
             if lost_from < from {
                 self.report_loss(partition, lost_from, from);
@@ -311,8 +345,6 @@ impl<S: Stage> Runner<'_, S> {
             tracing::debug!(stage = S::GROUP, partition, from, "reading begins");
             self.group.start(partition, from);
         }
-        let partitions = self.progress.partitions();
-        tracing::info!(stage = S::GROUP, ?partitions, "partitions assigned");
         Ok(())
     }
 
@@ -445,6 +477,7 @@ impl<S: Stage> Runner<'_, S> {
     fn begin_stop(&mut self) {
         let partitions = self.progress.partitions();
         self.stage.drain(&partitions);
+        self.stopped.clear();
         self.stopping = Some(Handover::new(partitions, self.context.config.stop_drain()));
     }
 
@@ -467,8 +500,18 @@ impl<S: Stage> Runner<'_, S> {
 
     fn forget(&mut self, partition: Partition) {
         self.stage.forget(partition);
+        self.stopped.forget(partition);
         self.progress.remove(partition);
     }
+}
+
+/// Where reading begins, if anybody can say.
+fn standing(assignment: &Assignment) -> Standing {
+    let committed = assignment.committed.as_ref();
+    Standing::of(
+        committed.map(|committed| committed.offset),
+        assignment.bounds,
+    )
 }
 
 fn is_over<S: Stage>(handover: &mut Handover, stage: &mut S) -> bool {

@@ -10,6 +10,7 @@ use crate::commands::dead_letter::DeadLetterCommand;
 use crate::commands::endpoint::EndpointCommand;
 use crate::commands::event::EventCommand;
 use crate::commands::key::KeyCommand;
+use crate::commands::recover::RecoverArgs;
 use crate::commands::tenant::TenantCommand;
 use crate::commands::topic::TopicCommand;
 
@@ -53,6 +54,8 @@ pub(crate) enum Command {
     /// Create and check the topics in Kafka.
     #[command(subcommand)]
     Topic(TopicCommand),
+    /// Decide where partitions go on that were stopped because their committed offsets were lost.
+    Recover(RecoverArgs),
     /// Tenants: the accounts that endpoints and events belong to.
     #[command(subcommand)]
     Tenant(TenantCommand),

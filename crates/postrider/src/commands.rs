@@ -1,9 +1,10 @@
-//! The commands of an operator: most call the API, `topic` goes to Kafka itself.
+//! The commands of an operator: most call the API, `topic` and `recover` go to Kafka itself.
 
 pub(crate) mod dead_letter;
 pub(crate) mod endpoint;
 pub(crate) mod event;
 pub(crate) mod key;
+pub(crate) mod recover;
 pub(crate) mod tenant;
 pub(crate) mod topic;
 

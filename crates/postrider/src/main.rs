@@ -88,6 +88,7 @@ fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
             Command::Ingest(_) => roles::ingest::run(config).await,
             Command::Deliver(args) => roles::deliver::run(&args, config).await,
             Command::Topic(command) => commands::topic::run(&command, &config).await,
+            Command::Recover(args) => commands::recover::run(&args, &config).await,
             Command::Tenant(command) => commands::tenant::run(command, &data_dir).await.map(done),
             Command::Endpoint(command) => {
                 commands::endpoint::run(command, &data_dir).await.map(done)

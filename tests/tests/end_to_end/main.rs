@@ -38,5 +38,6 @@ mod frozen;
 mod load;
 mod outage;
 mod poison;
+mod recover;
 mod registry;
 mod topic_log;

@@ -9,6 +9,7 @@ use postrider_delivery::config::DeliveryConfig;
 use postrider_delivery::deliver::CarryContext;
 use postrider_delivery::fan_out::FanOutContext;
 use postrider_delivery::scheduler::SchedulerContext;
+use postrider_delivery::standing::found;
 use postrider_delivery::{DeliveryMetrics, StageContext, deliver, fan_out, scheduler};
 use postrider_log::memory::{
     AppendFate, AppendPlan, CommitFault, MemoryLog, MemoryProcess, SplitMix64,
@@ -109,7 +110,10 @@ impl World {
     pub(crate) async fn new(seed: u64) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SimulatedClock(Instant::now()));
         let log = MemoryLog::new(clock.clone(), seed);
-        log.create_topics(&topics()).await.expect("topics");
+        let created = log.create_topics(&topics()).await.expect("topics");
+        found(&*log, &created)
+            .await
+            .expect("the groups are founded");
         let options = ProducerOptions {
             name: "producer",
             append_timeout: None,

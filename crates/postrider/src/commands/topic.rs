@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Subcommand;
+use postrider_delivery::standing;
 use postrider_log::{Log, TopicDescription};
 use postrider_model::topics::{RETRY, TopicPlan};
 use serde_json::json;
@@ -43,7 +45,10 @@ pub(crate) async fn run(command: &TopicCommand, config: &Config) -> anyhow::Resu
     let topics: Vec<_> = plans.into_iter().zip(present).collect();
     match command {
         TopicCommand::Create { dry_run } => create(&log, config, &topics, *dry_run).await,
-        TopicCommand::Check { json } => Ok(check(config, &topics, *json)),
+        TopicCommand::Check { json } => {
+            let unknown = unknown_standings(&*log, &topics).await?;
+            Ok(check(config, &topics, &unknown, *json))
+        }
     }
 }
 
@@ -56,7 +61,10 @@ async fn create(
     dry_run: bool,
 ) -> anyhow::Result<ExitCode> {
     if !dry_run {
-        log.create_topics(&log::topic_specs(&config.topics)).await?;
+        let created = log.create_topics(&log::topic_specs(&config.topics)).await?;
+        standing::found(&**log, &created)
+            .await
+            .context("commit the beginning for the groups")?;
     }
     let prefix = &config.kafka.prefix;
     for (plan, present) in topics {
@@ -85,6 +93,34 @@ async fn create(
     Ok(ExitCode::SUCCESS)
 }
 
+/// The topics with partitions of which nobody knows where their group goes on, as text.
+async fn unknown_standings(
+    log: &dyn Log,
+    topics: &[Topic],
+) -> anyhow::Result<BTreeMap<&'static str, String>> {
+    let mut unknown = BTreeMap::new();
+    for (group, topic) in standing::GROUPS {
+        let is_there = |(plan, present): &Topic| plan.name == topic && present.is_some();
+        if !topics.iter().any(is_there) {
+            continue;
+        }
+        let standings = standing::standings(log, group, topic).await?;
+        let partitions: Vec<i32> = standings
+            .iter()
+            .filter(|one| one.standing.is_unknown())
+            .map(|one| one.partition)
+            .collect();
+        if !partitions.is_empty() {
+            let text = format!(
+                "the group {group} has no committed offset within the log for partitions {partitions:?}, so they are \
+                 stopped; `postrider recover --stage {group}` decides where they go on"
+            );
+            unknown.insert(topic, text);
+        }
+    }
+    Ok(unknown)
+}
+
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
@@ -103,13 +139,22 @@ impl Level {
     }
 }
 
-fn check(config: &Config, topics: &[Topic], as_json: bool) -> ExitCode {
+fn check(
+    config: &Config,
+    topics: &[Topic],
+    unknown: &BTreeMap<&str, String>,
+    as_json: bool,
+) -> ExitCode {
     let findings: Vec<(String, Level, String)> = topics
         .iter()
         .flat_map(|(plan, present)| {
             let name = format!("{}{}", config.kafka.prefix, plan.name);
+            let stopped = unknown
+                .get(plan.name)
+                .map(|text| (Level::Error, text.clone()));
             findings(plan, present.as_ref())
                 .into_iter()
+                .chain(stopped)
                 .map(move |(level, text)| (name.clone(), level, text))
         })
         .collect();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use postrider_daemon::CancellationToken;
+use postrider_delivery::standing;
 use postrider_log::embedded::EmbeddedLog;
 use postrider_log::kafka::{KafkaLog, KafkaOptions};
 use postrider_log::{Log, LogError, SystemClock, TopicSpec};
@@ -30,9 +31,13 @@ pub(crate) async fn embedded(
             data_dir.display()
         )
     })?;
-    log.create_topics(&topic_specs(&config.topics))
+    let created = log
+        .create_topics(&topic_specs(&config.topics))
         .await
         .context("create the topics")?;
+    standing::found(&*log, &created)
+        .await
+        .context("found the groups")?;
     maintain(
         process,
         log.clone(),
