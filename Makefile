@@ -65,7 +65,7 @@ generate: ## Generate the protobuf code again, after a change of proto/
 	POSTRIDER_GENERATE=1 cargo test --locked --workspace --test generated
 
 .PHONY: bench
-bench: ## Measure throughput, latency and CPU on a real Kafka and on the embedded log
+bench: ## Measure throughput, latency, CPU, and what endpoints in trouble cost others (one part: ARGS=isolation)
 	tests/tools/fetch-kafka
 	cargo build --locked --release --package postrider
 	cargo run --locked --release --package postrider-tests --bin bench -- $(ARGS)

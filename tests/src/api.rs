@@ -36,6 +36,15 @@ impl Api {
         &self.tenant
     }
 
+    /// The same API for another tenant, over the same connections.
+    #[must_use]
+    pub fn for_tenant(&self, tenant: &str) -> Self {
+        Self {
+            tenant: tenant.to_owned(),
+            ..self.clone()
+        }
+    }
+
     /// Sends a request to a path below the tenant, such as `/events`; one that begins with `/v1/` stays as it is.
     ///
     /// # Errors
@@ -134,6 +143,20 @@ impl Api {
             .as_str()
             .expect("an endpoint has an id")
             .to_owned()
+    }
+
+    /// Creates many endpoints at once and gives their ids, in their order.
+    ///
+    /// # Panics
+    /// When one of them is refused.
+    pub async fn import_endpoints(&self, endpoints: &[Value]) -> Vec<String> {
+        let answer = self
+            .must(Method::POST, "/endpoints/import", &json!(endpoints))
+            .await;
+        assert_eq!(answer["failed"], json!(0), "{answer}");
+        let results = answer["results"].as_array().cloned().unwrap_or_default();
+        let id = |result: &Value| result["id"].as_str().map(str::to_owned);
+        results.iter().filter_map(id).collect()
     }
 
     /// Publishes an event and gives its id.

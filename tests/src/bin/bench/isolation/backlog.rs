@@ -1,0 +1,146 @@
+//! A dead endpoint gathers a backlog and comes back.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use postrider_tests::Cluster;
+use serde_json::json;
+
+use super::{Options, STRAGGLERS, Stage, WARM_UP};
+use crate::flow::{Flow, Publisher};
+use crate::receivers::Manner;
+use crate::report::{Latencies, compare, record};
+use crate::say;
+
+const NEIGHBOURS: usize = 8;
+const PER_SECOND: f64 = 25.0;
+/// Number of the endpoint that dies.
+const DEAD: usize = NEIGHBOURS;
+/// The slowest that a backlog is expected to be served by an endpoint that answers at once.
+const SERVED_PER_SECOND_MIN: u64 = 500;
+/// What a delivery may leave behind, apart from itself.
+const WRITTEN: [&str; 4] = ["attempts", "retry", "dead-letters", "endpoint-state"];
+
+/// Neighbours at a steady pace: before an endpoint dies, while it gathers deliveries, when it has them, while it is
+/// served and afterwards. And how many records its backlog leaves in the log beside itself.
+pub(crate) async fn backlog(options: &Options) {
+    say(&format!(
+        "\nbacklog: {NEIGHBOURS} endpoints with {PER_SECOND} events/s each; one more never answers, gathers {} \
+         deliveries, answers again",
+        options.backlog
+    ));
+    let stage = Stage::set(options, NEIGHBOURS + 1).await;
+    let flows: Vec<Flow> = (0..NEIGHBOURS)
+        .map(|endpoint| stage.flow(endpoint, PER_SECOND))
+        .collect();
+    let publisher = Publisher::new(&stage.receivers);
+    let stop = AtomicBool::new(false);
+    let ((), run) = tokio::join!(publisher.keep_pace(&flows, &stop), async {
+        let run = run(options, &stage, &publisher).await;
+        stop.store(true, Ordering::Relaxed);
+        run
+    });
+    tokio::time::sleep(STRAGGLERS).await;
+    report(options, &stage, &publisher, run);
+}
+
+/// What happened, by phase.
+struct Run {
+    phases: Vec<(&'static str, std::ops::Range<u64>)>,
+    extra_records: BTreeMap<&'static str, i64>,
+    filled_in: Duration,
+    served: u64,
+    served_in: Duration,
+}
+
+async fn run(options: &Options, stage: &Stage, publisher: &Publisher<'_>) -> Run {
+    let (receivers, length) = (&stage.receivers, options.phase(10));
+    tokio::time::sleep(WARM_UP).await;
+    let mut phases = vec![("before", stage.measure(length).await)];
+
+    let (written, came) = (written(&stage.cluster), receivers.arrivals().len());
+    receivers.set(DEAD, Manner::Hangs);
+    let (from, filling) = (receivers.now_us(), Instant::now());
+    let flow = stage.flow(DEAD, PER_SECOND);
+    publisher.pour(&flow, options.backlog).await;
+    let filled_in = filling.elapsed();
+    phases.push(("filling", from..receivers.now_us()));
+    phases.push(("full", stage.measure(length).await));
+    let extra_records = extra(&written, &stage.cluster, receivers.arrivals().len() - came);
+
+    receivers.set(DEAD, Manner::Answers);
+    let (from, serving) = (receivers.now_us(), Instant::now());
+    let at_most = length + Duration::from_secs(options.backlog / SERVED_PER_SECOND_MIN);
+    while receivers.answered(DEAD) < options.backlog && serving.elapsed() < at_most {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (served, served_in) = (receivers.answered(DEAD), serving.elapsed());
+    phases.push(("served", from..receivers.now_us()));
+    phases.push(("after", stage.measure(length).await));
+    Run {
+        phases,
+        extra_records,
+        filled_in,
+        served,
+        served_in,
+    }
+}
+
+fn report(options: &Options, stage: &Stage, publisher: &Publisher<'_>, run: Run) {
+    let mut figures = json!({
+        "backlog": options.backlog,
+        "filled_s": run.filled_in.as_secs_f64(),
+        "served": run.served,
+        "served_s": run.served_in.as_secs_f64(),
+        "extra_records": run.extra_records,
+    });
+    let mut before = None;
+    for (name, due_us) in run.phases {
+        let neighbours = |flow| flow != DEAD;
+        let latencies = Latencies::of(publisher, &stage.receivers, neighbours, &due_us);
+        latencies.say(name);
+        figures[name] = latencies.json();
+        match &before {
+            None => before = Some(latencies),
+            // Whoever publishes as fast as it can takes its part of the machine itself.
+            Some(_) if name == "filling" => {}
+            Some(before) => figures[name]["comparison"] = compare(before, &latencies),
+        }
+    }
+    say(&format!(
+        "  gathered in {:.1} s, {} of {} served in {:.1} s",
+        run.filled_in.as_secs_f64(),
+        run.served,
+        options.backlog,
+        run.served_in.as_secs_f64()
+    ));
+    say(&format!(
+        "  records beside the backlog itself, and beside one attempt for each request: {:?}",
+        run.extra_records
+    ));
+    record("backlog", &figures);
+}
+
+/// How many records each topic got so far.
+fn written(cluster: &Cluster) -> BTreeMap<&'static str, i64> {
+    let ends = |topic| (topic, cluster.records_written(topic));
+    WRITTEN.into_iter().map(ends).collect()
+}
+
+/// What was written since then, apart from one attempt for each request that came.
+fn extra(
+    before: &BTreeMap<&'static str, i64>,
+    cluster: &Cluster,
+    requests: usize,
+) -> BTreeMap<&'static str, i64> {
+    let requests = i64::try_from(requests).unwrap_or(i64::MAX);
+    let mut extra = written(cluster);
+    for (topic, count) in &mut extra {
+        *count -= before[topic];
+        if *topic == "attempts" {
+            *count -= requests;
+        }
+    }
+    extra
+}
