@@ -132,6 +132,8 @@ pub(super) struct Lane {
     durable: Option<LaneState>,
     /// What is on its way there; the inner `None` is a tombstone.
     sent: Option<Option<LaneState>>,
+    /// The end of the cover was sent under an id that is no longer written to: it may have come to pass.
+    may_have_ended: bool,
     sent_ms: i64,
     breaker: Breaker,
     limit: ConcurrencyLimit,
@@ -162,6 +164,7 @@ impl Lane {
             behind_since_ms: 0,
             durable: None,
             sent: None,
+            may_have_ended: false,
             sent_ms: now.mono_ms,
             breaker: Breaker::new(limits.breaker, seed(endpoint)),
             limit: ConcurrencyLimit::new(limits.concurrency),
@@ -422,7 +425,7 @@ impl Lane {
     /// Whether the durable cursor stands for whatever is at or after it.
     fn is_covered(&self) -> bool {
         let ending = matches!(&self.sent, Some(sent) if !has_cursor(sent.as_ref()));
-        has_cursor(self.durable.as_ref()) && !ending
+        has_cursor(self.durable.as_ref()) && !ending && !self.may_have_ended
     }
 
     /// Decides whether the lane must be covered: it is behind, or a record holds the commit too long.
@@ -567,8 +570,16 @@ impl Lane {
 
     /// What was sent is durable, under this id.
     pub(super) fn written(&mut self, state_id: i64) {
+        self.may_have_ended = false;
         if let Some(sent) = self.sent.take() {
             self.durable = sent.map(|state| LaneState { state_id, ..state });
+        }
+    }
+
+    /// The fate of what was sent is not known, and nothing more goes under its id.
+    pub(super) fn not_written(&mut self) {
+        if let Some(sent) = self.sent.take() {
+            self.may_have_ended |= !has_cursor(sent.as_ref());
         }
     }
 

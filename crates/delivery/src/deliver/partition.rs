@@ -541,6 +541,7 @@ impl Partition {
     pub(super) fn not_written(&mut self) {
         self.writing = false;
         self.needs_new_id = true;
+        self.lanes.values_mut().for_each(Lane::not_written);
     }
 
     /// Where the settled set must be rebuilt from when the group has committed `committed`: before the oldest settlement
