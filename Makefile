@@ -48,6 +48,7 @@ test-fast: need-test-fast $(PYTHON_TOOLS)/.installed $(NPM_TOOLS)/.installed ## 
 
 .PHONY: sim
 sim: export SEEDS ?= 1000
+sim: export THREADS ?= $(shell nproc)
 sim: ## Simulate the delivery core with many seeds: SEEDS=1000, or one: SEED=7
 	cargo test --locked --package postrider-delivery --test simulation keeps -- --nocapture
 

@@ -1,29 +1,76 @@
 //! Runs the three stages over the adversarial memory log, a scripted network and paused time: one seed, one history.
 //!
-//! Workers are killed at any await, partitions are revoked and lost, appends and commits fail or meet an unknown fate,
-//! endpoints are slow, flaky, dead or gone. An auditor that knows only the topics and what the network saw checks the
-//! promises all the while and at the end. `SEEDS=1000` runs more; a failure prints its seed, `SEED=…` runs that one.
+//! Workers are killed at any await, frozen and thawed, partitions are revoked and lost, appends and commits fail or
+//! meet an unknown fate, clocks are set, endpoints are slow, flaky, dead, lying or gone, and tenants change them while
+//! everything runs. An auditor that knows only the topics and what the network saw checks the promises all the while.
+//!
+//! `SEEDS=1000` runs more, `THREADS=2` spreads them; a failure shows its seed and history, `SEED=…` runs that one.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod simulation {
+    mod adversary;
     pub(crate) mod audit;
+    pub(crate) mod chronicle;
+    pub(crate) mod clock;
+    pub(crate) mod freeze;
     pub(crate) mod network;
+    mod scenarios;
+    pub(crate) mod tenants;
+    pub(crate) mod watch;
+    pub(crate) mod worker;
     pub(crate) mod world;
 }
 
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Once};
+
+use simulation::chronicle::Chronicle;
 use simulation::world::{Report, World};
 
 const SEEDS_BY_DEFAULT: u64 = 60;
 
-fn run(seed: u64) -> Report {
-    simulate(async move { World::new(seed).await.run().await })
+thread_local! {
+    /// Whether anything panicked on this thread: a task's panic is not always its runtime's.
+    static PANICKED: Cell<bool> = const { Cell::new(false) };
 }
 
 fn simulate<T>(simulation: impl Future<Output = T>) -> T {
+    static NOTE_PANICS: Once = Once::new();
+    NOTE_PANICS.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICKED.set(true);
+            before(panic);
+        }));
+    });
+    PANICKED.set(false);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build();
-    runtime.expect("a runtime").block_on(simulation)
+    let result = runtime.unwrap().block_on(simulation);
+    assert!(!PANICKED.get(), "a task panicked, see above");
+    result
+}
+
+/// Runs a seed; one that breaks a promise shows what happened.
+fn run(seed: u64) -> Option<(Report, Arc<Chronicle>)> {
+    let chronicle = Chronicle::start();
+    let world = async { World::new(seed, chronicle.clone()).await.run().await };
+    let report = catch_unwind(AssertUnwindSafe(|| simulate(world)));
+    if report.is_err() {
+        show_broken(seed, &chronicle);
+    }
+    Some((report.ok()?, chronicle))
+}
+
+#[expect(clippy::print_stdout, reason = "this is what a failed seed leaves")]
+fn show_broken(seed: u64, chronicle: &Chronicle) {
+    println!("{}", chronicle.show());
+    println!("seed {seed} broke a promise; run it alone with SEED={seed}");
 }
 
 fn from_env(name: &str) -> Option<u64> {
@@ -36,35 +83,69 @@ fn from_env(name: &str) -> Option<u64> {
 #[test]
 fn keeps_its_promises_whatever_fails() {
     if let Some(seed) = from_env("SEED") {
-        println!("{:#?}", run(seed));
+        let (report, chronicle) = run(seed).unwrap();
+        println!("{}{report:#?}", chronicle.show());
         return;
     }
     let started = std::time::Instant::now();
-    let mut total = Report::default();
-    for seed in 0..from_env("SEEDS").unwrap_or(SEEDS_BY_DEFAULT) {
-        let report = std::panic::catch_unwind(|| run(seed));
-        let Ok(report) = report else {
-            panic!("seed {seed} broke a promise; run it alone with SEED={seed}")
-        };
-        total.add(&report);
-    }
-    println!("{total:?} in {:?}", started.elapsed());
-    assert!(
-        total.kills > 0 && total.faults > 0 && total.retries > 0 && total.dead_letters > 0,
-        "{total:?}"
+    let seeds = from_env("SEEDS").unwrap_or(SEEDS_BY_DEFAULT);
+    let (next, broken) = (AtomicU64::new(0), AtomicBool::new(false));
+    let total = Mutex::new(Report::default());
+    let work = || {
+        while !broken.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds {
+                return;
+            }
+            match run(seed) {
+                Some((report, _)) => total.lock().unwrap().add(&report),
+                None => broken.store(true, Ordering::Relaxed),
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..from_env("THREADS").unwrap_or(1) {
+            scope.spawn(work);
+        }
+    });
+    assert!(!broken.load(Ordering::Relaxed), "see above");
+    let total = total.into_inner().unwrap();
+    let seconds = started.elapsed().as_secs_f64();
+    let events = total.counts.events as f64;
+    println!("{total:#?}");
+    println!(
+        "{seeds} seeds in {seconds:.1} s, {:.0} events/s",
+        events / seconds
     );
+    let (counts, moves) = (&total.counts, &total.moves);
+    let happened = [
+        counts.retries,
+        counts.dead_letters,
+        total.faults,
+        moves.kills,
+        moves.freezes,
+        moves.clock_jumps,
+        moves.changes,
+        moves.bursts,
+    ];
+    assert!(happened.iter().all(|count| *count > 0), "{total:?}");
 }
 
 #[test]
 fn one_seed_gives_one_history() {
     for seed in [1, 2, 3] {
-        assert_eq!(run(seed).history, run(seed).history, "seed {seed}");
+        let (first, second) = (run(seed).unwrap(), run(seed).unwrap());
+        assert_eq!(first.0, second.0, "seed {seed}");
+        assert!(
+            first.1.requests_from(0) == second.1.requests_from(0),
+            "seed {seed}"
+        );
     }
 }
 
 #[test]
 fn an_idle_system_retries_in_time_and_never_early() {
-    let late_ms = simulate(async { World::new(7).await.run_idle().await });
+    let late_ms = simulate(async { World::plain(7, true).await.run_idle().await });
     assert!(late_ms.len() > 20, "there were retries: {late_ms:?}");
     assert!(
         late_ms.iter().all(|late_ms| (0..=1_000).contains(late_ms)),
@@ -75,7 +156,7 @@ fn an_idle_system_retries_in_time_and_never_early() {
 #[test]
 fn forged_records_hold_nothing_up() {
     assert!(
-        simulate(async { World::new(11).await.run_forged().await }),
+        simulate(async { World::plain(11, false).await.run_forged().await }),
         "the honest event was not delivered in 10 s"
     );
 }

@@ -177,8 +177,8 @@ impl Lane {
         }
     }
 
-    /// A lane as its former owner left it. It is the caller's part to make `state` durable under its own state id.
-    pub(super) fn restored(state: LaneState, limits: &LaneLimits, now: Now) -> Self {
+    /// A lane as its former owner left it; the live stream begins at `next`. It is the caller's part to make `state` durable under its own state id.
+    pub(super) fn restored(state: LaneState, next: Offset, limits: &LaneLimits, now: Now) -> Self {
         let mut lane = Self::new(&state.endpoint, limits, now);
         let wait_ms = state.breaker_open_until_ms.saturating_sub(now.wall_ms);
         lane.breaker = Breaker::restored(
@@ -195,6 +195,8 @@ impl Lane {
             lane.done.clone_from(&cursor.settled);
             lane.wants_cover = true;
             lane.behind_since_ms = cursor.behind_since_ms;
+            // The former owner may have resolved by cover whatever it had read.
+            lane.live_from = next;
         }
         lane.durable = Some(state);
         lane

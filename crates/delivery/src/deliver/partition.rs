@@ -127,7 +127,7 @@ impl Partition {
             let endpoint = state.endpoint.clone();
             self.watched.insert(endpoint.clone());
             self.lanes
-                .insert(endpoint, Lane::restored(state, limits, now));
+                .insert(endpoint, Lane::restored(state, self.next, limits, now));
         }
     }
 

@@ -1,5 +1,6 @@
-//! Endpoints as a script, and everything they were asked.
+//! Endpoints as a script, each behaving as its name says.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,53 +9,140 @@ use bytes::Bytes;
 use postrider_delivery::sender::{Sender, WebhookRequest, WebhookResponse};
 use postrider_log::Clock;
 use postrider_log::memory::SplitMix64;
-use postrider_model::outcome::{Outcome, Reason};
+use postrider_model::outcome::{Outcome, Reason, retry_after};
 use tokio::time::sleep;
 
-/// How an endpoint behaves, by the last part of its URL.
-pub(crate) const BEHAVIOURS: [&str; 6] = ["healthy", "flaky", "slow", "dead", "broken", "gone"];
+use super::audit::Audit;
+use super::chronicle::{Chronicle, Sent};
+use super::clock::SimulatedClock;
+use super::freeze::Gate;
+use super::watch::Watch;
 
-/// A request that reached the network.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Sent {
-    pub(crate) at_ms: i64,
-    /// Which life of which worker sent it.
-    pub(crate) life: usize,
-    pub(crate) event_id: String,
-    pub(crate) endpoint: String,
-    pub(crate) attempt: u32,
-}
+/// How an endpoint behaves: by the part of its name before the first `_`.
+pub(crate) const BEHAVIOURS: [&str; 12] = [
+    "healthy",
+    "flaky",
+    "slow",
+    "dead",
+    "broken",
+    "gone",
+    "hung",
+    "flapping",
+    "limited",
+    "lying",
+    "starting",
+    "recovering",
+];
+
+const FLAPS_MS: i64 = 30_000;
+const LIMITED_PER_SECOND: usize = 4;
+const SLOW_START_MS: i64 = 15_000;
+const RECOVERS_AT_MS: i64 = 30_000;
+/// What a hostile endpoint asks for: nothing of it is a wait that anybody would want to keep.
+const LIES: [&str; 8] = [
+    "inf",
+    "1e300",
+    "-5",
+    "99999999999999999999999999",
+    "Fri, 31 Dec 9999 23:59:59 GMT",
+    "Thu, 01 Jan 1970 00:00:00 GMT",
+    "soon",
+    "",
+];
 
 #[derive(Debug)]
 pub(crate) struct Network {
     random: Mutex<SplitMix64>,
-    sent: Mutex<Vec<Sent>>,
-    is_healed: AtomicBool,
-    clock: Arc<dyn Clock>,
+    clock: Arc<SimulatedClock>,
+    chronicle: Arc<Chronicle>,
+    watch: Arc<Watch>,
+    /// When each endpoint was called, in the last second at least.
+    calls: Mutex<BTreeMap<String, Vec<i64>>>,
+    healed: AtomicBool,
+}
+
+enum Script {
+    Answer(u16, Option<i64>),
+    Refuse(Reason),
 }
 
 impl Network {
-    pub(crate) fn new(seed: u64, clock: Arc<dyn Clock>) -> Arc<Self> {
-        let random = Mutex::new(SplitMix64::new(seed ^ 0xe7a9));
+    pub(crate) fn new(
+        seed: u64,
+        clock: Arc<SimulatedClock>,
+        chronicle: Arc<Chronicle>,
+        watch: Arc<Watch>,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            random,
-            sent: Mutex::default(),
-            is_healed: AtomicBool::new(false),
+            random: Mutex::new(SplitMix64::new(seed ^ 0xe7a9)),
             clock,
+            chronicle,
+            watch,
+            calls: Mutex::default(),
+            healed: AtomicBool::new(false),
         })
     }
 
-    /// From now on everybody answers well.
+    /// From now on every endpoint answers as it should.
     pub(crate) fn heal(&self) {
-        self.is_healed.store(true, Ordering::Relaxed);
-    }
-
-    pub(crate) fn sent(&self) -> Vec<Sent> {
-        self.sent.lock().expect("no panic").clone()
+        self.healed.store(true, Ordering::Relaxed);
     }
 
     fn below(&self, bound: u64) -> u64 {
         self.random.lock().expect("no panic").below(bound)
+    }
+
+    /// Notes a call, and says how many there were in the last second and how long the endpoint is in use.
+    fn called(&self, endpoint: &str) -> (usize, i64) {
+        let now_ms = self.clock.elapsed_ms();
+        let mut calls = self.calls.lock().expect("no panic");
+        let calls = calls.entry(endpoint.to_owned()).or_default();
+        calls.push(now_ms);
+        let lately = calls.iter().rev();
+        let lately = lately.take_while(|at_ms| **at_ms > now_ms - 1_000).count();
+        (lately, now_ms - calls[0])
+    }
+
+    async fn play(&self, endpoint: &str, limit: Duration) -> Script {
+        let (lately, in_use_ms) = self.called(endpoint);
+        let behaviour = endpoint.split('_').next().unwrap_or_default();
+        if self.healed.load(Ordering::Relaxed) {
+            return Script::Answer(200, None);
+        }
+        match behaviour {
+            "flaky" if self.below(2) == 0 => Script::Answer(503, None),
+            "slow" => {
+                self.answer_within(Duration::from_millis(self.below(4_000)), limit)
+                    .await
+            }
+            "starting" if in_use_ms < SLOW_START_MS => {
+                self.answer_within(Duration::from_millis(1_800), limit)
+                    .await
+            }
+            "dead" => Script::Refuse(Reason::Connect),
+            "broken" => Script::Answer(500, None),
+            "gone" => Script::Answer(410, None),
+            "hung" => self.answer_within(Duration::MAX, limit).await,
+            "flapping" if self.clock.elapsed_ms() / FLAPS_MS % 2 == 1 => {
+                Script::Refuse(Reason::Connect)
+            }
+            "limited" if lately > LIMITED_PER_SECOND => Script::Answer(429, Some(2_000)),
+            "lying" if self.below(3) == 0 => {
+                let lie = LIES[usize::try_from(self.below(LIES.len() as u64)).expect("few")];
+                Script::Answer(503, retry_after(lie, self.clock.now_ms()))
+            }
+            "recovering" if self.clock.elapsed_ms() < RECOVERS_AT_MS => Script::Answer(502, None),
+            _ => Script::Answer(200, None),
+        }
+    }
+
+    async fn answer_within(&self, takes: Duration, limit: Duration) -> Script {
+        sleep(takes.min(limit)).await;
+        if takes < limit {
+            Script::Answer(200, None)
+        } else {
+            Script::Refuse(Reason::Timeout)
+        }
     }
 }
 
@@ -63,52 +151,50 @@ impl Network {
 pub(crate) struct ScriptedSender {
     pub(crate) network: Arc<Network>,
     pub(crate) life: usize,
+    pub(crate) gate: Arc<Gate>,
 }
 
 impl Sender for ScriptedSender {
     async fn send(&self, request: WebhookRequest) -> WebhookResponse {
-        let path = request.url.path().trim_start_matches('/').to_owned();
-        self.network.sent.lock().expect("no panic").push(Sent {
-            at_ms: self.network.clock.now_ms(),
+        let network = &self.network;
+        let endpoint = request.url.path().trim_start_matches('/').to_owned();
+        let (tenure, foreign_ms) = network.watch.standing(self.life, &endpoint);
+        let sent = Sent {
+            at_ms: network.clock.elapsed_ms(),
+            wall_ms: network.clock.now_ms(),
             life: self.life,
             event_id: request.id.clone(),
-            endpoint: path.clone(),
+            endpoint: endpoint.clone(),
             attempt: request.attempt,
-        });
-        let is_healed = self.network.is_healed.load(Ordering::Relaxed);
-        let status = match path.as_str() {
-            _ if is_healed => 200,
-            "healthy" => 200,
-            "flaky" if self.network.below(2) == 0 => 200,
-            "flaky" => 503,
-            "slow" => {
-                sleep(Duration::from_millis(self.network.below(4_000))).await;
-                200
-            }
-            "dead" => {
-                sleep(request.timeout).await;
-                return unanswered(Reason::Timeout);
-            }
-            "gone" => 410,
-            _ => 500,
+            tenure,
+            foreign_ms,
+            thawed_ms: i64::try_from(self.gate.since_thaw().as_millis()).expect("short"),
         };
-        sleep(Duration::from_millis(1 + self.network.below(50))).await;
-        let outcome = Outcome::Answered {
-            status,
-            retry_after_ms: None,
+        network.chronicle.sent(sent.clone());
+        network.watch.audit(|audit| audit.check_request(&sent));
+        let script = network.play(&endpoint, request.timeout).await;
+        sleep(Duration::from_millis(1 + network.below(50))).await;
+        let (outcome, detail) = match script {
+            Script::Answer(status, retry_after_ms) => {
+                if status == 200 {
+                    let has_it = |audit: &mut Audit| {
+                        audit.succeeded(request.id.clone(), endpoint, request.attempt);
+                    };
+                    network.watch.audit(has_it);
+                }
+                let outcome = Outcome::Answered {
+                    status,
+                    retry_after_ms,
+                };
+                (outcome, String::new())
+            }
+            Script::Refuse(reason) => (Outcome::Unanswered(reason), "no answer".to_owned()),
         };
+        self.gate.passed().await;
         WebhookResponse {
             outcome,
-            detail: String::new(),
+            detail,
             excerpt: Bytes::new(),
         }
-    }
-}
-
-fn unanswered(reason: Reason) -> WebhookResponse {
-    WebhookResponse {
-        outcome: Outcome::Unanswered(reason),
-        detail: "no answer".to_owned(),
-        excerpt: Bytes::new(),
     }
 }

@@ -1,0 +1,112 @@
+//! No request leaves that its sender could know not to make, none early, none out of turn.
+
+use postrider_model::delivery::WorkId;
+
+use super::{Audit, Settled, Work};
+use crate::simulation::chronicle::{Sent, Tenure};
+
+/// By when everybody knows that an endpoint is not to be called.
+const SILENT_AFTER_MS: i64 = 2_000;
+
+impl Audit {
+    /// A request leaves in this moment.
+    pub(crate) fn check_request(&mut self, sent: &Sent) {
+        self.catch_up();
+        let Some(id) = self.work_of(sent) else {
+            panic!("no such delivery is in the log: {sent:?}")
+        };
+        if !self.rules.honest {
+            return;
+        }
+        let Some(tenure) = sent.tenure else {
+            panic!("its partition was never assigned: {sent:?}")
+        };
+        self.check_knowledge(&id, sent, tenure);
+        self.check_time(&id, sent);
+        if sent.attempt == 1 {
+            self.check_turn(&id, sent);
+        }
+        let work = self.works.get_mut(&id).expect("it was found");
+        work.requested.insert(sent.attempt, tenure.number);
+    }
+
+    fn work_of(&self, sent: &Sent) -> Option<WorkId> {
+        let shown = (sent.event_id.clone(), sent.endpoint.clone());
+        let mut works = self.shown.get(&shown)?.iter();
+        let asks = |id: &&WorkId| self.works[*id].steps.contains_key(&sent.attempt);
+        works.find(asks).cloned()
+    }
+
+    /// What was settled before the partition was assigned, and what this assignment did, is known.
+    fn check_knowledge(&self, id: &WorkId, sent: &Sent, tenure: Tenure) {
+        let work = &self.works[id];
+        let may_be_forgotten_copy =
+            !self.rules.remembers_all && work.steps.values().any(|step| step.copies > 1);
+        for settled in &work.settlements {
+            let covers = settled.number >= sent.attempt || settled.is_end;
+            let knows = settled.place < tenure.known_to;
+            assert!(
+                !covers
+                    || !knows
+                    || may_be_forgotten_copy
+                    || self.may_be_forgotten(settled, tenure),
+                "repeats what was settled before: {settled:?}, {sent:?}"
+            );
+        }
+        let repeats = work.requested.get(&sent.attempt) == Some(&tenure.number);
+        assert!(
+            !repeats || may_be_forgotten_copy,
+            "made twice under one assignment: {sent:?}"
+        );
+    }
+
+    /// A settlement may be forgotten once the commit has passed the record it settled.
+    fn may_be_forgotten(&self, settled: &Settled, tenure: Tenure) -> bool {
+        let passed = |offset| tenure.from.is_none_or(|from| offset < from);
+        !self.rules.remembers_all && settled.delivery_offset.is_none_or(passed)
+    }
+
+    fn check_time(&self, id: &WorkId, sent: &Sent) {
+        if sent.attempt > 1 && !self.rules.clock_is_set {
+            let due_at_ms = due_at_ms(&self.works[id], sent.attempt);
+            assert!(
+                due_at_ms.is_some_and(|due_at_ms| sent.wall_ms >= due_at_ms),
+                "made before {due_at_ms:?}: {sent:?}"
+            );
+        }
+        let lease_ms = i64::try_from(self.rules.lease.as_millis()).expect("short");
+        assert!(
+            sent.foreign_ms <= lease_ms,
+            "its partition is another's: {sent:?}"
+        );
+        if let Some(since_ms) = self.silent.get(&sent.endpoint) {
+            let told = sent.at_ms > since_ms + SILENT_AFTER_MS && sent.thawed_ms > SILENT_AFTER_MS;
+            assert!(!told, "not to be called since {since_ms}: {sent:?}");
+        }
+    }
+
+    /// First attempts of an endpoint are made in the order of the log, as far as several under way at once allow.
+    fn check_turn(&mut self, id: &WorkId, sent: &Sent) {
+        let offset = self.works[id].steps[&1].offset;
+        let Some(unserved) = self.unserved.get_mut(&sent.endpoint) else {
+            return;
+        };
+        if unserved.remove(&offset) {
+            let passed_over = unserved.range(..offset).count();
+            assert!(
+                passed_over < self.rules.lane_in_flight_max,
+                "before {passed_over} earlier ones of its endpoint: {sent:?}"
+            );
+        }
+    }
+
+    /// How late a retry leaves.
+    pub(crate) fn lateness_ms(&self, sent: &Sent) -> Option<i64> {
+        let work = &self.works[&self.work_of(sent)?];
+        due_at_ms(work, sent.attempt).map(|due_at_ms| sent.wall_ms - due_at_ms)
+    }
+}
+
+fn due_at_ms(work: &Work, attempt: u32) -> Option<i64> {
+    work.retries.get(&attempt).map(|retry| retry.due_at_ms)
+}

@@ -1,0 +1,109 @@
+//! Worlds without an adversary, each with one question.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use postrider_log::{Log, NewRecord, Target};
+use postrider_model::delivery::Delivery;
+use postrider_model::event::{Event, EventPosition};
+use postrider_model::ids::{EndpointId, TenantId};
+use postrider_model::topics::{
+    DELIVERIES, EVENTS, GROUP_DELIVER, GROUP_FAN_OUT, GROUP_SCHEDULER, RETRY,
+};
+use tokio::time::sleep;
+
+use super::chronicle::Sent;
+use super::world::World;
+
+impl World {
+    /// One event at a time: answers with how late each retry left, in milliseconds.
+    pub(crate) async fn run_idle(mut self) -> Vec<i64> {
+        self.start(0);
+        for _ in 0..10 {
+            self.publish().await;
+            self.pass(Duration::from_secs(60)).await;
+        }
+        self.settle().await;
+        let sent = self.sent();
+        self.watch.audit(|audit| {
+            let late = sent.iter().filter_map(|sent| audit.lateness_ms(sent));
+            late.collect()
+        })
+    }
+
+    /// Records that say what no honest writer would, then an honest event: answers whether that was delivered soon and
+    /// everything was settled in the end.
+    pub(crate) async fn run_forged(mut self) -> bool {
+        self.start(0);
+        let tenant = TenantId::try_new("acme").expect("an id");
+        let far = Event {
+            registry_position: u64::MAX,
+            accepted_at_ms: i64::MIN,
+            ..self.event(tenant.clone(), "thing.happened")
+        };
+        for (topic, partition, value) in forged(&far) {
+            self.append(topic, partition, value).await;
+        }
+        let honest = self.event(tenant, "thing.happened");
+        self.append(EVENTS, 0, honest.encode()).await;
+        sleep(Duration::from_secs(10)).await;
+        let arrived =
+            |sent: &Sent| sent.event_id == honest.id.as_str() && sent.endpoint == "healthy";
+        let in_time = self.sent().iter().any(arrived);
+        sleep(Duration::from_secs(120)).await;
+        in_time && self.is_all_committed().await
+    }
+
+    async fn append(&self, topic: &str, partition: i32, value: Bytes) {
+        let record = NewRecord {
+            key: Bytes::from_static(b"x"),
+            value: Some(value),
+            headers: Vec::new(),
+        };
+        let target = Target::Partition(partition);
+        let appended = self.producer.append(topic, target, record).await;
+        appended.expect("the producer is spared");
+    }
+
+    async fn is_all_committed(&self) -> bool {
+        for (topic, group) in [
+            (EVENTS, GROUP_FAN_OUT),
+            (DELIVERIES, GROUP_DELIVER),
+            (RETRY, GROUP_SCHEDULER),
+        ] {
+            let committed = self.log.committed(group, topic).await.expect("commits");
+            for (partition, committed) in (0..).zip(committed) {
+                let end = self.log.bounds(topic, partition).await.expect("bounds").end;
+                if committed.map_or(0, |committed| committed.offset) != end {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+fn forged(far: &Event) -> Vec<(&'static str, i32, Bytes)> {
+    let delivery = |run, attempt, due_at_ms| Delivery {
+        event: far.clone(),
+        endpoint: EndpointId::try_new("ep_healthy").expect("an id"),
+        position: EventPosition {
+            partition: 0,
+            offset: i64::MAX,
+        },
+        run,
+        attempt,
+        registry_position: u64::MAX,
+        due_at_ms,
+    };
+    let mut forged = vec![(EVENTS, 0, far.encode())];
+    for partition in 0..4 {
+        let first = delivery(1, 1, i64::MIN).encode();
+        let last = delivery(2, u32::MAX, i64::MAX).encode();
+        let retry = delivery(3, 7, i64::MIN).encode();
+        forged.push((DELIVERIES, partition, first));
+        forged.push((DELIVERIES, partition, last));
+        forged.push((RETRY, partition, retry));
+    }
+    forged
+}

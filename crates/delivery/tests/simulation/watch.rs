@@ -1,0 +1,244 @@
+//! The log as one life of a worker sees it: every call is passed on, what the auditor must know is noted.
+//!
+//! The auditor looks at the topics in the very moment a commit lands, not some time later, and it knows who was
+//! assigned a partition of `deliveries` when a request leaves.
+
+use std::collections::BTreeMap;
+use std::panic::resume_unwind;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use postrider_log::memory::{MemoryLog, MemoryProcess};
+use postrider_log::{
+    Assignment, Batch, Bounds, Commit, CommitAck, Committed, Group, GroupEvent, GroupOptions, Log,
+    LogError, Offset, Partition, Producer, ProducerOptions, Reader, TopicDescription, TopicSpec,
+    partition_for,
+};
+use postrider_model::topics::{ATTEMPTS, GROUP_DELIVER};
+use tokio::time::Instant;
+
+use super::audit::Audit;
+use super::chronicle::Tenure;
+use super::freeze::Gate;
+
+/// What is known of who owns what.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    log: Arc<MemoryLog>,
+    audit: Mutex<Audit>,
+    owners: Mutex<Owners>,
+    partitions: i32,
+}
+
+#[derive(Debug, Default)]
+struct Owners {
+    tenures: usize,
+    /// Who was told last that a partition is theirs, and when.
+    latest: BTreeMap<Partition, (usize, Instant)>,
+    of_life: BTreeMap<(usize, Partition), Tenure>,
+}
+
+impl Watch {
+    pub(crate) fn new(log: Arc<MemoryLog>, audit: Audit, partitions: i32) -> Arc<Self> {
+        Arc::new(Self {
+            log,
+            audit: Mutex::new(audit),
+            owners: Mutex::default(),
+            partitions,
+        })
+    }
+
+    pub(crate) fn audit<T>(&self, look: impl FnOnce(&mut Audit) -> T) -> T {
+        let Ok(mut audit) = self.audit.lock() else {
+            // A promise was broken, and that was shown; whoever comes later has nothing to add.
+            resume_unwind(Box::new("a promise was broken before"));
+        };
+        look(&mut audit)
+    }
+
+    /// Under which assignment a life calls an endpoint, and how long another life has owned its partition.
+    pub(crate) fn standing(&self, life: usize, endpoint: &str) -> (Option<Tenure>, i64) {
+        let partition = partition_for(format!("ep_{endpoint}").as_bytes(), self.partitions);
+        let owners = self.owners.lock().expect("no panic");
+        let foreign = owners
+            .latest
+            .get(&partition)
+            .filter(|(owner, _)| *owner != life);
+        let foreign_ms = foreign.map_or(0, |(_, since)| since.elapsed().as_millis());
+        (
+            owners.of_life.get(&(life, partition)).copied(),
+            i64::try_from(foreign_ms).expect("short"),
+        )
+    }
+
+    async fn assigned(&self, life: usize, assignments: &[Assignment]) {
+        for assignment in assignments {
+            let partition = assignment.partition;
+            let known = self.log.bounds(ATTEMPTS, partition).await.expect("bounds");
+            let by_member = |committed: &&Committed| !committed.metadata.is_empty();
+            let from = assignment.committed.as_ref().filter(by_member);
+            let from = from.map(|committed| committed.offset);
+            let mut owners = self.owners.lock().expect("no panic");
+            owners.tenures += 1;
+            let tenure = Tenure {
+                number: owners.tenures,
+                from,
+                known_to: known.end,
+            };
+            owners.latest.insert(partition, (life, Instant::now()));
+            owners.of_life.insert((life, partition), tenure);
+        }
+    }
+}
+
+/// The log as a life sees it.
+#[derive(Debug)]
+pub(crate) struct WatchedLog {
+    pub(crate) process: Arc<MemoryProcess>,
+    pub(crate) life: usize,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) watch: Arc<Watch>,
+}
+
+#[async_trait]
+impl Log for WatchedLog {
+    async fn create_topics(&self, topics: &[TopicSpec]) -> Result<Vec<String>, LogError> {
+        self.process.create_topics(topics).await
+    }
+
+    async fn describe_topics(
+        &self,
+        topics: &[&str],
+    ) -> Result<Vec<Option<TopicDescription>>, LogError> {
+        self.process.describe_topics(topics).await
+    }
+
+    async fn partition_count(&self, topic: &str) -> Result<i32, LogError> {
+        self.process.partition_count(topic).await
+    }
+
+    async fn bounds(&self, topic: &str, partition: Partition) -> Result<Bounds, LogError> {
+        self.gate.passed().await;
+        self.process.bounds(topic, partition).await
+    }
+
+    async fn offset_for_time(
+        &self,
+        topic: &str,
+        partition: Partition,
+        timestamp_ms: i64,
+    ) -> Result<Offset, LogError> {
+        self.gate.passed().await;
+        self.process
+            .offset_for_time(topic, partition, timestamp_ms)
+            .await
+    }
+
+    async fn committed(
+        &self,
+        group: &str,
+        topic: &str,
+    ) -> Result<Vec<Option<Committed>>, LogError> {
+        self.process.committed(group, topic).await
+    }
+
+    async fn set_committed(
+        &self,
+        group: &str,
+        topic: &str,
+        commits: &[(Partition, Committed)],
+    ) -> Result<(), LogError> {
+        self.process.set_committed(group, topic, commits).await
+    }
+
+    async fn producer(&self, options: ProducerOptions) -> Result<Box<dyn Producer>, LogError> {
+        self.process.producer(options).await
+    }
+
+    async fn reader(&self, topic: &str) -> Result<Box<dyn Reader>, LogError> {
+        Ok(Box::new(WatchedReader {
+            inner: self.process.reader(topic).await?,
+            gate: self.gate.clone(),
+        }))
+    }
+
+    async fn group(&self, options: GroupOptions) -> Result<Box<dyn Group>, LogError> {
+        let of_deliver = options.group == GROUP_DELIVER;
+        Ok(Box::new(WatchedGroup {
+            inner: self.process.group(options).await?,
+            life: self.life,
+            of_deliver,
+            watch: self.watch.clone(),
+        }))
+    }
+}
+
+/// Tasks of a life run beside its own future, which is what is frozen: what they read waits until it thaws.
+#[derive(Debug)]
+struct WatchedReader {
+    inner: Box<dyn Reader>,
+    gate: Arc<Gate>,
+}
+
+#[async_trait]
+impl Reader for WatchedReader {
+    async fn read(
+        &mut self,
+        partition: Partition,
+        from: Offset,
+        bytes_max: usize,
+        wait: Duration,
+    ) -> Result<Batch, LogError> {
+        let batch = self.inner.read(partition, from, bytes_max, wait).await;
+        self.gate.passed().await;
+        batch
+    }
+}
+
+#[derive(Debug)]
+struct WatchedGroup {
+    inner: Box<dyn Group>,
+    life: usize,
+    of_deliver: bool,
+    watch: Arc<Watch>,
+}
+
+#[async_trait]
+impl Group for WatchedGroup {
+    async fn next(&mut self) -> Result<GroupEvent, LogError> {
+        let event = self.inner.next().await?;
+        if let GroupEvent::Assigned(assignments) = &event
+            && self.of_deliver
+        {
+            self.watch.assigned(self.life, assignments).await;
+        }
+        Ok(event)
+    }
+
+    fn start(&mut self, partition: Partition, from: Offset) {
+        self.inner.start(partition, from);
+    }
+
+    fn pause(&mut self, partition: Partition) {
+        self.inner.pause(partition);
+    }
+
+    fn resume(&mut self, partition: Partition) {
+        self.inner.resume(partition);
+    }
+
+    fn commit(&mut self, commits: Vec<Commit>) -> CommitAck {
+        let ack = self.inner.commit(commits);
+        self.watch.audit(Audit::check_commits);
+        ack
+    }
+
+    fn release(&mut self) {
+        self.inner.release();
+    }
+
+    async fn close(&mut self) {
+        self.inner.close().await;
+    }
+}
