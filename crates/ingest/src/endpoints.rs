@@ -87,8 +87,11 @@ pub(crate) fn read_new(
         format: PayloadFormat::default(),
         retry_schedule: None,
         attempt_timeout_ms: None,
+        rate_limit: None,
+        ordered: false,
         secrets: vec![api.registry.seal(&id, &secret)],
         state: EndpointState::Enabled,
+        discard_matched_before: 0,
         created_at_ms: now_ms,
         id,
     };
@@ -185,6 +188,7 @@ pub(crate) async fn disable(
 ) -> Result<Response, Problem> {
     let state = EndpointState::Disabled {
         reason: DISABLED_BY_HAND.to_owned(),
+        since_ms: api.clock.now_ms(),
     };
     set_state(&api, &tenant, &id, &headers, state).await
 }

@@ -250,8 +250,10 @@ impl Command<'_> {
             return Ok(());
         }
         let obstacle = match self.api.registry.endpoint(&delivery.endpoint) {
-            Lookup::Found(found) if found.value.state == EndpointState::Enabled => None,
-            Lookup::Found(_) => Some("endpoint_disabled"),
+            Lookup::Found(found) => match found.value.state {
+                EndpointState::Enabled | EndpointState::Paused => None,
+                EndpointState::Disabled { .. } => Some("endpoint_disabled"),
+            },
             Lookup::Deleted => Some("endpoint_deleted"),
             Lookup::Unknown => Some("endpoint_unknown"),
         };

@@ -53,6 +53,7 @@ pub(crate) async fn put(
         id,
         name,
         metadata,
+        paused: false,
         created_at_ms: api.clock.now_ms(),
     };
     let what = format!("the tenant `{}`", tenant.id);
@@ -100,12 +101,14 @@ fn view(tenant: &Versioned<Tenant>) -> Value {
         id,
         name,
         metadata,
+        paused,
         created_at_ms,
     } = &*tenant.value;
     json!({
         "id": id,
         "name": name,
         "metadata": metadata,
+        "paused": paused,
         "created_at": rfc3339(*created_at_ms),
         "version": tenant.version,
     })

@@ -29,5 +29,5 @@ pub use follower::Follower;
 pub use keyring::{InvalidKeyring, Keyring, OpenError};
 pub use numbers::Numbers;
 pub use registry::{Registry, RegistryError, RegistryOptions};
-pub use view::{Lookup, Matched, Versioned};
+pub use view::{Gate, Lookup, Matched, Versioned};
 pub use write::{RetryDelaysError, WriteError};

@@ -14,6 +14,8 @@ pub struct Numbers {
     pub tenants: usize,
     /// Endpoints that events are delivered to.
     pub endpoints_enabled: usize,
+    /// Endpoints that are paused.
+    pub endpoints_paused: usize,
     /// Endpoints that are disabled.
     pub endpoints_disabled: usize,
     /// Records read that count no more and were not removed yet.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use postrider_log::{NewRecord, Record};
 use postrider_model::endpoint::Endpoint;
 use postrider_model::ids::{EndpointId, TenantId};
-use postrider_model::tenant::Tenant;
+use postrider_model::tenant::{Installation, Tenant};
 use postrider_model::wire::proto;
 use prost::Message;
 use proto::registry_record::Entity;
@@ -17,6 +17,7 @@ pub(crate) enum EntityId {
     Tenant(TenantId),
     Endpoint(EndpointId),
     RetryDelays,
+    Installation,
 }
 
 /// A record's key, `kind/id/version/nonce`. The nonce keeps two writers of one version from replacing each other in
@@ -34,6 +35,7 @@ pub(crate) enum Content {
     Tenant(Tenant),
     Endpoint(Box<Endpoint>),
     RetryDelays(Vec<i64>),
+    Installation(Installation),
     Deleted,
 }
 
@@ -67,6 +69,7 @@ impl fmt::Display for EntityId {
             Self::Tenant(id) => write!(formatter, "tenant/{id}"),
             Self::Endpoint(id) => write!(formatter, "endpoint/{id}"),
             Self::RetryDelays => formatter.write_str("retry-delays/all"),
+            Self::Installation => formatter.write_str("installation/all"),
         }
     }
 }
@@ -87,6 +90,7 @@ impl RecordKey {
             "tenant" => EntityId::Tenant(TenantId::try_new(id).ok()?),
             "endpoint" => EntityId::Endpoint(EndpointId::try_new(id).ok()?),
             "retry-delays" if id == "all" => EntityId::RetryDelays,
+            "installation" if id == "all" => EntityId::Installation,
             _ => return None,
         };
         let key = Self {
@@ -108,6 +112,7 @@ pub(crate) fn encode(key: &RecordKey, content: &Content, now_ms: i64) -> NewReco
         Content::RetryDelays(delays) => Some(Entity::RetryDelays(proto::RetryDelays {
             delays_ms: delays.iter().map(|delay| delay.unsigned_abs()).collect(),
         })),
+        Content::Installation(installation) => Some(Entity::Installation(installation.to_proto())),
         Content::Deleted => None,
     };
     let record = proto::RegistryRecord {
@@ -177,6 +182,7 @@ fn decode_content(key: &RecordKey, value: &[u8]) -> Result<Content, Unreadable> 
                 .collect::<Result<_, _>>()
                 .map_err(|error| unreadable(&error))?,
         ),
+        Some(Entity::Installation(installation)) => Content::Installation(installation.into()),
         Some(Entity::EventType(_) | Entity::ApiKey(_)) | None => {
             return Err(Unreadable("holds no entity that this release knows".into()));
         }
@@ -184,6 +190,7 @@ fn decode_content(key: &RecordKey, value: &[u8]) -> Result<Content, Unreadable> 
     let entity = match &content {
         Content::Tenant(tenant) => EntityId::Tenant(tenant.id.clone()),
         Content::Endpoint(endpoint) => EntityId::Endpoint(endpoint.id.clone()),
+        Content::Installation(_) => EntityId::Installation,
         Content::RetryDelays(_) | Content::Deleted => EntityId::RetryDelays,
     };
     if entity != key.entity {
@@ -221,6 +228,7 @@ mod tests {
             id: TenantId::try_new(id).unwrap(),
             name: "Acme".into(),
             metadata: [("plan".to_owned(), "gold".to_owned())].into(),
+            paused: true,
             created_at_ms: 5,
         }
     }
@@ -255,6 +263,7 @@ mod tests {
             "tenant/a b/1/n",
             "endpoint/acme/1/n",
             "retry-delays/other/1/n",
+            "installation/other/1/n",
             "api-key/key_1/1/n",
         ] {
             assert!(RecordKey::parse(text.as_bytes()).is_none(), "{text}");

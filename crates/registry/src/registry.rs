@@ -11,7 +11,7 @@ use postrider_model::endpoint::{Endpoint, SealedSecret};
 use postrider_model::filter::EventTypeName;
 use postrider_model::ids::{EndpointId, TenantId};
 use postrider_model::signature::SigningSecret;
-use postrider_model::tenant::Tenant;
+use postrider_model::tenant::{Installation, Tenant};
 use postrider_model::topics;
 use ring::rand::SystemRandom;
 use tokio::sync::{Notify, watch};
@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 use crate::follower::Follower;
 use crate::keyring::{Keyring, OpenError, hex, random_bytes};
 use crate::numbers::{Counters, Numbers};
-use crate::view::{Lookup, Matched, Versioned, View};
+use crate::view::{Gate, Lookup, Matched, Versioned, View};
 
 /// Name of the topic, without prefix.
 pub(crate) const TOPIC: &str = topics::REGISTRY;
@@ -191,7 +191,17 @@ impl Registry {
         self.shared.progress.borrow().current_at.elapsed()
     }
 
-    /// The enabled endpoints of the tenant that want events of this type.
+    /// Whether deliveries to this endpoint may be sent now. Cheap enough to be asked before each.
+    pub fn gate(&self, endpoint: &Endpoint) -> Gate {
+        self.shared.view().gate(endpoint)
+    }
+
+    /// What holds for the whole installation; version 0 if nothing was ever written.
+    pub fn installation(&self) -> Versioned<Installation> {
+        self.shared.view().installation().clone()
+    }
+
+    /// The endpoints of the tenant, enabled or paused, that want events of this type.
     pub fn matching(&self, tenant: &TenantId, event_type: &EventTypeName) -> Matched {
         self.shared.view().matching(tenant, event_type)
     }
@@ -275,13 +285,14 @@ impl Registry {
         let total = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let age = self.age();
         let view = self.shared.view();
-        let (endpoints_enabled, endpoints_disabled) = view.endpoint_counts();
+        let endpoints = view.endpoint_counts();
         Numbers {
             position: view.position(),
             age,
             tenants: view.tenants().len(),
-            endpoints_enabled,
-            endpoints_disabled,
+            endpoints_enabled: endpoints.enabled,
+            endpoints_paused: endpoints.paused,
+            endpoints_disabled: endpoints.disabled,
             stale_records: view.stale_count(),
             unreadable_total: total(&counters.unreadable),
             read_failures_total: total(&counters.read_failures),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use postrider_model::endpoint::{Endpoint, EndpointState};
 use postrider_model::filter::EventTypeName;
 use postrider_model::ids::{EndpointId, TenantId};
-use postrider_model::tenant::Tenant;
+use postrider_model::tenant::{Installation, Tenant};
 use tokio::sync::oneshot;
 
 use crate::record::{Content, EntityId, Read, RecordKey, Unreadable};
@@ -21,6 +21,16 @@ pub struct Versioned<T> {
     pub value: Arc<T>,
     /// Its version, from 1.
     pub version: u64,
+}
+
+/// What was never written.
+impl<T: Default> Default for Versioned<T> {
+    fn default() -> Self {
+        Self {
+            value: Arc::default(),
+            version: 0,
+        }
+    }
 }
 
 impl<T> Clone for Versioned<T> {
@@ -48,8 +58,31 @@ pub enum Lookup {
 pub struct Matched {
     /// Position of the view that was asked.
     pub position: u64,
-    /// The enabled endpoints that want it, by id.
+    /// The endpoints that want it and are not disabled, by id.
     pub endpoints: Vec<Arc<Endpoint>>,
+}
+
+/// Whether deliveries to an endpoint may be sent, or what they wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// They may.
+    Open,
+    /// The endpoint is paused.
+    PausedEndpoint,
+    /// Its tenant is paused.
+    PausedTenant,
+    /// Everything is paused.
+    PausedInstallation,
+    /// The endpoint is disabled, whatever else is paused.
+    Disabled,
+}
+
+/// How many endpoints are in each state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct EndpointCounts {
+    pub(crate) enabled: usize,
+    pub(crate) paused: usize,
+    pub(crate) disabled: usize,
 }
 
 /// Whether a record took the version it was written for.
@@ -80,8 +113,9 @@ pub(crate) struct View {
     tenants: BTreeMap<TenantId, Versioned<Tenant>>,
     endpoints: BTreeMap<EndpointId, Versioned<Endpoint>>,
     by_tenant: BTreeMap<TenantId, BTreeMap<EndpointId, Versioned<Endpoint>>>,
-    enabled: usize,
+    counts: EndpointCounts,
     retry_delays: Option<Versioned<Vec<i64>>>,
+    installation: Versioned<Installation>,
     waiters: BTreeMap<EntityId, Vec<Waiter>>,
     to_clean: Vec<EntityId>,
 }
@@ -103,6 +137,16 @@ struct Waiter {
     version: u64,
     nonce: String,
     tell: oneshot::Sender<Verdict>,
+}
+
+impl EndpointCounts {
+    fn of(&mut self, state: &EndpointState) -> &mut usize {
+        match state {
+            EndpointState::Enabled => &mut self.enabled,
+            EndpointState::Paused => &mut self.paused,
+            EndpointState::Disabled { .. } => &mut self.disabled,
+        }
+    }
 }
 
 impl View {
@@ -205,10 +249,22 @@ impl View {
                     version,
                 });
             }
+            Ok(Content::Installation(installation)) => {
+                self.installation = Versioned {
+                    value: Arc::new(installation),
+                    version,
+                };
+            }
             Ok(Content::Deleted) => match &key.entity {
                 EntityId::Tenant(id) => drop(self.tenants.remove(id)),
                 EntityId::Endpoint(id) => drop(self.forget_endpoint(id)),
                 EntityId::RetryDelays => self.retry_delays = None,
+                EntityId::Installation => {
+                    self.installation = Versioned {
+                        value: Arc::default(),
+                        version,
+                    }
+                }
             },
             Err(unreadable) => {
                 self.keep_as_version(key);
@@ -239,12 +295,13 @@ impl View {
                     delays.version = key.version;
                 }
             }
+            EntityId::Installation => self.installation.version = key.version,
         }
     }
 
     fn index_endpoint(&mut self, endpoint: Versioned<Endpoint>) {
         let (id, tenant) = (endpoint.value.id.clone(), endpoint.value.tenant.clone());
-        self.enabled += usize::from(endpoint.value.state == EndpointState::Enabled);
+        *self.counts.of(&endpoint.value.state) += 1;
         self.by_tenant
             .entry(tenant)
             .or_default()
@@ -254,7 +311,7 @@ impl View {
 
     fn forget_endpoint(&mut self, id: &EndpointId) -> Option<Versioned<Endpoint>> {
         let endpoint = self.endpoints.remove(id)?;
-        self.enabled -= usize::from(endpoint.value.state == EndpointState::Enabled);
+        *self.counts.of(&endpoint.value.state) -= 1;
         if let Some(siblings) = self.by_tenant.get_mut(&endpoint.value.tenant) {
             siblings.remove(id);
             if siblings.is_empty() {
@@ -347,12 +404,30 @@ impl View {
             .flat_map(BTreeMap::values);
         let wanting = endpoints
             .map(|endpoint| &endpoint.value)
-            .filter(|endpoint| endpoint.state == EndpointState::Enabled)
+            .filter(|endpoint| !matches!(endpoint.state, EndpointState::Disabled { .. }))
             .filter(|endpoint| endpoint.event_types.matches(event_type));
         Matched {
             position: self.position,
             endpoints: wanting.cloned().collect(),
         }
+    }
+
+    pub(crate) fn gate(&self, endpoint: &Endpoint) -> Gate {
+        let tenant_paused = || {
+            let tenant = self.tenants.get(&endpoint.tenant);
+            tenant.is_some_and(|tenant| tenant.value.paused)
+        };
+        match endpoint.state {
+            EndpointState::Disabled { .. } => Gate::Disabled,
+            _ if self.installation.value.deliveries_paused => Gate::PausedInstallation,
+            _ if tenant_paused() => Gate::PausedTenant,
+            EndpointState::Paused => Gate::PausedEndpoint,
+            EndpointState::Enabled => Gate::Open,
+        }
+    }
+
+    pub(crate) fn installation(&self) -> &Versioned<Installation> {
+        &self.installation
     }
 
     pub(crate) fn tenants(&self) -> &BTreeMap<TenantId, Versioned<Tenant>> {
@@ -370,9 +445,8 @@ impl View {
         self.retry_delays.as_ref()
     }
 
-    /// How many endpoints are enabled, and how many are not.
-    pub(crate) fn endpoint_counts(&self) -> (usize, usize) {
-        (self.enabled, self.endpoints.len() - self.enabled)
+    pub(crate) fn endpoint_counts(&self) -> EndpointCounts {
+        self.counts
     }
 
     pub(crate) fn stale_count(&self) -> usize {

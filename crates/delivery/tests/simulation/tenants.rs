@@ -45,6 +45,7 @@ impl Tenants {
                 id: tenant_id(tenant),
                 name: String::new(),
                 metadata: [].into(),
+                paused: false,
                 created_at_ms: 1,
             };
             tenants.registry.put_tenant(tenant).await.expect("a tenant");
@@ -83,7 +84,14 @@ impl Tenants {
             }
             1..3 if self.is_enabled(&name) => {
                 let reason = "manual".to_owned();
-                self.put(&name, EndpointState::Disabled { reason }).await;
+                self.put(
+                    &name,
+                    EndpointState::Disabled {
+                        reason,
+                        since_ms: 1,
+                    },
+                )
+                .await;
                 self.watch.audit(|audit| audit.silence(&name, at_ms));
                 format!("{name} is disabled")
             }
@@ -152,8 +160,11 @@ impl Tenants {
             format: PayloadFormat::Standard,
             retry_schedule: Some(schedule()),
             attempt_timeout_ms: Some(ATTEMPT_TIMEOUT_MS),
+            rate_limit: None,
+            ordered: false,
             secrets: vec![secret],
             state: EndpointState::Enabled,
+            discard_matched_before: 0,
             created_at_ms: 1,
         };
         let created = self.registry.create_endpoint(endpoint).await;

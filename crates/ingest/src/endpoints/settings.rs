@@ -164,7 +164,8 @@ pub(crate) fn view(endpoint: &Versioned<Endpoint>) -> Value {
     let (endpoint, version) = (&*endpoint.value, endpoint.version);
     let (state, disabled_reason) = match &endpoint.state {
         EndpointState::Enabled => ("enabled", None),
-        EndpointState::Disabled { reason } => ("disabled", Some(reason)),
+        EndpointState::Paused => ("paused", None),
+        EndpointState::Disabled { reason, .. } => ("disabled", Some(reason)),
     };
     let mut shown = Settings::of(endpoint).to_json();
     let rest = [

@@ -4,11 +4,11 @@ use url::Url;
 
 use super::{InvalidRecord, field, proto};
 use crate::address::check_url;
-use crate::endpoint::{Endpoint, EndpointState, PayloadFormat, SealedSecret};
+use crate::endpoint::{Endpoint, EndpointState, PayloadFormat, RateLimit, SealedSecret};
 use crate::filter::EventTypeFilter;
 use crate::ids::{EndpointId, TenantId};
 use crate::retry::RetrySchedule;
-use crate::tenant::Tenant;
+use crate::tenant::{Installation, Tenant};
 
 impl Tenant {
     /// As a record holds it.
@@ -18,6 +18,7 @@ impl Tenant {
             name: self.name.clone(),
             metadata: self.metadata.clone(),
             created_at_ms: self.created_at_ms,
+            paused: self.paused,
         }
     }
 }
@@ -31,16 +32,37 @@ impl TryFrom<proto::Tenant> for Tenant {
             name: tenant.name,
             metadata: tenant.metadata,
             created_at_ms: tenant.created_at_ms,
+            paused: tenant.paused,
         })
+    }
+}
+
+impl Installation {
+    /// As a record holds it.
+    pub fn to_proto(&self) -> proto::Installation {
+        proto::Installation {
+            deliveries_paused: self.deliveries_paused,
+        }
+    }
+}
+
+impl From<proto::Installation> for Installation {
+    fn from(installation: proto::Installation) -> Self {
+        Self {
+            deliveries_paused: installation.deliveries_paused,
+        }
     }
 }
 
 impl Endpoint {
     /// As a record holds it.
     pub fn to_proto(&self) -> proto::Endpoint {
-        let (state, disabled_reason) = match &self.state {
-            EndpointState::Enabled => (proto::EndpointState::Enabled, String::new()),
-            EndpointState::Disabled { reason } => (proto::EndpointState::Disabled, reason.clone()),
+        let (state, disabled_reason, disabled_since_ms) = match &self.state {
+            EndpointState::Enabled => (proto::EndpointState::Enabled, String::new(), 0),
+            EndpointState::Paused => (proto::EndpointState::Paused, String::new(), 0),
+            EndpointState::Disabled { reason, since_ms } => {
+                (proto::EndpointState::Disabled, reason.clone(), *since_ms)
+            }
         };
         proto::Endpoint {
             id: self.id.as_str().to_owned(),
@@ -50,15 +72,17 @@ impl Endpoint {
             metadata: self.metadata.clone(),
             event_types: self.event_types.patterns().to_vec(),
             format: format_to_proto(self.format).into(),
-            rate_limit: None,
+            rate_limit: self.rate_limit.map(rate_limit_to_proto),
             retry_schedule: self.retry_schedule.as_ref().map(schedule_to_proto),
             attempt_timeout_ms: self.attempt_timeout_ms.unwrap_or(0),
-            ordered: false,
+            ordered: self.ordered,
             secrets: self.secrets.iter().map(secret_to_proto).collect(),
             state: state.into(),
             disabled_reason,
             created_at_ms: self.created_at_ms,
             channels: Vec::new(),
+            disabled_since_ms,
+            discard_matched_before: self.discard_matched_before,
         }
     }
 }
@@ -87,26 +111,25 @@ impl TryFrom<proto::Endpoint> for Endpoint {
                 .transpose()?,
             attempt_timeout_ms: (endpoint.attempt_timeout_ms != 0)
                 .then_some(endpoint.attempt_timeout_ms),
+            rate_limit: endpoint.rate_limit.map(rate_limit_from_proto).transpose()?,
+            ordered: endpoint.ordered,
             secrets: endpoint
                 .secrets
                 .into_iter()
                 .map(secret_from_proto)
                 .collect(),
-            state: state_from_proto(endpoint.state, endpoint.disabled_reason)?,
+            state: state_from_proto(
+                endpoint.state,
+                endpoint.disabled_reason,
+                endpoint.disabled_since_ms,
+            )?,
+            discard_matched_before: endpoint.discard_matched_before,
             created_at_ms: endpoint.created_at_ms,
         })
     }
 }
 
 fn refuse_unsupported(endpoint: &proto::Endpoint) -> Result<(), InvalidRecord> {
-    if endpoint.rate_limit.is_some() {
-        return Err(InvalidRecord::Unsupported {
-            field: "rate_limit",
-        });
-    }
-    if endpoint.ordered {
-        return Err(InvalidRecord::Unsupported { field: "ordered" });
-    }
     if !endpoint.channels.is_empty() {
         return Err(InvalidRecord::Unsupported { field: "channels" });
     }
@@ -131,13 +154,31 @@ fn format_from_proto(format: i32) -> Result<PayloadFormat, InvalidRecord> {
     }
 }
 
-fn state_from_proto(state: i32, reason: String) -> Result<EndpointState, InvalidRecord> {
+fn state_from_proto(
+    state: i32,
+    reason: String,
+    since_ms: i64,
+) -> Result<EndpointState, InvalidRecord> {
     match field("state", proto::EndpointState::try_from(state))? {
         proto::EndpointState::Unspecified => Err(InvalidRecord::missing("state")),
         proto::EndpointState::Enabled => Ok(EndpointState::Enabled),
-        proto::EndpointState::Paused => Err(InvalidRecord::Unsupported { field: "state" }),
-        proto::EndpointState::Disabled => Ok(EndpointState::Disabled { reason }),
+        proto::EndpointState::Paused => Ok(EndpointState::Paused),
+        proto::EndpointState::Disabled => Ok(EndpointState::Disabled { reason, since_ms }),
     }
+}
+
+fn rate_limit_to_proto(limit: RateLimit) -> proto::RateLimit {
+    proto::RateLimit {
+        per_second: limit.per_second(),
+        burst: limit.burst(),
+    }
+}
+
+fn rate_limit_from_proto(limit: proto::RateLimit) -> Result<RateLimit, InvalidRecord> {
+    field(
+        "rate_limit",
+        RateLimit::try_new(limit.per_second, limit.burst),
+    )
 }
 
 fn schedule_to_proto(schedule: &RetrySchedule) -> proto::RetrySchedule {

@@ -9,7 +9,7 @@ use crate::delivery::{
     Attempt, AttemptOutcome, Cursor, DeadLetter, DeadLetterContent, Delivery, LaneState, RawRecord,
     Route, Settlement, WorkId,
 };
-use crate::endpoint::{Endpoint, EndpointState, PayloadFormat, SealedSecret};
+use crate::endpoint::{Endpoint, EndpointState, PayloadFormat, RateLimit, SealedSecret};
 use crate::event::{Event, TraceContext};
 use crate::filter::{EventTypeFilter, EventTypeName};
 use crate::ids::{EndpointId, EventId, TenantId};
@@ -200,9 +200,9 @@ fn metadata() -> impl Strategy<Value = BTreeMap<String, String>> {
 
 prop_compose! {
     fn tenant()(
-        id in tenant_id(), name: String, metadata in metadata(), created_at_ms: i64,
+        id in tenant_id(), name: String, metadata in metadata(), paused: bool, created_at_ms: i64,
     ) -> Tenant {
-        Tenant { id, name, metadata, created_at_ms }
+        Tenant { id, name, metadata, paused, created_at_ms }
     }
 }
 
@@ -216,6 +216,20 @@ prop_compose! {
     }
 }
 
+fn endpoint_state() -> impl Strategy<Value = EndpointState> {
+    prop_oneof![
+        Just(EndpointState::Enabled),
+        Just(EndpointState::Paused),
+        (any::<String>(), any::<i64>())
+            .prop_map(|(reason, since_ms)| EndpointState::Disabled { reason, since_ms }),
+    ]
+}
+
+fn rate_limit() -> impl Strategy<Value = RateLimit> {
+    (0.001..=100_000.0, 1..=100_000_u32)
+        .prop_map(|(per_second, burst)| RateLimit::try_new(per_second, burst).unwrap())
+}
+
 prop_compose! {
     fn endpoint()(
         (id, tenant) in (endpoint_id(), tenant_id()),
@@ -226,16 +240,14 @@ prop_compose! {
         delays_ms in prop::option::of(prop::collection::vec(1_000..=86_400_000_i64, 0..5)),
         attempt_timeout_ms in prop::option::of(1..=u32::MAX),
         secrets in prop::collection::vec(sealed_secret(), 0..3),
-        disabled_reason in prop::option::of(any::<String>()),
+        (rate_limit, ordered, discard_matched_before) in
+            (prop::option::of(rate_limit()), any::<bool>(), any::<u64>()),
+        state in endpoint_state(),
         created_at_ms: i64,
     ) -> Endpoint {
-        let state = match disabled_reason {
-            None => EndpointState::Enabled,
-            Some(reason) => EndpointState::Disabled { reason },
-        };
         Endpoint {
             id, tenant, description, metadata, format, attempt_timeout_ms, secrets, state,
-            created_at_ms,
+            rate_limit, ordered, discard_matched_before, created_at_ms,
             url: Url::parse(&format!("https://example.com/{path}")).unwrap(),
             event_types: EventTypeFilter::try_new(patterns).unwrap(),
             retry_schedule: delays_ms.map(|delays_ms| RetrySchedule::try_new(delays_ms).unwrap()),

@@ -26,8 +26,11 @@ fn endpoint(id: &str, tenant: &str, description: &str) -> Content {
         format: Default::default(),
         retry_schedule: None,
         attempt_timeout_ms: None,
+        rate_limit: None,
+        ordered: false,
         secrets: vec![],
         state: EndpointState::Enabled,
+        discard_matched_before: 0,
         created_at_ms: 1,
     }))
 }
@@ -76,11 +79,11 @@ fn moves_and_deletes_an_endpoint_without_a_trace() {
             .len()
     };
     assert_eq!((matched(&view, "t"), matched(&view, "u")), (0, 1));
-    assert_eq!(view.endpoint_counts(), (1, 0));
+    assert_eq!(view.endpoint_counts().enabled, 1);
     view.apply(version(key("ep_a", 3, "x"), Content::Deleted));
     assert!(view.await_verdict(&key("ep_a", 4, "x")).is_none());
     assert_eq!((matched(&view, "t"), matched(&view, "u")), (0, 0));
-    assert_eq!(view.endpoint_counts(), (0, 0));
+    assert_eq!(view.endpoint_counts(), EndpointCounts::default());
     assert!(view.by_tenant.is_empty());
 }
 

@@ -182,7 +182,7 @@ impl Registry {
     }
 
     /// Disables an endpoint that was judged at a version; whether it did. A newer version voids the judgement: who
-    /// changed or enabled it meanwhile knew better.
+    /// changed or enabled it meanwhile knew better. One that is disabled already keeps its reason and its time.
     ///
     /// # Errors
     /// When the deadline passes.
@@ -194,13 +194,17 @@ impl Registry {
     ) -> Result<bool, WriteError> {
         let disabled = EndpointState::Disabled {
             reason: reason.to_owned(),
+            since_ms: self.shared.clock.now_ms(),
         };
-        let change = |endpoint: &Endpoint| Endpoint {
-            state: disabled.clone(),
-            ..endpoint.clone()
+        let change = |endpoint: &Endpoint| match endpoint.state {
+            EndpointState::Disabled { .. } => endpoint.clone(),
+            EndpointState::Enabled | EndpointState::Paused => Endpoint {
+                state: disabled.clone(),
+                ..endpoint.clone()
+            },
         };
         match self.update_endpoint(id, Some(judged_version), change).await {
-            Ok(_) => Ok(true),
+            Ok(present) => Ok(present.version > judged_version),
             Err(WriteError::NotFound | WriteError::Deleted | WriteError::Conflict { .. }) => {
                 Ok(false)
             }

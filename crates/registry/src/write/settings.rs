@@ -1,8 +1,9 @@
-//! Tenants, and the delays of the retry topic.
+//! Tenants, what holds for the installation, and the delays of the retry topic.
 
 use std::sync::Arc;
 
-use postrider_model::tenant::Tenant;
+use postrider_model::ids::TenantId;
+use postrider_model::tenant::{Installation, Tenant};
 
 use super::WriteError;
 use crate::record::{Content, EntityId};
@@ -29,7 +30,8 @@ pub enum RetryDelaysError {
 }
 
 impl Registry {
-    /// Creates or updates a tenant; what is so already is not written again. An update keeps the time of creation.
+    /// Creates or updates a tenant; what is so already is not written again. An update keeps the time of creation and
+    /// whether the tenant is paused.
     ///
     /// # Errors
     /// When there are too many tenants or the deadline passes.
@@ -40,6 +42,7 @@ impl Registry {
             let present = self.tenant(&tenant.id);
             if let Some(present) = &present {
                 tenant.created_at_ms = present.value.created_at_ms;
+                tenant.paused = present.value.paused;
                 if *present.value == tenant {
                     return Ok(present.clone());
                 }
@@ -59,6 +62,74 @@ impl Registry {
                 return Ok(Versioned {
                     value: Arc::new(tenant),
                     version: seen + 1,
+                });
+            }
+            self.lost(deadline)?;
+        }
+    }
+
+    /// Pauses or resumes all endpoints of a tenant. What is so already is not written again, which is concluded from a
+    /// fresh view only: a stale one may not know that somebody resumed.
+    ///
+    /// # Errors
+    /// When there is no such tenant or the deadline passes.
+    pub async fn pause_tenant(
+        &self,
+        id: &TenantId,
+        paused: bool,
+    ) -> Result<Versioned<Tenant>, WriteError> {
+        let deadline = self.ready_by_deadline().await?;
+        self.look_again(deadline).await?;
+        loop {
+            let present = self.tenant(id).ok_or(WriteError::NotFound)?;
+            if present.value.paused == paused {
+                return Ok(present);
+            }
+            let tenant = Tenant {
+                paused,
+                ..Tenant::clone(&present.value)
+            };
+            let entity = EntityId::Tenant(id.clone());
+            let content = Content::Tenant(tenant.clone());
+            if self
+                .write(&entity, present.version, &content, deadline)
+                .await?
+                == Verdict::Won
+            {
+                return Ok(Versioned {
+                    value: Arc::new(tenant),
+                    version: present.version + 1,
+                });
+            }
+            self.lost(deadline)?;
+        }
+    }
+
+    /// Writes what holds for the whole installation. What is so already in a fresh view is not written again.
+    ///
+    /// # Errors
+    /// When the deadline passes.
+    pub async fn put_installation(
+        &self,
+        installation: Installation,
+    ) -> Result<Versioned<Installation>, WriteError> {
+        let deadline = self.ready_by_deadline().await?;
+        self.look_again(deadline).await?;
+        loop {
+            let present = self.installation();
+            if *present.value == installation {
+                return Ok(present);
+            }
+            let content = Content::Installation(installation);
+            let entity = EntityId::Installation;
+            if self
+                .write(&entity, present.version, &content, deadline)
+                .await?
+                == Verdict::Won
+            {
+                return Ok(Versioned {
+                    value: Arc::new(installation),
+                    version: present.version + 1,
                 });
             }
             self.lost(deadline)?;

@@ -10,6 +10,7 @@ use postrider_log::{
 };
 use postrider_model::endpoint::{Endpoint, EndpointState};
 use postrider_model::filter::{EventTypeFilter, EventTypeName};
+use postrider_model::tenant::Installation;
 use postrider_registry::{Lookup, Registry, RegistryError, RegistryOptions, WriteError};
 
 use crate::world::{
@@ -29,6 +30,7 @@ async fn matches_by_tenant_type_and_state_at_a_position() {
     };
     let disabled = EndpointState::Disabled {
         reason: "manual".into(),
+        since_ms: 1,
     };
     let endpoints = vec![
         Endpoint {
@@ -229,6 +231,29 @@ async fn concludes_nothing_from_a_view_that_lags() {
     let ((created, disabled, deleted), ()) = tokio::join!(lagging, back);
     assert_eq!(created.map(|created| created.version), Ok(1));
     assert_eq!((disabled, deleted), (Ok(true), Err(WriteError::NotFound)));
+
+    away.store(true, Ordering::SeqCst);
+    let acme = tenant_id("acme");
+    a.pause_tenant(&acme, true).await.unwrap();
+    let paused = Installation {
+        deliveries_paused: true,
+    };
+    a.put_installation(paused).await.unwrap();
+    // Nothing is paused in its view, which is no reason to believe that nothing is.
+    assert!(!b.installation().value.deliveries_paused);
+    let resuming = async {
+        tokio::join!(
+            b.pause_tenant(&acme, false),
+            b.put_installation(Installation::default()),
+        )
+    };
+    let back = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        away.store(false, Ordering::SeqCst);
+    };
+    let ((tenant_resumed, resumed), ()) = tokio::join!(resuming, back);
+    assert_eq!(tenant_resumed.map(|resumed| resumed.version), Ok(3));
+    assert_eq!(resumed.map(|resumed| resumed.version), Ok(2));
 
     away.store(true, Ordering::SeqCst);
     a.put_tenant(tenant("other")).await.unwrap();

@@ -149,6 +149,7 @@ pub(crate) fn tenant(id: &str) -> Tenant {
         id: tenant_id(id),
         name: id.to_uppercase(),
         metadata: BTreeMap::new(),
+        paused: false,
         created_at_ms: 5,
     }
 }
@@ -164,8 +165,11 @@ pub(crate) fn endpoint(id: &str, tenant: &str) -> Endpoint {
         format: Default::default(),
         retry_schedule: None,
         attempt_timeout_ms: None,
+        rate_limit: None,
+        ordered: false,
         secrets: vec![],
         state: EndpointState::Enabled,
+        discard_matched_before: 0,
         created_at_ms: 7,
     }
 }

@@ -365,7 +365,7 @@ pub struct RegistryRecord {
     #[prost(bool, tag = "4")]
     pub deleted: bool,
     /// The entity.
-    #[prost(oneof = "registry_record::Entity", tags = "5, 6, 7, 8, 9")]
+    #[prost(oneof = "registry_record::Entity", tags = "5, 6, 7, 8, 9, 10")]
     pub entity: ::core::option::Option<registry_record::Entity>,
 }
 /// Nested message and enum types in `RegistryRecord`.
@@ -388,6 +388,9 @@ pub mod registry_record {
         /// The delays of the retry topic's partitions.
         #[prost(message, tag = "9")]
         RetryDelays(super::RetryDelays),
+        /// What holds for the whole installation.
+        #[prost(message, tag = "10")]
+        Installation(super::Installation),
     }
 }
 /// The customer account that endpoints and events belong to.
@@ -408,6 +411,16 @@ pub struct Tenant {
     /// When it was created.
     #[prost(int64, tag = "4")]
     pub created_at_ms: i64,
+    /// True: nothing is sent to its endpoints; events are matched and wait.
+    #[prost(bool, tag = "5")]
+    pub paused: bool,
+}
+/// What holds for the whole installation. There is one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Installation {
+    /// True: nothing is sent to any endpoint; events are matched and wait.
+    #[prost(bool, tag = "1")]
+    pub deliveries_paused: bool,
 }
 /// A URL a customer registered.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -430,13 +443,13 @@ pub struct Endpoint {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
-    /// Exact types or `prefix.*`; empty: all.
+    /// Exact types or `prefix.*`; empty: all but `postrider.*`.
     #[prost(string, repeated, tag = "6")]
     pub event_types: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// What the body looks like.
     #[prost(enumeration = "PayloadFormat", tag = "7")]
     pub format: i32,
-    /// Requests per second at most. Not honoured yet.
+    /// Requests per second at most; unset: no limit.
     #[prost(message, optional, tag = "8")]
     pub rate_limit: ::core::option::Option<RateLimit>,
     /// Waits between attempts; unset: the installation's default.
@@ -445,7 +458,7 @@ pub struct Endpoint {
     /// How long one attempt may take, 0: the installation's default.
     #[prost(uint32, tag = "10")]
     pub attempt_timeout_ms: u32,
-    /// Events of one ordering key one at a time. Not honoured yet.
+    /// Events of one ordering key one at a time.
     #[prost(bool, tag = "11")]
     pub ordered: bool,
     /// Signing secrets, newest first; all that are valid sign.
@@ -463,6 +476,12 @@ pub struct Endpoint {
     /// Channels it listens to. Not honoured yet.
     #[prost(string, repeated, tag = "16")]
     pub channels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Since when it is disabled, 0 if it is not.
+    #[prost(int64, tag = "17")]
+    pub disabled_since_ms: i64,
+    /// Deliveries matched at a registry position before this one are dropped: a backlog that was discarded. 0: none are.
+    #[prost(uint64, tag = "18")]
+    pub discard_matched_before: u64,
 }
 /// A secret, encrypted under the installation's key with the endpoint's id as associated data.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -477,7 +496,7 @@ pub struct SigningSecret {
     #[prost(int64, tag = "3")]
     pub expires_at_ms: i64,
 }
-/// A token bucket.
+/// A token bucket, kept to a thousandth of a token per second.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct RateLimit {
     /// Tokens per second.
@@ -526,7 +545,7 @@ pub enum EndpointState {
     Unspecified = 0,
     /// Events are matched and delivered.
     Enabled = 1,
-    /// Events are matched and wait. Not honoured yet.
+    /// Events are matched and wait.
     Paused = 2,
     /// Events are not matched.
     Disabled = 3,
