@@ -95,9 +95,7 @@ impl FanOut {
             }
         } else {
             as_new_as(&self.context.registry, event.registry_position).await;
-            self.context
-                .registry
-                .matching(&event.tenant, &event.event_type)
+            self.context.registry.wanting(&event)
         };
         let endpoints: Vec<EndpointId> = matched
             .endpoints

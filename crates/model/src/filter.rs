@@ -75,8 +75,9 @@ impl FromStr for EventTypeName {
     }
 }
 
-/// Which events an endpoint wants: no pattern is all of them; `invoice.paid` is that type; `invoice.*` is every type
-/// below `invoice`, at any depth, but not `invoice` itself.
+/// Which events an endpoint wants: no pattern is all of them but the reserved; `invoice.paid` is that type; `invoice.*` is
+/// every type below `invoice`, at any depth, but not `invoice` itself. What Postrider itself publishes comes only to
+/// those that name it: who wants everything of a producer has not asked for the news of the operation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EventTypeFilter {
     patterns: Vec<String>,
@@ -99,11 +100,12 @@ impl EventTypeFilter {
 
     /// Whether an event of this type is wanted.
     pub fn matches(&self, event_type: &EventTypeName) -> bool {
-        self.patterns.is_empty()
-            || self
-                .patterns
-                .iter()
-                .any(|pattern| pattern_matches(pattern, event_type.as_str()))
+        if self.patterns.is_empty() {
+            return !event_type.is_reserved();
+        }
+        self.patterns
+            .iter()
+            .any(|pattern| pattern_matches(pattern, event_type.as_str()))
     }
 
     /// The patterns as given.

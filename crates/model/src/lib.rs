@@ -11,6 +11,7 @@ pub mod filter;
 pub mod flow;
 mod hash;
 pub mod ids;
+pub mod operational;
 pub mod outcome;
 pub mod payload;
 pub mod retry;

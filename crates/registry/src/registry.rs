@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use postrider_log::{Clock, Log, LogError, Producer, ProducerOptions};
 use postrider_model::endpoint::{Endpoint, SealedSecret};
+use postrider_model::event::Event;
 use postrider_model::filter::EventTypeName;
 use postrider_model::ids::{EndpointId, TenantId};
 use postrider_model::signature::SigningSecret;
 use postrider_model::tenant::{Installation, Tenant};
-use postrider_model::topics;
+use postrider_model::{operational, topics};
 use ring::rand::SystemRandom;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
@@ -199,6 +200,15 @@ impl Registry {
     /// What holds for the whole installation; version 0 if nothing was ever written.
     pub fn installation(&self) -> Versioned<Installation> {
         self.shared.view().installation().clone()
+    }
+
+    /// The endpoints, enabled or paused, that want this event.
+    pub fn wanting(&self, event: &Event) -> Matched {
+        let mut matched = self.matching(&event.tenant, &event.event_type);
+        matched
+            .endpoints
+            .retain(|endpoint| !operational::is_about(event, &endpoint.id));
+        matched
     }
 
     /// The endpoints of the tenant, enabled or paused, that want events of this type.

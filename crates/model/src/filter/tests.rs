@@ -11,8 +11,32 @@ fn filter(patterns: &[&str]) -> EventTypeFilter {
 }
 
 #[test]
-fn no_pattern_matches_every_type() {
+fn no_pattern_matches_every_type_of_a_producer() {
     assert!(filter(&[]).matches(&event_type("invoice.paid")));
+    assert!(filter(&[]).matches(&event_type("postrider")));
+}
+
+#[test]
+fn what_postrider_publishes_comes_only_to_those_that_name_it() {
+    let disabled = event_type("postrider.endpoint.disabled");
+    for naming in [
+        "postrider.*",
+        "postrider.endpoint.*",
+        "postrider.endpoint.disabled",
+    ] {
+        assert!(
+            filter(&["invoice.*", naming]).matches(&disabled),
+            "{naming}"
+        );
+    }
+    for other in [
+        &[][..],
+        &["invoice.*"],
+        &["postrider"],
+        &["postrider.tenant.*"],
+    ] {
+        assert!(!filter(other).matches(&disabled), "{other:?}");
+    }
 }
 
 #[test]

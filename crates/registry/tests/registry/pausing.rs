@@ -1,5 +1,6 @@
 use postrider_model::endpoint::{Endpoint, EndpointState};
-use postrider_model::filter::EventTypeName;
+use postrider_model::filter::{EventTypeFilter, EventTypeName};
+use postrider_model::operational;
 use postrider_model::tenant::Installation;
 use postrider_registry::{Gate, Registry, WriteError};
 
@@ -135,4 +136,43 @@ async fn a_process_that_joins_later_knows_what_is_paused() {
     assert_eq!(late.installation(), a.installation());
     assert_eq!(late.installation().version, 3);
     assert_eq!(gate(&late, "ep_c"), Gate::PausedInstallation);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_news_of_an_endpoint_goes_to_those_that_ask_for_it_but_never_to_itself() {
+    let world = World::new(1).await;
+    let a = world.join("a").await;
+    a.put_tenant(tenant("acme")).await.unwrap();
+    for (id, patterns) in [
+        ("ep_all", vec![]),
+        ("ep_about", vec!["postrider.*"]),
+        ("ep_ops", vec!["postrider.endpoint.disabled"]),
+        ("ep_ops2", vec!["invoice.*", "postrider.*"]),
+    ] {
+        let patterns = patterns.into_iter().map(str::to_owned).collect();
+        let endpoint = Endpoint {
+            event_types: EventTypeFilter::try_new(patterns).unwrap(),
+            ..endpoint(id, "acme")
+        };
+        a.create_endpoint(endpoint).await.unwrap();
+    }
+    let id = endpoint_id("ep_about");
+    assert_eq!(a.disable_endpoint(&id, 1, "failing").await, Ok(true));
+    let disabled = found(&a, "ep_about");
+    let news = operational::endpoint_disabled(&disabled.value, disabled.version).unwrap();
+    // Enabled again before the news is matched, it would get it if that were left to its filter.
+    set_state(&a, "ep_about", EndpointState::Enabled).await;
+    let ids = |matched: postrider_registry::Matched| {
+        let ids = matched
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.id.to_string());
+        ids.collect::<Vec<_>>()
+    };
+    assert_eq!(ids(a.wanting(&news)), ["ep_ops", "ep_ops2"]);
+    let published = postrider_model::event::Event {
+        event_type: "invoice.paid".parse().unwrap(),
+        ..news
+    };
+    assert_eq!(ids(a.wanting(&published)), ["ep_all", "ep_ops2"]);
 }
