@@ -65,6 +65,7 @@ macro_rules! promises {
                     a_commit_of_an_earlier_generation_is_refused,
                     a_member_that_leaves_hands_over,
                     partitions_are_shared_evenly,
+                    a_partition_that_left_while_paused_comes_back_unpaused,
                 ],
             );
         }

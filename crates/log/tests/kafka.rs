@@ -25,6 +25,10 @@ macro_rules! both_protocols {
 mod churn;
 #[path = "kafka/closing.rs"]
 mod closing;
+#[path = "kafka/crowds.rs"]
+mod crowds;
+#[path = "kafka/idle.rs"]
+mod idle;
 #[path = "kafka/outages.rs"]
 mod outages;
 #[path = "kafka/protocols.rs"]

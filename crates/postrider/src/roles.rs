@@ -18,7 +18,7 @@ use postrider_daemon::CancellationToken;
 use postrider_daemon::health::{Health, HealthServer};
 use postrider_daemon::metrics::Metrics;
 use postrider_daemon::tasks::{TaskFailure, Tasks};
-use postrider_daemon::telemetry::{self, TelemetryGuard};
+use postrider_daemon::telemetry::{self, TelemetryConfig, TelemetryGuard};
 
 use crate::config::Config;
 
@@ -52,7 +52,14 @@ impl Process {
         role: &'static str,
         host: Ipv4Addr,
     ) -> anyhow::Result<Self> {
-        let telemetry = telemetry::init(&config.telemetry, &format!("postrider-{role}"), VERSION)?;
+        // What librdkafka says comes with the lines of our own. Its wrapper adds, as an error, that a consumer that was
+        // closed is closed.
+        let log = format!("rdkafka=off,{}", config.telemetry.log);
+        let telemetry = TelemetryConfig {
+            log,
+            ..config.telemetry.clone()
+        };
+        let telemetry = telemetry::init(&telemetry, &format!("postrider-{role}"), VERSION)?;
         let stop = CancellationToken::new();
         postrider_daemon::signals::listen(stop.clone()).context("listen for signals")?;
         let metrics = Metrics::new(VERSION, &[("role", role)]);

@@ -80,6 +80,8 @@ async fn sigterm_loses_and_doubles_nothing(log: LogKind) {
     let ids = publish(&api, EVENTS).await;
     in_the_middle(&receiver, 300, EVENTS).await;
     cluster.terminate("deliver");
+    let said = cluster.process("deliver").output();
+    assert!(!said.contains("ERROR"), "nobody has to act: {said}");
     cluster.restart("deliver").await;
 
     receiver.wait_for_all(PATH, &ids, LOAD_WITHIN).await;

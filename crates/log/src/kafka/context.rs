@@ -73,6 +73,10 @@ impl ClientContext for PlainContext {
     fn error(&self, error: KafkaError, reason: &str) {
         note_error(self.client, &self.health, &error, reason);
     }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        log_statistics(self.client, statistics);
+    }
 }
 
 impl ConsumerContext for PlainContext {}
@@ -96,6 +100,13 @@ pub(super) fn log_line(client: &str, level: RDKafkaLogLevel, facility: &str, tex
         }
         RDKafkaLogLevel::Debug => tracing::debug!(client, facility, text, "librdkafka"),
     }
+}
+
+/// Statistics, for whoever asked for them by `statistics.interval.ms`. They are passed on unread: the client may cut them
+/// off, and reading them takes the time of the thread that polls.
+pub(super) fn log_statistics(client: &str, statistics: &[u8]) {
+    let statistics = String::from_utf8_lossy(statistics);
+    tracing::debug!(client, %statistics, "librdkafka");
 }
 
 /// An error that belongs to no call.

@@ -19,7 +19,7 @@ use rdkafka::util::Timeout;
 use rdkafka::{ClientContext, producer::NoCustomPartitioner};
 use tokio::sync::oneshot;
 
-use super::context::{Health, log_line, note_error};
+use super::context::{Health, log_line, log_statistics, note_error};
 use super::errors::{append_error, log_error};
 use crate::port::{
     Append, AppendError, LogError, NewRecord, Position, Producer, ProducerOptions, Target,
@@ -291,6 +291,10 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         note_error(self.name, &self.health, &error, reason);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        log_statistics(self.name, statistics);
     }
 }
 

@@ -189,6 +189,36 @@ pub(crate) async fn partitions_are_shared_evenly(subject: Subject) {
     together(&mut first, &mut second, even).await;
 }
 
+pub(crate) async fn a_partition_that_left_while_paused_comes_back_unpaused(subject: Subject) {
+    let topic = subject.topic("topic", 2, Kept::ForDays).await;
+    let mut first = subject.join(&topic).await;
+    first.until_assigned(2).await;
+    first.start_all();
+    for partition in 0..2 {
+        first.group.pause(partition);
+    }
+    let mut second = subject.join(&topic).await;
+    let moving = revoke_while_joining(&mut first, &mut second).await;
+    first.release(&moving);
+    together(&mut first, &mut second, |_, second| {
+        second.assigned.len() == 1
+    })
+    .await;
+    second.group.close().await;
+    first.until_assigned(2).await;
+    first.group.start(moving[0], 0);
+    for partition in 0..2 {
+        subject.fill(&topic, partition, numbered(3)).await;
+    }
+    first
+        .until("it is read", |member| member.records.len() == 3)
+        .await;
+    assert!(
+        first.records.iter().all(|one| one.partition == moving[0]),
+        "the one that stayed is paused"
+    );
+}
+
 fn sorted(mut partitions: Vec<Partition>) -> Vec<Partition> {
     partitions.sort_unstable();
     partitions

@@ -27,6 +27,8 @@ pub(crate) struct Worker {
     seen: Arc<Mutex<Seen>>,
     places: BTreeMap<Partition, (Generation, Offset)>,
     acks: Vec<CommitAck>,
+    /// Whether every partition is paused and resumed whenever something of it comes.
+    pauses: bool,
 }
 
 impl Worker {
@@ -37,6 +39,15 @@ impl Worker {
             seen: Arc::clone(seen),
             places: BTreeMap::new(),
             acks: Vec::new(),
+            pauses: false,
+        }
+    }
+
+    /// One that pauses and resumes each partition with its start and with every record.
+    pub(crate) fn pausing(self) -> Self {
+        Self {
+            pauses: true,
+            ..self
         }
     }
 
@@ -67,6 +78,7 @@ impl Worker {
                         .map_or(one.bounds.start, |committed| committed.offset);
                     self.places.insert(one.partition, (one.generation, from));
                     self.group.start(one.partition, from);
+                    self.pause_and_resume(one.partition);
                 }
             }
             GroupEvent::Records(records) => {
@@ -86,6 +98,9 @@ impl Worker {
                 }
                 touched.dedup();
                 self.commit(&touched);
+                for partition in touched {
+                    self.pause_and_resume(partition);
+                }
             }
             GroupEvent::Revoke { partitions, .. } => {
                 self.commit(&partitions);
@@ -100,6 +115,13 @@ impl Worker {
                     .retain(|partition, _| !partitions.contains(partition));
             }
             GroupEvent::Truncated { .. } => panic!("{event:?}"),
+        }
+    }
+
+    fn pause_and_resume(&mut self, partition: Partition) {
+        if self.pauses {
+            self.group.pause(partition);
+            self.group.resume(partition);
         }
     }
 

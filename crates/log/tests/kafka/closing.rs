@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postrider_log::kafka::KafkaLog;
-use postrider_log::{Group, Log, LogError, Producer, Reader, Target};
+use postrider_log::{Group, GroupEvent, Log, LogError, Producer, Reader, Target};
 use postrider_tests::KafkaBroker;
 use tokio::time::Instant;
 
@@ -12,7 +12,14 @@ use crate::support::{PATIENCE, TOPIC, connect, create, join, numbered, producer,
 /// Longer than a caller may be held up by a drop.
 const AT_ONCE: Duration = Duration::from_millis(200);
 /// The longest a close may take.
-const BOUND: Duration = Duration::from_secs(12);
+const BOUND: Duration = Duration::from_secs(10);
+
+both_protocols!(
+    closes_while_the_broker_serves,
+    closes_while_the_broker_is_frozen,
+    closes_while_the_broker_is_gone,
+    closes_after_the_topic_was_deleted,
+);
 
 /// A producer, a member and a reader at work.
 async fn at_work(log: &KafkaLog) -> (Box<dyn Producer>, Box<dyn Group>, Box<dyn Reader>) {
@@ -57,9 +64,8 @@ async fn closes_in_time(log: &KafkaLog, hurt: impl FnOnce()) {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn closes_while_the_broker_serves() {
-    let log = connect(&KafkaBroker::shared().bootstrap(), &[]);
+async fn closes_while_the_broker_serves(properties: &[(&str, &str)]) {
+    let log = connect(&KafkaBroker::shared().bootstrap(), properties);
     closes_in_time(&log, || ()).await;
     // Without close, a drop leaves the group too.
     let mut group = join(&log, Duration::from_secs(5)).await;
@@ -74,17 +80,15 @@ async fn closes_while_the_broker_serves() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn closes_while_the_broker_is_frozen() {
+async fn closes_while_the_broker_is_frozen(properties: &[(&str, &str)]) {
     let broker = KafkaBroker::start();
-    let log = connect(&broker.bootstrap(), &[]);
+    let log = connect(&broker.bootstrap(), properties);
     closes_in_time(&log, || broker.freeze()).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn closes_while_the_broker_is_gone() {
+async fn closes_while_the_broker_is_gone(properties: &[(&str, &str)]) {
     let broker = KafkaBroker::start();
-    let log = connect(&broker.bootstrap(), &[]);
+    let log = connect(&broker.bootstrap(), properties);
     closes_in_time(&log, || broker.kill()).await;
     let answer = tokio::time::timeout(Duration::from_secs(30), log.bounds(TOPIC, 0)).await;
     assert!(matches!(
@@ -93,13 +97,11 @@ async fn closes_while_the_broker_is_gone() {
     ));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn closes_after_the_topic_was_deleted() {
+async fn closes_after_the_topic_was_deleted(properties: &[(&str, &str)]) {
     let broker = KafkaBroker::shared();
-    let log = connect(
-        &broker.bootstrap(),
-        &[("topic.metadata.refresh.interval.ms", "500")],
-    );
+    let mut properties = properties.to_vec();
+    properties.push(("topic.metadata.refresh.interval.ms", "500"));
+    let log = connect(&broker.bootstrap(), &properties);
     let (_producer, mut group, _reader) = at_work(&log).await;
     let topics = broker.tool("org.apache.kafka.tools.TopicCommand", &["--list"]);
     let prefix = log.prefix();
@@ -109,17 +111,11 @@ async fn closes_after_the_topic_was_deleted() {
         "org.apache.kafka.tools.TopicCommand",
         &["--delete", "--topic", &name],
     );
-    let deadline = Instant::now() + PATIENCE;
-    // The member hears of it, by an error or by losing what it had.
-    while let Ok(event) = tokio::time::timeout_at(deadline, group.next())
+    // The member hears of it: by an error, by a revoke, or by losing what it had.
+    let heard = async { while let Ok(GroupEvent::Records(_)) = group.next().await {} };
+    tokio::time::timeout(PATIENCE, heard)
         .await
-        .expect("in time")
-    {
-        if matches!(event, postrider_log::GroupEvent::Lost(_)) {
-            break;
-        }
-        group.release();
-    }
+        .expect("in time");
     tokio::time::timeout(BOUND, group.close())
         .await
         .expect("the member leaves in time");

@@ -8,7 +8,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, TopicPartitionList};
 
-use crate::kafka::context::{Health, log_line, note_error};
+use crate::kafka::context::{Health, log_line, log_statistics, note_error};
 use crate::port::Partition;
 
 /// Callbacks only note what happened; the thread acts when the poll has returned.
@@ -58,6 +58,10 @@ impl ClientContext for GroupContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         note_error(&self.group, &self.health, &error, reason);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        log_statistics(&self.group, statistics);
     }
 }
 
