@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use postrider_delivery::DeliveryConfig;
 use postrider_log::{Log, NewRecord, Target};
 use postrider_model::delivery::Delivery;
 use postrider_model::event::{Event, EventPosition};
@@ -19,6 +20,8 @@ impl World {
     /// Few events: answers with how late each retry left, in milliseconds. Of an endpoint that fails now and then, since
     /// retries to one whose breaker is open wait for that.
     pub(crate) async fn run_idle(mut self) -> Vec<i64> {
+        self.config = DeliveryConfig::default();
+        self.config.deliver.breaker_failures = 8;
         self.start(0);
         for _ in 0..30 {
             self.publish().await;

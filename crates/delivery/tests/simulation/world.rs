@@ -91,7 +91,7 @@ pub(crate) struct World {
     pub(super) faults: Arc<AtomicUsize>,
     pub(super) moves: Moves,
     pub(super) clock_is_set: bool,
-    config: DeliveryConfig,
+    pub(super) config: DeliveryConfig,
     lives: usize,
     published: u64,
 }
@@ -347,7 +347,6 @@ fn temper(random: &mut SplitMix64) -> DeliveryConfig {
     config.deliver.attempts_in_flight_max = pick([8, 64, 1_024]);
     config.deliver.lane_attempts_in_flight_max = pick([1, 4, 32]);
     config.deliver.lane_queue_max = pick([4, 32, 512]);
-    config.deliver.breaker_failures = 8;
     config.deliver.breaker_pause_ms_max = 4_000;
     config.deliver.partition_unsettled_max = pick([16, 200, 2_000]);
     if pick([0, 1, 2]) == 0 {
