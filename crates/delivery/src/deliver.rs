@@ -28,12 +28,13 @@ use postrider_log::{
     Producer, Reader, Record,
 };
 use postrider_model::delivery::{Delivery, LaneState};
-use postrider_model::endpoint::EndpointState;
 use postrider_model::flow::line::FairLine;
+use postrider_model::flow::network::NetworkHealth;
 use postrider_model::ids::{EndpointId, TenantId};
+use postrider_model::outcome::Reason;
 use postrider_model::topics::{DELIVERIES, GROUP_DELIVER};
 use postrider_model::wire::InvalidRecord;
-use postrider_registry::Lookup;
+use postrider_registry::{Gate, Lookup};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -41,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 pub use carry::CarryContext;
 use carry::{Carried, Carry};
 pub(crate) use lane::LaneLimits;
-use lane::{Memory, Now, Step, Turn};
+use lane::{Memory, Now, Seen, Step, Turn};
 use partition::{Partition, Taken};
 use settled::CommitNote;
 
@@ -52,6 +53,7 @@ use crate::stage::{Stage, StageContext, StageError, run_stage};
 
 const LEASE_CHECK: Duration = Duration::from_millis(100);
 const READ_WAIT: Duration = Duration::from_secs(1);
+const NETWORK_PROBE_INTERVAL_MS: i64 = 1_000;
 const READ_BACKOFF: Duration = Duration::from_secs(1);
 
 type LaneKey = (PartitionNumber, EndpointId);
@@ -80,6 +82,10 @@ struct Deliver<S> {
     read_turn: PartitionNumber,
     /// Keys of states that no longer count, to be removed when a commit has named the new id.
     stale: BTreeMap<PartitionNumber, Vec<Bytes>>,
+    /// What endpoints answered lately, and whether it is our own network that is down.
+    network: NetworkHealth<EndpointId, TenantId>,
+    network_is_down: bool,
+    network_probe_at_ms: i64,
     tasks: JoinSet<Finished>,
 }
 
@@ -157,6 +163,9 @@ impl<S: Sender> Deliver<S> {
             reader: None,
             read_turn: 0,
             stale: BTreeMap::new(),
+            network: NetworkHealth::default(),
+            network_is_down: false,
+            network_probe_at_ms: 0,
             tasks: JoinSet::new(),
         }
     }
@@ -243,16 +252,57 @@ impl<S: Sender> Deliver<S> {
     /// Starts attempts, one for each lane in line, while there is room and the lease holds.
     fn start_attempts(&mut self) {
         while self.in_flight < self.context.config.attempts_in_flight_max && self.lease.holds() {
+            let now = self.now();
+            if !self.network_lets_start(now) {
+                return;
+            }
             let Some(key) = self.next_in_line() else {
                 return;
             };
-            let now = self.now();
             self.start_attempt(key, now);
         }
     }
 
+    /// While our own network is down, one attempt a second finds out when it is back.
+    fn network_lets_start(&mut self, now: Now) -> bool {
+        let was_down = self.network_is_down;
+        self.network_is_down = self.network.is_down(now.mono_ms);
+        if self.network_is_down != was_down {
+            let is_down = self.network_is_down;
+            tracing::error!(
+                is_down,
+                "no endpoint can be reached; if so, our own network is down"
+            );
+            self.context.metrics.network_down.set(i64::from(is_down));
+        }
+        if !self.network_is_down {
+            return true;
+        }
+        let probes = now.mono_ms >= self.network_probe_at_ms;
+        if probes {
+            self.network_probe_at_ms = now.mono_ms + NETWORK_PROBE_INTERVAL_MS;
+        }
+        self.tick_at_ms = self.tick_at_ms.min(self.network_probe_at_ms);
+        probes
+    }
+
+    /// Learns about the network from how an attempt ended.
+    fn learn_network(&mut self, step: &Step, reason: Reason, now: Now) {
+        let (endpoint, tenant) = (&step.delivery.endpoint, &step.delivery.event.tenant);
+        match reason {
+            Reason::Ok => {
+                if let Lookup::Found(found) = self.context.registry.endpoint(endpoint) {
+                    let host = found.value.url.host_str().unwrap_or_default();
+                    self.network.succeeded(endpoint, tenant, host, now.mono_ms);
+                }
+            }
+            Reason::Connect | Reason::Dns => self.network.unreachable(endpoint),
+            _ => self.network.answered(endpoint),
+        }
+    }
+
     fn start_attempt(&mut self, key: LaneKey, now: Now) {
-        let parked = is_parked(&self.context, &key.1);
+        let wishes = Wishes::of(&self.context, &key.1);
         let Some(owned) = self.partitions.get_mut(&key.0) else {
             return;
         };
@@ -261,8 +311,8 @@ impl<S: Sender> Deliver<S> {
             return;
         };
         lane.in_line = false;
-        lane.park(parked);
-        if parked || turn != Turn::Now {
+        lane.park(wishes.parked);
+        if wishes.parked || turn != Turn::Now {
             self.line_up(key, now);
             return;
         }
@@ -271,7 +321,7 @@ impl<S: Sender> Deliver<S> {
             self.line_up(key, now);
             return;
         }
-        lane.set_rate(rate(&self.context, &key.1), now);
+        lane.set_rate(wishes.rate, now);
         if let Err(at_ms) = lane.take_token(now) {
             self.wakes.insert((at_ms, key));
             return;
@@ -290,6 +340,7 @@ impl<S: Sender> Deliver<S> {
             probe,
             slow,
             failing_since_ms,
+            spared: self.network_is_down,
         };
         self.spawn_carry(carried);
         self.line_up(key, now);
@@ -396,6 +447,9 @@ impl<S: Sender> Deliver<S> {
                 owned.settled.note(&attempt, place, at_ms, step.offset);
                 let copies = owned.settle(&step, probe, seen, now);
                 self.context.metrics.copies_dropped.inc_by(copies);
+                if seen != Seen::Nothing {
+                    self.learn_network(&step, attempt.reason, now);
+                }
             }
             Carry::Interrupted => owned.unsettled(step, probe, false, now),
             Carry::Unstarted => owned.unsettled(step, probe, true, now),
@@ -523,7 +577,7 @@ impl<S: Sender> Deliver<S> {
                 continue;
             }
             let pressed = owned.held() > self.context.config.partition_unsettled_max / 2;
-            let parked = |endpoint: &EndpointId| is_parked(&self.context, endpoint);
+            let parked = |endpoint: &EndpointId| Wishes::of(&self.context, endpoint).parked;
             let ready = owned.tick(&self.limits, pressed, parked, now);
             unparked.extend(ready.into_iter().map(|endpoint| (*number, endpoint)));
             if memory != Memory::Free {
@@ -711,17 +765,25 @@ fn keyed(record: &Record, delivery: Delivery) -> Result<Delivery, InvalidRecord>
     })
 }
 
-/// Whether the endpoint is not to be called for now. What is deleted or unknown is not parked: it is settled.
-fn is_parked<S>(context: &CarryContext<S>, endpoint: &EndpointId) -> bool {
-    match context.registry.endpoint(endpoint) {
-        Lookup::Found(endpoint) => matches!(endpoint.value.state, EndpointState::Disabled { .. }),
-        Lookup::Deleted | Lookup::Unknown => false,
-    }
+/// How an endpoint wants to be called, as the registry has it now.
+#[derive(Debug, Default)]
+struct Wishes {
+    /// It is not to be called for now. What is deleted or unknown is not parked: it is settled.
+    parked: bool,
+    rate: Option<(f64, u32)>,
 }
 
-/// How often the endpoint wants to be called at most.
-fn rate<S>(_context: &CarryContext<S>, _endpoint: &EndpointId) -> Option<(f64, u32)> {
-    None
+impl Wishes {
+    fn of<S>(context: &CarryContext<S>, endpoint: &EndpointId) -> Self {
+        let Lookup::Found(endpoint) = context.registry.endpoint(endpoint) else {
+            return Self::default();
+        };
+        let rate = endpoint.value.rate_limit.as_ref();
+        Self {
+            parked: context.registry.gate(&endpoint.value) != Gate::Open,
+            rate: rate.map(|limit| (limit.per_second(), limit.burst())),
+        }
+    }
 }
 
 impl<S: Sender> Stage for Deliver<S> {

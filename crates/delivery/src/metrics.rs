@@ -20,6 +20,8 @@ pub struct DeliveryMetrics {
     delivery_latency: Histogram,
     /// Attempts under way.
     pub attempts_in_flight: IntGauge,
+    /// 1 while no endpoint can be reached, so that our own network seems down.
+    pub network_down: IntGauge,
     /// Events that fan-out has routed.
     pub events_routed: IntCounter,
     /// Events dropped as repeats of an id.
@@ -65,6 +67,10 @@ impl DeliveryMetrics {
             )?,
             attempts_in_flight: catalogue
                 .gauge("postrider_attempts_in_flight", "Attempts under way")?,
+            network_down: catalogue.gauge(
+                "postrider_network_down",
+                "1 while no endpoint can be reached, so that our own network seems down",
+            )?,
             events_routed: catalogue.counter(
                 "postrider_events_routed_total",
                 "Events that fan-out routed",

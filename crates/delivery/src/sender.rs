@@ -7,7 +7,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use postrider_model::outcome::Outcome;
+use postrider_model::outcome::{Outcome, Reason};
 use url::Url;
 
 pub use http::{HttpSender, SenderError};
@@ -51,6 +51,14 @@ impl WebhookResponse {
             Outcome::Answered { status, .. } => Some(status),
             Outcome::Unanswered(_) | Outcome::Unsendable => None,
         }
+    }
+
+    /// Whether no connection came about.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(
+            self.outcome,
+            Outcome::Unanswered(Reason::Connect | Reason::Dns)
+        )
     }
 }
 

@@ -247,7 +247,7 @@ impl From<LogError> for Problem {
             LogError::Unavailable(_) => Self::LogUnavailable(error),
             LogError::NoSuchTopic(_) | LogError::GroupHasMembers(_) | LogError::Permanent(_) => {
                 Self::Internal(error)
-            },
+            }
         }
     }
 }

@@ -102,6 +102,10 @@ reasons! {
     EndpointDeleted = "endpoint_deleted",
     /// The endpoint is disabled.
     EndpointDisabled = "endpoint_disabled",
+    /// Nothing succeeded at the endpoint for days; it was disabled.
+    EndpointFailing = "endpoint_failing",
+    /// What had gathered for the endpoint was discarded when it was enabled.
+    BacklogDiscarded = "backlog_discarded",
     /// The record could not be understood.
     Malformed = "malformed",
     /// The record sets something this release does not honour.

@@ -12,13 +12,15 @@ use bytes::Bytes;
 use postrider_daemon::telemetry::{current_traceparent, set_parent};
 use postrider_log::{Clock, NewRecord, Offset, Partition, Producer, Target};
 use postrider_model::delivery::{Attempt, AttemptOutcome, Delivery, Settlement};
-use postrider_model::endpoint::{Endpoint, EndpointState};
+use postrider_model::endpoint::Endpoint;
+use postrider_model::ids::EndpointId;
+use postrider_model::operational;
 use postrider_model::outcome::{Decision, Outcome, Reason, decide};
 use postrider_model::payload;
 use postrider_model::retry::{DelayLadder, RetrySchedule};
 use postrider_model::signature::{self, SigningSecret};
-use postrider_model::topics::{ATTEMPTS, RETRY};
-use postrider_registry::{Lookup, Registry, Versioned};
+use postrider_model::topics::{ATTEMPTS, EVENTS, RETRY, event_key};
+use postrider_registry::{Gate, Lookup, Registry, Versioned};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -71,6 +73,8 @@ pub(super) struct Carried {
     pub(super) slow: bool,
     /// Since when nothing succeeded at the endpoint.
     pub(super) failing_since_ms: Option<i64>,
+    /// Our own network seems down: that the endpoint cannot be reached spends nothing.
+    pub(super) spared: bool,
 }
 
 /// How carrying ended.
@@ -112,10 +116,14 @@ impl<S: Sender> CarryContext<S> {
                     .await;
             }
         };
-        if matches!(endpoint.value.state, EndpointState::Disabled { .. }) {
+        let discarded = delivery.registry_position < endpoint.value.discard_matched_before;
+        if discarded && delivery.run == 0 {
             return self
-                .settle_unattempted(carried, Settlement::DeadLettered, Reason::EndpointDisabled)
+                .settle_unattempted(carried, Settlement::Dropped, Reason::BacklogDiscarded)
                 .await;
+        }
+        if self.registry.gate(&endpoint.value) != Gate::Open {
+            return Carry::Unstarted;
         }
         let secrets = tokio::select! {
             biased;
@@ -249,8 +257,11 @@ impl<S: Sender> CarryContext<S> {
             schedule,
             now_ms,
         );
-        if decision.disables_endpoint {
-            self.disable(endpoint, decision.reason).await;
+        if carried.spared && made.response.is_unreachable() {
+            return Carry::Unstarted;
+        }
+        if let Some(reason) = self.judge(&decision, carried.failing_since_ms, now_ms) {
+            self.disable(endpoint, reason).await;
         }
         let settlement = self
             .write_consequence(delivery, &decision, &made.response, now_ms)
@@ -277,6 +288,25 @@ impl<S: Sender> CarryContext<S> {
             )
         };
         self.record(carried.partition, attempt, seen).await
+    }
+
+    /// Why the endpoint is to be disabled, if it is: it says that it is gone, or nothing has succeeded for days.
+    fn judge(
+        &self,
+        decision: &Decision,
+        failing_since_ms: Option<i64>,
+        now_ms: i64,
+    ) -> Option<Reason> {
+        let failing_ms_max =
+            i64::try_from(self.config.disable_failing_after_ms).unwrap_or(i64::MAX);
+        let fails = matches!(decision.settlement, Settlement::RetryScheduled { .. })
+            || decision.dead_letter_reason == Some(Reason::Exhausted);
+        let fails_for_long = failing_since_ms
+            .is_some_and(|since_ms| now_ms.saturating_sub(since_ms) >= failing_ms_max);
+        if decision.disables_endpoint {
+            return Some(decision.reason);
+        }
+        (fails && fails_for_long).then_some(Reason::EndpointFailing)
     }
 
     /// Writes what the decision leads to, before the attempt is recorded. A retry that is too large for its topic
@@ -343,7 +373,8 @@ impl<S: Sender> CarryContext<S> {
         }
     }
 
-    /// Disables the endpoint that this attempt was made to. A newer version of it voids the judgement.
+    /// Disables the endpoint that this attempt was made to, and tells its tenant. A newer version of it voids the
+    /// judgement.
     async fn disable(&self, endpoint: &Versioned<Endpoint>, reason: Reason) {
         let id = &endpoint.value.id;
         loop {
@@ -353,14 +384,34 @@ impl<S: Sender> CarryContext<S> {
                 .await
             {
                 Ok(disabled) => {
-                    tracing::info!(endpoint_id = %id, disabled, %reason, "endpoint judged gone");
-                    return;
+                    tracing::info!(endpoint_id = %id, disabled, %reason, "endpoint judged");
+                    return self.tell_disabled(id).await;
                 }
                 Err(error) => {
                     tracing::warn!(endpoint_id = %id, %error, "endpoint not disabled yet, repeating it");
                     sleep(OWN_FAULT_WAIT).await;
                 }
             }
+        }
+    }
+
+    /// Appends the operational event. Its id is derived from what it tells, so a repeat is dropped.
+    async fn tell_disabled(&self, id: &EndpointId) {
+        let Lookup::Found(endpoint) = self.registry.endpoint(id) else {
+            return;
+        };
+        let told = operational::endpoint_disabled(&endpoint.value, endpoint.version);
+        let Some(event) = told else { return };
+        let record = NewRecord {
+            key: event_key(&event.tenant, &event.ordering_key, &event.id),
+            value: Some(event.encode()),
+            headers: Vec::new(),
+        };
+        if append_durably(&*self.producer, EVENTS, Target::Key, record)
+            .await
+            .is_err()
+        {
+            tracing::error!(endpoint_id = %id, "the operational event is too large for its topic");
         }
     }
 

@@ -23,7 +23,6 @@ const LANE_IDLE_MS: i64 = 10 * 60 * 1000;
 /// What the owner keeps of a partition.
 #[derive(Debug)]
 pub(super) struct Partition {
-    pub(super) number: PartitionNumber,
     pub(super) generation: Generation,
     pub(super) settled: SettledSet,
     pub(super) lanes: BTreeMap<EndpointId, Lane>,
