@@ -57,6 +57,7 @@ macro_rules! promises {
                     a_group_reads_over_gaps,
                     a_group_hears_of_truncation,
                     a_log_that_is_reopened_remembers_commits,
+                    metadata_that_are_too_long_are_refused_and_block_nothing,
                     somebody_outside_commits_for_a_group_without_members_only,
                 ],
                 sharing: [

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postrider_log::{Committed, GroupEvent, LogError, OffsetTracker};
+use postrider_log::{CommitError, Committed, GroupEvent, LogError, OffsetTracker};
 
 use crate::subject::{Kept, Subject, is_ours, number, numbered, record};
 
@@ -280,6 +280,31 @@ pub(crate) async fn a_log_that_is_reopened_remembers_commits(mut subject: Subjec
     member.start_all();
     member
         .until("the rest is read", |member| member.records.len() == 1)
+        .await;
+}
+
+pub(crate) async fn metadata_that_are_too_long_are_refused_and_block_nothing(subject: Subject) {
+    let topic = subject.topic("topic", 1, Kept::ForDays).await;
+    subject.fill(&topic, 0, numbered(3)).await;
+    let mut member = subject.join(&topic).await;
+    member.until_assigned(1).await;
+    member.start_all();
+    let longest = "x".repeat(4096);
+    let taken = member.commit(0, 1, &longest).await;
+    taken.expect("4 KiB are taken");
+    let refused = member.commit(0, 2, &format!("{longest}x")).await;
+    assert!(
+        matches!(refused, Err(CommitError::Unknown(_))),
+        "{refused:?}"
+    );
+    let group = format!("{topic}-group");
+    let committed = subject.log.committed(&group, &topic).await.unwrap();
+    let committed = committed[0].as_ref().expect("the first is there");
+    assert_eq!((committed.offset, committed.metadata == longest), (1, true));
+    let taken = member.commit(0, 3, "short").await;
+    taken.expect("the next one is taken");
+    member
+        .until("all are read", |member| member.records.len() == 3)
         .await;
 }
 

@@ -13,11 +13,14 @@ use crate::support::{
     PATIENCE, TOPIC, connect, create, join, number, numbered, producer, read_all, start_all,
 };
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keeps_every_record_once_and_in_order_while_the_broker_is_killed() {
+both_protocols!(keeps_every_record_once_and_in_order_while_the_broker_is_killed);
+
+async fn keeps_every_record_once_and_in_order_while_the_broker_is_killed(
+    properties: &[(&str, &str)],
+) {
     const RECORDS: usize = 6_000;
     let broker = KafkaBroker::start();
-    let log = connect(&broker.bootstrap(), &[]);
+    let log = connect(&broker.bootstrap(), properties);
     create(&log, 1).await;
     let producer = producer(&log, None).await;
     let mut group = join(&log, Duration::from_secs(5)).await;
