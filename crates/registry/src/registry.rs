@@ -15,7 +15,7 @@ use postrider_model::signature::SigningSecret;
 use postrider_model::tenant::{Installation, Tenant};
 use postrider_model::{operational, topics};
 use ring::rand::SystemRandom;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::follower::Follower;
@@ -85,7 +85,9 @@ pub(crate) struct Shared {
     /// Wakes the follower when there is something to tombstone.
     pub(crate) cleaning: Notify,
     view: RwLock<View>,
-    progress: watch::Sender<Progress>,
+    progress: Mutex<Progress>,
+    /// Told when it changes. Not a watch channel, which wakes those who wait in an order of its own each time.
+    moved: Notify,
     end_at_open: u64,
     producer: Mutex<Option<Arc<dyn Producer>>>,
     /// Decrypted secrets, beside what they were decrypted from.
@@ -132,7 +134,8 @@ impl Registry {
             counters: Counters::default(),
             cleaning: Notify::new(),
             view: RwLock::default(),
-            progress: watch::Sender::new(progress),
+            progress: Mutex::new(progress),
+            moved: Notify::new(),
             end_at_open: end.unsigned_abs(),
             producer: Mutex::default(),
             opened: Mutex::default(),
@@ -154,11 +157,8 @@ impl Registry {
 
     /// Waits until the view is at this position; whether it got there in time.
     pub async fn wait_for(&self, position: u64, at_most: Duration) -> bool {
-        let mut progress = self.shared.progress.subscribe();
-        let reached = progress.wait_for(|progress| progress.position >= position);
-        timeout(at_most, reached)
-            .await
-            .is_ok_and(|reached| reached.is_ok())
+        let reached = self.shared.reached(position);
+        timeout(at_most, reached).await.is_ok()
     }
 
     /// Waits until the view has everything that is in the topic now; whether it got there in time. For answers that
@@ -181,15 +181,12 @@ impl Registry {
 
     /// Waits until the registry is [ready](Registry::ready).
     pub async fn caught_up(&self) {
-        let mut progress = self.shared.progress.subscribe();
-        let reached = progress.wait_for(|progress| progress.position >= self.shared.end_at_open);
-        // Cannot fail: the sender is in `self`.
-        drop(reached.await);
+        self.shared.reached(self.shared.end_at_open).await;
     }
 
     /// How long ago the view was last known to be current. Grows while the log cannot be read.
     pub fn age(&self) -> Duration {
-        self.shared.progress.borrow().current_at.elapsed()
+        self.shared.progress().current_at.elapsed()
     }
 
     /// Whether deliveries to this endpoint may be sent now. Cheap enough to be asked before each.
@@ -326,12 +323,28 @@ impl Shared {
 
     /// Publishes how far the follower is.
     pub(crate) fn progressed(&self, position: u64, reached_end: bool) {
-        self.progress.send_modify(|progress| {
-            progress.position = position;
-            if reached_end {
-                progress.current_at = Instant::now();
+        let mut progress = self.progress();
+        progress.position = position;
+        if reached_end {
+            progress.current_at = Instant::now();
+        }
+        drop(progress);
+        self.moved.notify_waiters();
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the view is at this position. Who waited first goes on first.
+    async fn reached(&self, position: u64) {
+        loop {
+            let moved = self.moved.notified();
+            if self.progress().position >= position {
+                return;
             }
-        });
+            moved.await;
+        }
     }
 
     /// Tells this process's writes apart from all others.

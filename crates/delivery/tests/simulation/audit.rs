@@ -4,10 +4,12 @@
 //! when the commit lands, what a settlement says when its record lands, a request when it leaves. Every breach is a
 //! panic, which fails the seed.
 
+mod breakers;
 mod commits;
 mod lanes;
 mod requests;
 mod topics;
+mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -21,8 +23,11 @@ use postrider_model::event::EventPosition;
 use postrider_model::retry::RetrySchedule;
 use postrider_model::topics::{DELIVERIES, GROUP_DELIVER};
 
+use super::chronicle::Sent;
+use breakers::Breakers;
 use lanes::LaneStates;
 use topics::Source;
+use views::Views;
 
 const UNSETTLED_SHOWN: usize = 5;
 
@@ -64,6 +69,8 @@ pub(crate) struct Audit {
     /// Endpoints that are not to be called, and since when.
     silent: BTreeMap<String, i64>,
     succeeded: BTreeSet<(String, String, u32)>,
+    breakers: Breakers,
+    views: Views,
     pub(crate) counts: Counts,
 }
 
@@ -142,6 +149,8 @@ impl Audit {
             unserved: BTreeMap::new(),
             silent: BTreeMap::new(),
             succeeded: BTreeSet::new(),
+            breakers: Breakers::default(),
+            views: Views::default(),
             counts: Counts::default(),
         }
     }
@@ -198,8 +207,27 @@ impl Audit {
     }
 
     /// The endpoint answered that it has it.
-    pub(crate) fn succeeded(&mut self, event_id: String, endpoint: String, attempt: u32) {
+    pub(crate) fn succeeded(&mut self, sent: &Sent, at_ms: i64) {
+        let Sent {
+            event_id,
+            endpoint,
+            attempt,
+            ..
+        } = sent.clone();
+        self.breakers.succeeded(&endpoint, at_ms);
         self.succeeded.insert((event_id, endpoint, attempt));
+    }
+
+    /// Nobody waits for the answer any more.
+    pub(crate) fn ended(&mut self, sent: &Sent) {
+        self.breakers.ended(sent);
+    }
+
+    /// Lanes that are behind as far as their states say.
+    pub(crate) fn behind(&mut self) -> Vec<String> {
+        self.catch_up();
+        let committed = self.committed(GROUP_DELIVER, DELIVERIES);
+        self.lanes.behind(&committed)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use postrider_log::Offset;
+use postrider_log::{Offset, Partition};
 
 const REQUESTS_SHOWN: usize = 80;
 
@@ -18,6 +18,8 @@ pub(crate) struct Sent {
     pub(crate) event_id: String,
     pub(crate) endpoint: String,
     pub(crate) attempt: u32,
+    /// The endpoint's partition of `deliveries`.
+    pub(crate) partition: Partition,
     /// Under which assignment of the endpoint's partition.
     pub(crate) tenure: Option<Tenure>,
     /// How long another life had owned the partition.
@@ -30,6 +32,8 @@ pub(crate) struct Sent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tenure {
     pub(crate) number: usize,
+    /// When it began, by the wall clock.
+    pub(crate) since_wall_ms: i64,
     /// Where a member of the group had committed, if one had.
     pub(crate) from: Option<Offset>,
     /// The end of the partition of `attempts`: what is below it the life can know.

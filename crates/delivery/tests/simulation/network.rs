@@ -154,11 +154,23 @@ pub(crate) struct ScriptedSender {
     pub(crate) gate: Arc<Gate>,
 }
 
+/// A request until its answer is there or nobody waits for it.
+struct UnderWay {
+    watch: Arc<Watch>,
+    sent: Sent,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.watch.audit_if_whole(|audit| audit.ended(&self.sent));
+    }
+}
+
 impl Sender for ScriptedSender {
     async fn send(&self, request: WebhookRequest) -> WebhookResponse {
         let network = &self.network;
         let endpoint = request.url.path().trim_start_matches('/').to_owned();
-        let (tenure, foreign_ms) = network.watch.standing(self.life, &endpoint);
+        let (partition, tenure, foreign_ms) = network.watch.standing(self.life, &endpoint);
         let sent = Sent {
             at_ms: network.clock.elapsed_ms(),
             wall_ms: network.clock.now_ms(),
@@ -166,19 +178,24 @@ impl Sender for ScriptedSender {
             event_id: request.id.clone(),
             endpoint: endpoint.clone(),
             attempt: request.attempt,
+            partition,
             tenure,
             foreign_ms,
             thawed_ms: i64::try_from(self.gate.since_thaw().as_millis()).expect("short"),
         };
         network.chronicle.sent(sent.clone());
         network.watch.audit(|audit| audit.check_request(&sent));
+        let _under_way = UnderWay {
+            watch: network.watch.clone(),
+            sent: sent.clone(),
+        };
         let script = network.play(&endpoint, request.timeout).await;
         sleep(Duration::from_millis(1 + network.below(50))).await;
         let (outcome, detail) = match script {
             Script::Answer(status, retry_after_ms) => {
                 if status == 200 {
                     let has_it = |audit: &mut Audit| {
-                        audit.succeeded(request.id.clone(), endpoint, request.attempt);
+                        audit.succeeded(&sent, network.clock.elapsed_ms());
                     };
                     network.watch.audit(has_it);
                 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use postrider_log::memory::SplitMix64;
 use postrider_model::endpoint::{Endpoint, EndpointState, PayloadFormat};
-use postrider_model::filter::EventTypeFilter;
+use postrider_model::filter::{EventTypeFilter, EventTypeName};
 use postrider_model::ids::{EndpointId, TenantId};
 use postrider_model::retry::RetrySchedule;
 use postrider_model::signature::SigningSecret;
@@ -25,7 +25,7 @@ pub(crate) fn schedule() -> RetrySchedule {
 
 /// The customers of a world.
 pub(crate) struct Tenants {
-    registry: Registry,
+    pub(super) registry: Registry,
     watch: Arc<Watch>,
     /// Endpoints that were not deleted, and whose they are.
     endpoints: BTreeMap<String, TenantId>,
@@ -62,6 +62,21 @@ impl Tenants {
         let mut picked = self.endpoints.iter();
         let (name, tenant) = picked.nth(usize::try_from(index).expect("few"))?;
         Some((name.clone(), tenant.clone()))
+    }
+
+    /// Who wants an event by the registry as it is known here, and that one's position.
+    pub(crate) fn who_wants(
+        &self,
+        tenant: &TenantId,
+        event_type: &EventTypeName,
+    ) -> (u64, Vec<(EndpointId, u64)>) {
+        let matched = self.registry.matching(tenant, event_type);
+        let version = |endpoint: &Arc<Endpoint>| match self.registry.endpoint(&endpoint.id) {
+            Lookup::Found(found) => Some((endpoint.id.clone(), found.version)),
+            Lookup::Deleted | Lookup::Unknown => None,
+        };
+        let endpoints = matched.endpoints.iter().filter_map(version).collect();
+        (matched.position, endpoints)
     }
 
     /// One change, told in words.

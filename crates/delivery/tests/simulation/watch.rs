@@ -9,23 +9,27 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use postrider_log::memory::{MemoryLog, MemoryProcess};
+use postrider_log::memory::{MemoryLog, MemoryProcess, SplitMix64};
 use postrider_log::{
-    Assignment, Batch, Bounds, Commit, CommitAck, Committed, Group, GroupEvent, GroupOptions, Log,
-    LogError, Offset, Partition, Producer, ProducerOptions, Reader, TopicDescription, TopicSpec,
-    partition_for,
+    Assignment, Batch, Bounds, Clock, Commit, CommitAck, Committed, Group, GroupEvent,
+    GroupOptions, Log, LogError, Offset, Partition, Producer, ProducerOptions, Reader,
+    TopicDescription, TopicSpec, partition_for,
 };
-use postrider_model::topics::{ATTEMPTS, GROUP_DELIVER};
-use tokio::time::Instant;
+use postrider_model::topics::{ATTEMPTS, GROUP_DELIVER, REGISTRY};
+use tokio::time::{Instant, sleep};
 
 use super::audit::Audit;
 use super::chronicle::Tenure;
 use super::freeze::Gate;
 
+/// Two reads of it are less than the time after which everybody knows a change.
+const REGISTRY_LATE_MS_MAX: u64 = 900;
+
 /// What is known of who owns what.
 #[derive(Debug)]
 pub(crate) struct Watch {
     log: Arc<MemoryLog>,
+    clock: Arc<dyn Clock>,
     audit: Mutex<Audit>,
     owners: Mutex<Owners>,
     partitions: i32,
@@ -40,9 +44,15 @@ struct Owners {
 }
 
 impl Watch {
-    pub(crate) fn new(log: Arc<MemoryLog>, audit: Audit, partitions: i32) -> Arc<Self> {
+    pub(crate) fn new(
+        log: Arc<MemoryLog>,
+        clock: Arc<dyn Clock>,
+        audit: Audit,
+        partitions: i32,
+    ) -> Arc<Self> {
         Arc::new(Self {
             log,
+            clock,
             audit: Mutex::new(audit),
             owners: Mutex::default(),
             partitions,
@@ -57,8 +67,15 @@ impl Watch {
         look(&mut audit)
     }
 
+    /// The same, unless a promise was broken: then nothing can be broken on the way down.
+    pub(crate) fn audit_if_whole(&self, look: impl FnOnce(&mut Audit)) {
+        if let Ok(mut audit) = self.audit.lock() {
+            look(&mut audit);
+        }
+    }
+
     /// Under which assignment a life calls an endpoint, and how long another life has owned its partition.
-    pub(crate) fn standing(&self, life: usize, endpoint: &str) -> (Option<Tenure>, i64) {
+    pub(crate) fn standing(&self, life: usize, endpoint: &str) -> (Partition, Option<Tenure>, i64) {
         let partition = partition_for(format!("ep_{endpoint}").as_bytes(), self.partitions);
         let owners = self.owners.lock().expect("no panic");
         let foreign = owners
@@ -67,6 +84,7 @@ impl Watch {
             .filter(|(owner, _)| *owner != life);
         let foreign_ms = foreign.map_or(0, |(_, since)| since.elapsed().as_millis());
         (
+            partition,
             owners.of_life.get(&(life, partition)).copied(),
             i64::try_from(foreign_ms).expect("short"),
         )
@@ -83,6 +101,7 @@ impl Watch {
             owners.tenures += 1;
             let tenure = Tenure {
                 number: owners.tenures,
+                since_wall_ms: self.clock.now_ms(),
                 from,
                 known_to: known.end,
             };
@@ -157,9 +176,17 @@ impl Log for WatchedLog {
     }
 
     async fn reader(&self, topic: &str) -> Result<Box<dyn Reader>, LogError> {
+        let mut random = SplitMix64::new(self.life as u64);
+        // The registry comes late, so that views are stale.
+        let late_ms_max = if topic == REGISTRY {
+            REGISTRY_LATE_MS_MAX
+        } else {
+            0
+        };
         Ok(Box::new(WatchedReader {
             inner: self.process.reader(topic).await?,
             gate: self.gate.clone(),
+            late_ms: random.below(late_ms_max),
         }))
     }
 
@@ -179,6 +206,7 @@ impl Log for WatchedLog {
 struct WatchedReader {
     inner: Box<dyn Reader>,
     gate: Arc<Gate>,
+    late_ms: u64,
 }
 
 #[async_trait]
@@ -191,6 +219,9 @@ impl Reader for WatchedReader {
         wait: Duration,
     ) -> Result<Batch, LogError> {
         let batch = self.inner.read(partition, from, bytes_max, wait).await;
+        if self.late_ms > 0 {
+            sleep(Duration::from_millis(self.late_ms)).await;
+        }
         self.gate.passed().await;
         batch
     }

@@ -91,7 +91,7 @@ pub(crate) struct World {
     pub(super) faults: Arc<AtomicUsize>,
     pub(super) moves: Moves,
     pub(super) clock_is_set: bool,
-    pub(super) config: DeliveryConfig,
+    config: DeliveryConfig,
     lives: usize,
     published: u64,
 }
@@ -112,9 +112,10 @@ impl World {
         Self::with(seed, random, chronicle, config, rules).await
     }
 
-    /// A world with the limits as they come.
+    /// A world with the limits as they come, but without breakers, which hold retries back.
     pub(crate) async fn plain(seed: u64, honest: bool) -> Self {
-        let config = DeliveryConfig::default();
+        let mut config = DeliveryConfig::default();
+        config.deliver.breaker_failures = u32::MAX;
         let rules = Rules {
             clock_is_set: false,
             honest,
@@ -150,7 +151,7 @@ impl World {
         let registry = open_registry(log.clone(), clock.clone(), &mut background).await;
         let clock_is_set = rules.clock_is_set;
         let audit = Audit::new(log.clone(), rules).await;
-        let watch = Watch::new(log.clone(), audit, DELIVERY_PARTITIONS);
+        let watch = Watch::new(log.clone(), clock.clone(), audit, DELIVERY_PARTITIONS);
         let tenants = Tenants::register(registry, watch.clone()).await;
         Self {
             random,
@@ -233,18 +234,25 @@ impl World {
             let left = until.saturating_duration_since(Instant::now());
             sleep(left.min(TICK)).await;
             self.expire_sessions();
-            self.watch.audit(Audit::check_commits);
+            self.watch.audit(|audit| {
+                audit.check_commits();
+                audit.check_views(&self.tenants.registry);
+            });
         }
     }
 
     pub(super) async fn publish(&mut self) {
         for _ in 0..self.random.below(8) {
-            let tenant = TENANTS[usize::try_from(self.random.below(3)).expect("few")];
-            let tenant = TenantId::try_new(tenant).expect("an id");
-            let event = self.event(tenant, "thing.happened");
-            let poison = self.random.once_in(50);
-            self.append_event(&event, poison).await;
+            self.publish_one().await;
         }
+    }
+
+    pub(super) async fn publish_one(&mut self) {
+        let tenant = TENANTS[usize::try_from(self.random.below(3)).expect("few")];
+        let tenant = TenantId::try_new(tenant).expect("an id");
+        let event = self.event(tenant, "thing.happened");
+        let poison = self.random.once_in(50);
+        self.append_event(&event, poison).await;
     }
 
     /// More to one endpoint than its lane holds.
@@ -276,16 +284,21 @@ impl World {
         appended.expect("the producer is spared");
     }
 
+    /// An event as ingest accepts it: with the position of the registry it knows.
     pub(super) fn event(&mut self, tenant: TenantId, event_type: &str) -> Event {
         self.published += 1;
+        let id = EventId::try_new(&format!("evt_{}", self.published)).expect("an id");
+        let event_type = EventTypeName::try_new(event_type).expect("a type");
+        let (registry_position, wanted) = self.tenants.who_wants(&tenant, &event_type);
+        self.watch.audit(|audit| audit.wanted(id.clone(), wanted));
         Event {
-            id: EventId::try_new(&format!("evt_{}", self.published)).expect("an id"),
+            id,
             tenant,
-            event_type: EventTypeName::try_new(event_type).expect("a type"),
+            event_type,
             occurred_at_ms: self.clock.now_ms(),
             data: Bytes::from(format!("{{\"n\":{}}}", self.published)),
             ordering_key: String::new(),
-            registry_position: 0,
+            registry_position,
             accepted_at_ms: self.clock.now_ms(),
             trace: TraceContext::default(),
         }
@@ -326,17 +339,19 @@ impl World {
         }
     }
 
-    /// With everything settled nothing is under way.
+    /// With everything settled nothing is under way and every lane is live.
     async fn come_to_rest(&mut self) {
+        let mut behind = Vec::new();
         for _ in 0..60 {
             self.pass(Duration::from_secs(2)).await;
             let workers = self.workers.iter().flatten();
             let in_flight = workers.map(|worker| worker.metrics.attempts_in_flight.get());
-            if in_flight.sum::<i64>() == 0 {
+            behind = self.watch.audit(Audit::behind);
+            if in_flight.sum::<i64>() == 0 && behind.is_empty() {
                 return;
             }
         }
-        panic!("attempts are under way although everything is settled");
+        panic!("everything is settled, but attempts are under way or lanes behind: {behind:?}");
     }
 }
 
@@ -353,6 +368,10 @@ fn temper(random: &mut SplitMix64) -> DeliveryConfig {
         config.deliver.settled_max = 4;
         config.deliver.settled_age_ms = 2_000;
     }
+    config.deliver.unsettled_bytes_max = pick([1 << 16, 1 << 20, 1 << 28]);
+    config.deliver.catch_up_read_bytes_max = pick([1_000, 20_000, 1 << 20]);
+    config.deliver.hold_ms_max = pick([500, 5_000, 5_000]) as u64;
+    config.deliver.state_interval_ms = pick([100, 1_000, 1_000]) as u64;
     config.deliver.lease_ms = pick([8_000, 12_000, 20_000]) as u64;
     config
 }

@@ -6,12 +6,16 @@ use std::fmt::Write;
 use bytes::Bytes;
 use postrider_log::{Committed, Offset, Partition, Record};
 use postrider_model::delivery::{LaneState, WorkId};
+use postrider_model::ids::EndpointId;
 
 /// What was written.
 #[derive(Debug, Default)]
 pub(super) struct LaneStates {
     /// The latest record of each key.
     latest: BTreeMap<(Partition, Bytes), LaneState>,
+    written_ms: BTreeMap<(Partition, Bytes), i64>,
+    /// When the state ids were claimed.
+    claimed_ms: BTreeMap<(Partition, Offset), i64>,
     /// Every record, as it is shown to people.
     history: Vec<(Partition, String)>,
 }
@@ -30,9 +34,13 @@ impl LaneStates {
         match &record.value {
             Some(value) if record.key.starts_with(b"lane/") => {
                 let state = LaneState::decode(value).expect("a lane's state");
+                self.written_ms.insert(key.clone(), record.timestamp_ms);
                 self.latest.insert(key, state);
             }
-            Some(_) => {}
+            Some(_) => {
+                let claim = (record.partition, record.offset);
+                self.claimed_ms.insert(claim, record.timestamp_ms);
+            }
             None => {
                 self.latest.remove(&key);
             }
@@ -48,18 +56,52 @@ impl LaneStates {
         work: &WorkId,
         offset: Offset,
     ) -> Result<(), String> {
-        let Some(state_id) = state_id(&committed.metadata) else {
-            return Err(format!("no state in {:?}", committed.metadata));
-        };
-        let key = Bytes::from(format!("lane/{}/{state_id}", work.endpoint));
-        let Some(state) = self.latest.get(&(partition, key)) else {
-            return Err(format!("no record under state {state_id}"));
+        let Some(state) = self.counting(partition, committed, &work.endpoint) else {
+            return Err(format!("no record under {:?}", committed.metadata));
         };
         match &state.cursor {
             Some(cursor) if !cursor.has_settled(offset) => Ok(()),
             Some(cursor) => Err(format!("taken as settled by {cursor:?}")),
-            None => Err(format!("its lane is live under state {state_id}")),
+            None => Err(format!("its lane is live: {state:?}")),
         }
+    }
+
+    /// The state that counts of an endpoint.
+    pub(super) fn counting(
+        &self,
+        partition: Partition,
+        committed: &Committed,
+        endpoint: &EndpointId,
+    ) -> Option<&LaneState> {
+        let state_id = state_id(&committed.metadata)?;
+        self.latest.get(&(partition, key(endpoint, state_id)))
+    }
+
+    /// When a state was written, if whoever owns the partition since a time knows it: by itself, or before.
+    pub(super) fn known_since_ms(
+        &self,
+        partition: Partition,
+        state: &LaneState,
+        since_ms: i64,
+    ) -> Option<i64> {
+        let key = key(&state.endpoint, &state.state_id.to_string());
+        let written_ms = *self.written_ms.get(&(partition, key))?;
+        let claimed_ms = *self.claimed_ms.get(&(partition, state.state_id))?;
+        (written_ms < since_ms || claimed_ms >= since_ms).then_some(written_ms)
+    }
+
+    /// Lanes whose states that count have a cursor.
+    pub(super) fn behind(&self, committed: &[(Partition, Committed)]) -> Vec<String> {
+        let counts = |state: &LaneState, of: Partition| {
+            let committed = committed.iter().find(|(partition, _)| *partition == of);
+            let counts = committed.and_then(|(_, committed)| state_id(&committed.metadata));
+            counts == Some(state.state_id.to_string().as_str())
+        };
+        let behind = self
+            .latest
+            .iter()
+            .filter(|((partition, _), state)| state.cursor.is_some() && counts(state, *partition));
+        behind.map(|(_, state)| format!("{state:?}")).collect()
     }
 
     /// What was written for an endpoint, for people.
@@ -88,6 +130,10 @@ impl LaneStates {
             }
         }
     }
+}
+
+fn key(endpoint: &EndpointId, state_id: &str) -> Bytes {
+    format!("lane/{endpoint}/{state_id}").into()
 }
 
 fn state_id(metadata: &str) -> Option<&str> {

@@ -23,6 +23,7 @@ impl Audit {
         };
         self.check_knowledge(&id, sent, tenure);
         self.check_time(&id, sent);
+        self.check_probe(&id, sent);
         if sent.attempt == 1 {
             self.check_turn(&id, sent);
         }

@@ -170,6 +170,10 @@ impl Audit {
                 };
                 if raw.topic == EVENTS {
                     self.unrouted.remove(&position);
+                } else if raw.topic == DELIVERIES
+                    && let Some(open) = self.open_deliveries.get_mut(&raw.partition)
+                {
+                    open.remove(&raw.offset);
                 }
             }
         }
@@ -179,6 +183,7 @@ impl Audit {
     fn read_route(&mut self, record: &Record) {
         let route = Route::decode(value(record)).expect("a route");
         self.unrouted.remove(&route.position);
+        self.note_route(&route);
         for endpoint in route.endpoints {
             let id = WorkId {
                 position: route.position,
@@ -202,6 +207,7 @@ impl Audit {
         let made = Attempt::decode(value(record)).expect("an attempt");
         self.counts.attempts += 1;
         self.check_outcome(&made);
+        self.note_drop(&made);
         let Some(settlement) = made.settlement else {
             return;
         };
