@@ -806,7 +806,7 @@ impl<S: Sender> Stage for Deliver<S> {
                 .as_ref()
                 .map_or(0, |committed| committed.offset);
             let from = committed.max(assignment.bounds.start);
-            let mut owned = Partition::new(number, assignment.generation, from, committed, settled);
+            let mut owned = Partition::new(assignment.generation, from, committed, settled);
             owned.restore(state_id, states, &self.limits, now);
             self.partitions.insert(number, owned);
             self.stale.insert(number, stale);

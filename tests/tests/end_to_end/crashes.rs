@@ -12,7 +12,7 @@ use crate::topic_log::drained;
 
 const PATH: &str = "/hook";
 /// Attempts that may be under way at one endpoint, by default.
-const LANE_ATTEMPTS_IN_FLIGHT_MAX: usize = 32;
+const LANE_ATTEMPTS_IN_FLIGHT_MAX: usize = 64;
 
 mod both {
     use super::*;
@@ -110,6 +110,8 @@ async fn kill_9_of_the_scheduler_loses_and_doubles_nothing(log: LogKind) {
     let mut cluster = Plan::new(log)
         .stages_apart()
         .set("POSTRIDER_RETRY__DEFAULT_SCHEDULE_MS", "[3000, 3000]")
+        // Every first and second attempt fails here, which would open every breaker.
+        .set("POSTRIDER_DELIVERY__DELIVER__BREAKER_FAILURES", "1000000")
         .start()
         .await;
     let api = cluster.api();

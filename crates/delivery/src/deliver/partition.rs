@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use postrider_log::{Generation, Offset, Partition as PartitionNumber, Record};
+use postrider_log::{Generation, Offset, Record};
 use postrider_model::delivery::{Delivery, LaneState, WorkId};
 use postrider_model::ids::EndpointId;
 use tokio_util::sync::CancellationToken;
@@ -80,14 +80,12 @@ pub(super) enum Taken {
 
 impl Partition {
     pub(super) fn new(
-        number: PartitionNumber,
         generation: Generation,
         from: Offset,
         committed: Offset,
         settled: SettledSet,
     ) -> Self {
         Self {
-            number,
             generation,
             settled,
             lanes: BTreeMap::new(),
