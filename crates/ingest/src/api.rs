@@ -24,7 +24,7 @@ use crate::problem::Problem;
 use crate::producing::Producing;
 use crate::reading::Readers;
 use crate::request::{TRACEPARENT, TRACESTATE, header_text};
-use crate::{dead_letters, endpoints, events, history, redrive, tenants};
+use crate::{dead_letters, endpoints, events, history, installation, redrive, replay, tenants};
 
 /// How long a request waits for the registry before something unknown is said not to exist.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -122,6 +122,8 @@ impl Api {
         Router::new()
             .route("/v1/tenants", get(tenants::list))
             .route("/v1/tenants/{tenant}", get(tenants::show).put(tenants::put))
+            .route("/v1/tenants/{tenant}/pause", post(tenants::pause))
+            .route("/v1/tenants/{tenant}/resume", post(tenants::resume))
             .route("/v1/tenants/{tenant}/events", post(events::publish))
             .route("/v1/tenants/{tenant}/events/{event}", get(history::show))
             .merge(endpoint_routes())
@@ -134,6 +136,9 @@ impl Api {
                 "/v1/tenants/{tenant}/dead-letters/{letter}",
                 get(dead_letters::show),
             )
+            .route("/v1/installation", get(installation::show))
+            .route("/v1/pause", post(installation::pause))
+            .route("/v1/resume", post(installation::resume))
             .route("/v1/dead-letters", get(dead_letters::list_raw))
             .route("/v1/dead-letters/{letter}", get(dead_letters::show_raw))
             .fallback(async || Problem::NoRoute)
@@ -163,12 +168,13 @@ fn endpoint_routes() -> Router<Arc<Shared>> {
         )
         .route(&format!("{ONE}/enable"), post(endpoints::enable))
         .route(&format!("{ONE}/disable"), post(endpoints::disable))
-        .route(&format!("{ONE}/pause"), post(endpoints::refuse_pausing))
-        .route(&format!("{ONE}/resume"), post(endpoints::refuse_pausing))
+        .route(&format!("{ONE}/pause"), post(endpoints::pause))
+        .route(&format!("{ONE}/resume"), post(endpoints::resume))
         .route(
             &format!("{ONE}/secret/rotate"),
             post(endpoints::rotate_secret),
         )
+        .route(&format!("{ONE}/replay"), post(replay::replay))
         .route(&format!("{ONE}/attempts"), get(history::list_attempts))
 }
 

@@ -44,6 +44,8 @@ pub struct IngestConfig {
     pub read_since_default_s: u64,
     /// Dead letters that one request redrives.
     pub redrive_dead_letters_max: usize,
+    /// Deliveries that one request replays.
+    pub replay_deliveries_max: usize,
     /// How long a replaced secret goes on signing when a request does not say.
     pub secret_overlap_default_s: u64,
 }
@@ -67,6 +69,7 @@ impl Default for IngestConfig {
             read_timeout_ms: 5_000,
             read_since_default_s: 24 * 60 * 60,
             redrive_dead_letters_max: 10_000,
+            replay_deliveries_max: 10_000,
             secret_overlap_default_s: 24 * 60 * 60,
         }
     }

@@ -1,7 +1,8 @@
-//! Endpoints: created, shown, patched, deleted, enabled, disabled, their secrets rotated; one by one or imported.
+//! Endpoints: created, shown, patched, deleted, paused, disabled, their secrets rotated; one by one or imported.
 
 mod import;
 mod settings;
+mod state;
 
 use std::collections::BTreeMap;
 
@@ -26,10 +27,9 @@ use crate::request::{self, Parameters, Segments};
 use crate::{ids, page};
 
 pub(crate) use self::import::import;
+pub(crate) use self::state::{disable, enable, pause, resume};
 
 const MERGE_PATCH: &str = "application/merge-patch+json";
-/// The reason of an endpoint that somebody disabled on purpose.
-const DISABLED_BY_HAND: &str = "manual";
 /// Secrets that sign at once: each makes the signature header longer.
 const SECRETS_MAX: usize = 5;
 const OVERLAP_MS_MAX: i64 = 30 * 24 * 60 * 60 * 1000;
@@ -149,7 +149,7 @@ pub(crate) async fn patch(
         let settings = Settings::of(endpoint).patched(patch.clone())?;
         Ok(settings.apply(endpoint.clone()))
     });
-    Ok(answer(&changed.await?))
+    Ok(answer(&changed.await?.after))
 }
 
 /// `DELETE /v1/tenants/{tenant}/endpoints/{endpoint}`
@@ -171,52 +171,6 @@ pub(crate) async fn delete(
     }
 }
 
-/// `POST /v1/tenants/{tenant}/endpoints/{endpoint}/enable`
-pub(crate) async fn enable(
-    State(api): ApiState,
-    Segments((tenant, id)): Segments<(String, String)>,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    set_state(&api, &tenant, &id, &headers, EndpointState::Enabled).await
-}
-
-/// `POST /v1/tenants/{tenant}/endpoints/{endpoint}/disable`
-pub(crate) async fn disable(
-    State(api): ApiState,
-    Segments((tenant, id)): Segments<(String, String)>,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let state = EndpointState::Disabled {
-        reason: DISABLED_BY_HAND.to_owned(),
-        since_ms: api.clock.now_ms(),
-    };
-    set_state(&api, &tenant, &id, &headers, state).await
-}
-
-async fn set_state(
-    api: &Shared,
-    tenant: &str,
-    id: &str,
-    headers: &HeaderMap,
-    state: EndpointState,
-) -> Result<Response, Problem> {
-    let changed = change(api, tenant, id, headers, |endpoint| {
-        // Disabling what is disabled keeps the reason it was disabled for.
-        let already = std::mem::discriminant(&endpoint.state) == std::mem::discriminant(&state);
-        let state = if already { &endpoint.state } else { &state };
-        Ok(Endpoint {
-            state: state.clone(),
-            ..endpoint.clone()
-        })
-    });
-    Ok(answer(&changed.await?))
-}
-
-/// `POST /v1/tenants/{tenant}/endpoints/{endpoint}/pause` and `…/resume`
-pub(crate) async fn refuse_pausing() -> Problem {
-    Problem::field("state", "pausing is not supported yet")
-}
-
 /// `POST /v1/tenants/{tenant}/endpoints/{endpoint}/secret/rotate`: a new secret signs from now on, beside the one it
 /// replaces for as long as `overlap` (in seconds) says.
 pub(crate) async fn rotate_secret(
@@ -225,14 +179,7 @@ pub(crate) async fn rotate_secret(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let body = read_body(&api, &headers, body).await?;
-    let values = if body.is_empty() {
-        Map::new()
-    } else {
-        request::expect_json(&headers)?;
-        parse_object(&body)?
-    };
-    let mut fields = Fields::new(values);
+    let mut fields = read_optional_fields(&api, &headers, body).await?;
     let secret = fields
         .optional("secret", parsed(SigningSecret::parse))
         .unwrap_or_else(new_secret);
@@ -266,7 +213,8 @@ pub(crate) async fn rotate_secret(
             ..endpoint.clone()
         })
     })
-    .await?;
+    .await?
+    .after;
     let mut shown = view(&changed);
     shown["secret"] = json!(secret.reveal());
     Ok((with_etag(&changed), Json(shown)).into_response())
@@ -280,26 +228,44 @@ fn parse_overlap(value: &Value) -> Result<i64, String> {
     Ok(overlap_ms)
 }
 
+/// An endpoint before and after a change.
+struct Change {
+    before: Versioned<Endpoint>,
+    after: Versioned<Endpoint>,
+}
+
 /// Changes an endpoint on the version that was looked at. If somebody else changed it meanwhile and the caller did not
-/// insist on a version, the change is made again on theirs.
+/// insist on a version, the change is made again on theirs. That there is nothing to change is concluded from a fresh
+/// view only: an endpoint that somebody else has just enabled is not disabled yet.
 async fn change(
     api: &Shared,
     tenant: &str,
     id: &str,
     headers: &HeaderMap,
     make: impl Fn(&Endpoint) -> Result<Endpoint, Problem>,
-) -> Result<Versioned<Endpoint>, Problem> {
+) -> Result<Change, Problem> {
     let mut rounds = 0;
+    let mut fresh = false;
     loop {
         let (found, insists) = find_to_change(api, tenant, id, headers).await?;
         let changed = make(&found.value)?;
+        if changed == *found.value && !fresh {
+            api.refresh_registry().await?;
+            fresh = true;
+            continue;
+        }
         let id = &found.value.id;
         let written = api
             .registry
             .update_endpoint(id, Some(found.version), |_| changed.clone());
         rounds += 1;
         match written.await {
-            Ok(written) => return Ok(written),
+            Ok(after) => {
+                return Ok(Change {
+                    before: found,
+                    after,
+                });
+            }
             Err(WriteError::Conflict { .. }) if !insists && rounds < CHANGES_MAX => {}
             Err(WriteError::Deleted) => return Err(Problem::NotFound(name_of(id))),
             Err(error) => return Err(Problem::of_write(error, || name_of(id))),
@@ -389,6 +355,17 @@ async fn read_body(
         api.config.body_timeout(),
     )
     .await
+}
+
+/// The fields of a body that may be left out.
+async fn read_optional_fields(
+    api: &Shared,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Fields, Problem> {
+    let (bytes_max, at_most) = (api.config.body_bytes_max, api.config.body_timeout());
+    let values = request::read_optional_object(headers, body, bytes_max, at_most).await?;
+    Ok(Fields::new(values.unwrap_or_default()))
 }
 
 fn new_secret() -> SigningSecret {

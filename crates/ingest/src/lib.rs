@@ -20,6 +20,7 @@ mod events;
 mod fields;
 mod history;
 mod ids;
+mod installation;
 mod lists;
 mod metadata;
 mod metrics;
@@ -28,7 +29,9 @@ mod problem;
 mod producing;
 mod reading;
 mod redrive;
+mod replay;
 mod request;
+mod runs;
 mod tenants;
 mod views;
 

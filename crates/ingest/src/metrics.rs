@@ -18,6 +18,7 @@ pub(crate) struct IngestMetrics {
     pub(crate) requests_in_flight: IntGauge,
     request_duration: HistogramVec,
     pub(crate) dead_letters_redriven: IntCounter,
+    pub(crate) events_replayed: IntCounter,
 }
 
 impl IngestMetrics {
@@ -59,6 +60,11 @@ impl IngestMetrics {
                 registry,
                 "postrider_dead_letters_redriven_total",
                 "Dead letters returned to deliveries",
+            )?,
+            events_replayed: counter(
+                registry,
+                "postrider_events_replayed_total",
+                "Deliveries appended by replays",
             )?,
         })
     }

@@ -55,6 +55,8 @@ pub(crate) enum Problem {
     Deleted(String),
     #[error("it was changed since: it is at version {present}")]
     Changed { present: u64 },
+    #[error("{0}")]
+    WrongState(&'static str),
     #[error("there are {max} {of} already, no more are allowed")]
     TooMany { of: &'static str, max: usize },
     #[error("the body cannot be read as {format}: {detail}")]
@@ -82,9 +84,9 @@ pub(crate) enum Problem {
     )]
     PerhapsTaken { id: String },
     #[error(
-        "not everything was redriven: repeat the request with the command_id {command_id}, which does nothing twice"
+        "not everything was done: repeat the request with the command_id {command_id}, which does nothing twice"
     )]
-    RedriveCut { command_id: String },
+    RunCut { command_id: String },
     #[error("the log cannot be read at present; ask again")]
     LogUnavailable(#[source] LogError),
     #[error("tenants and endpoints are still being read; ask again")]
@@ -149,6 +151,7 @@ impl Problem {
                 "changed",
                 "Changed since it was read",
             ),
+            Self::WrongState(_) => facts(StatusCode::CONFLICT, "wrong-state", "Wrong state"),
             Self::TooMany { .. } => facts(StatusCode::CONFLICT, "too-many", "Too many"),
             Self::Syntax { .. } => facts(StatusCode::BAD_REQUEST, "syntax", "Malformed body"),
             Self::Invalid(_) => facts(
@@ -173,7 +176,7 @@ impl Problem {
             Self::Busy => later(1, "busy", "Busy"),
             Self::NotTaken => later(2, "not-taken", "Not accepted"),
             Self::PerhapsTaken { .. } => later(5, "perhaps-taken", "Acceptance unknown"),
-            Self::RedriveCut { .. } => later(5, "redrive-cut", "Redrive incomplete"),
+            Self::RunCut { .. } => later(5, "run-cut", "Not everything was done"),
             Self::LogUnavailable(_) => later(5, "log-unavailable", "Log unavailable"),
             Self::RegistryBehind => later(1, "registry-behind", "Not ready"),
             Self::NotWritten => later(2, "not-written", "Change not made"),
@@ -211,7 +214,7 @@ impl Problem {
         }
         match self {
             Self::PerhapsTaken { id } => body["id"] = json!(id),
-            Self::RedriveCut { command_id } => body["command_id"] = json!(command_id),
+            Self::RunCut { command_id } => body["command_id"] = json!(command_id),
             Self::Changed { present } => body["version"] = json!(present),
             _ => {}
         }

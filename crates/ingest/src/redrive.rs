@@ -1,7 +1,4 @@
 //! Redriving: dead letters return to `deliveries`, as a run of their own.
-//!
-//! The run is the hash of the command's id, so a command that is repeated, or cut and gone on with, appends the same
-//! pieces of work again, and their owner drops what it has settled: nothing is delivered twice for it.
 
 use std::collections::BTreeSet;
 
@@ -9,28 +6,23 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use bytes::Bytes;
-use futures_util::future::join_all;
-use postrider_log::{AppendError, NewRecord, Record};
-use postrider_model::delivery::{DeadLetter, Delivery};
+use postrider_log::Record;
+use postrider_model::delivery::DeadLetter;
 use postrider_model::endpoint::EndpointState;
-use postrider_model::ids::{EventId, TenantId};
-use postrider_model::topics::{DEAD_LETTERS, DELIVERIES};
+use postrider_model::ids::TenantId;
+use postrider_model::topics::DEAD_LETTERS;
 use postrider_registry::Lookup;
-use ring::digest;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::api::{ApiState, Shared};
 use crate::dead_letters::{self, Filter, delivery_of};
-use crate::fields::{self, Fields, parse_object, parsed, texts};
+use crate::fields::{self, Fields, parse_object, texts};
+use crate::page;
 use crate::problem::Problem;
 use crate::reading::{Backward, Budget, Forward, Found, Range, Step};
 use crate::request::{self, Segments};
-use crate::{ids, page};
+use crate::runs::{self, Run};
 
-/// Deliveries appended together, at most: in number, and in bytes.
-const CHUNK_DELIVERIES_MAX: usize = 256;
-const CHUNK_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Dead letters held of each partition while those of given ids are searched: they hold whole events.
 const HELD_MAX: usize = 8;
 
@@ -63,28 +55,19 @@ pub(crate) async fn redrive(
     )
     .await?;
     let mut fields = Fields::new(parse_object(&body)?);
-    let command_id = fields.optional("command_id", parsed(EventId::try_new));
+    let command_id = runs::take_command_id(&api, &mut fields);
     let cursor: Option<Vec<Range>> = page::cursor(&mut fields);
     let selection = take_selection(&api, &mut fields);
     fields.finish()?;
     let Some(selection) = selection else {
         unreachable!("what is wrong was noted")
     };
-    let command_id = command_id.map_or_else(
-        || ids::new_command_id(api.clock.now_ms()),
-        |command_id| command_id.to_string(),
-    );
     let mut budget = api.readers.admit()?;
     let mut command = Command {
         api: &api,
         tenant: &tenant,
-        run: run_of(&command_id),
-        command_id: &command_id,
+        run: Run::new(&api, command_id, &api.metrics.dead_letters_redriven),
         seen: BTreeSet::new(),
-        chunk: Vec::new(),
-        chunk_bytes: 0,
-        redriven: 0,
-        skipped: Vec::new(),
     };
     let rest = match &selection {
         Selection::Ids(ids) => command.redrive_ids(ids, cursor, &mut budget).await?,
@@ -98,13 +81,7 @@ pub(crate) async fn redrive(
                 .await?
         }
     };
-    Ok(Json(json!({
-        "command_id": command_id,
-        "redriven": command.redriven,
-        "skipped": command.skipped,
-        "complete": rest.is_none(),
-        "next_cursor": rest.as_ref().map(page::encode),
-    })))
+    Ok(Json(command.run.answer("redriven", rest.as_ref())))
 }
 
 fn take_selection(api: &Shared, fields: &mut Fields) -> Option<Selection> {
@@ -134,27 +111,12 @@ fn take_ids(ids_max: usize, fields: &mut Fields) -> Option<BTreeSet<String>> {
     })
 }
 
-/// The run of a command: never 0, which is the first delivery.
-fn run_of(command_id: &str) -> u64 {
-    let digest = digest::digest(&digest::SHA256, command_id.as_bytes());
-    let (first, _) = digest
-        .as_ref()
-        .split_first_chunk()
-        .expect("a digest has 32 bytes");
-    u64::from_be_bytes(*first).max(1)
-}
-
 struct Command<'a> {
     api: &'a Shared,
     tenant: &'a TenantId,
-    command_id: &'a str,
-    run: u64,
+    run: Run<'a>,
     /// Ids seen: a dead letter may be in the topic twice.
     seen: BTreeSet<String>,
-    chunk: Vec<(String, NewRecord)>,
-    chunk_bytes: usize,
-    redriven: usize,
-    skipped: Vec<Value>,
 }
 
 impl Command<'_> {
@@ -185,11 +147,11 @@ impl Command<'_> {
                 }
             }
         }
-        self.append_chunk().await?;
+        self.run.flush().await?;
         if rest.is_none() {
             let missing: Vec<_> = ids.difference(&self.seen).cloned().collect();
             for id in missing {
-                self.skip(&id, "not_found");
+                self.run.skip(&id, "not_found");
             }
         }
         Ok(rest)
@@ -218,11 +180,11 @@ impl Command<'_> {
             let records = match letters.next(budget).await? {
                 Step::Records(records) => records,
                 Step::Done => {
-                    self.append_chunk().await?;
+                    self.run.flush().await?;
                     return Ok(None);
                 }
                 Step::Cut => {
-                    self.append_chunk().await?;
+                    self.run.flush().await?;
                     return Ok(Some(letters.rest()));
                 }
             };
@@ -233,7 +195,7 @@ impl Command<'_> {
                 };
                 if self.seen.len() >= self.api.config.redrive_dead_letters_max {
                     letters.back_to(record);
-                    self.append_chunk().await?;
+                    self.run.flush().await?;
                     return Ok(Some(letters.rest()));
                 }
                 self.add(&letter).await?;
@@ -258,67 +220,12 @@ impl Command<'_> {
             Lookup::Unknown => Some("endpoint_unknown"),
         };
         if let Some(obstacle) = obstacle {
-            self.skip(&letter.id, obstacle);
+            self.run.skip(&letter.id, obstacle);
             return Ok(());
         }
-        let delivery = Delivery {
-            run: self.run,
-            attempt: 1,
-            registry_position: self.api.registry.position(),
-            due_at_ms: 0,
-            ..delivery.clone()
-        };
-        let value = delivery.encode();
-        self.chunk_bytes += value.len();
-        let record = NewRecord {
-            key: Bytes::copy_from_slice(delivery.endpoint.as_str().as_bytes()),
-            value: Some(value),
-            headers: Vec::new(),
-        };
-        self.chunk.push((letter.id.clone(), record));
-        if self.chunk.len() >= CHUNK_DELIVERIES_MAX || self.chunk_bytes >= CHUNK_BYTES_MAX {
-            self.append_chunk().await?;
-        }
-        Ok(())
-    }
-
-    async fn append_chunk(&mut self) -> Result<(), Problem> {
-        self.chunk_bytes = 0;
-        let api = self.api;
-        let appends = std::mem::take(&mut self.chunk)
-            .into_iter()
-            .map(async |(id, record)| (id, api.producing.append(DELIVERIES, record).await));
-        for (id, fate) in join_all(appends).await {
-            match fate {
-                Ok(_) => {
-                    self.redriven += 1;
-                    api.metrics.dead_letters_redriven.inc();
-                }
-                Err(AppendError::TooLarge) => self.skip(&id, "too_large"),
-                Err(error) => {
-                    tracing::warn!(%error, command_id = self.command_id, "redrive cut short");
-                    return Err(Problem::RedriveCut {
-                        command_id: self.command_id.to_owned(),
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn skip(&mut self, id: &str, reason: &str) {
-        self.skipped.push(json!({ "id": id, "reason": reason }));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::run_of;
-
-    #[test]
-    fn the_run_of_a_command_is_the_same_for_ever_and_never_the_first() {
-        assert_eq!(run_of("abc"), 0xba78_16bf_8f01_cfea);
-        assert_ne!(run_of("a"), run_of("b"));
-        assert_ne!(run_of(""), 0);
+        let (event, position) = (delivery.event.clone(), delivery.position);
+        self.run
+            .add(&letter.id, event, position, &delivery.endpoint)
+            .await
     }
 }

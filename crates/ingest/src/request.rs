@@ -9,10 +9,11 @@ use futures_util::StreamExt;
 use postrider_daemon::telemetry::{current_traceparent, current_tracestate, trace_id};
 use postrider_model::event::TraceContext;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use std::time::Duration;
 use tokio::time::timeout;
 
-use crate::fields::Fields;
+use crate::fields::{Fields, parse_object};
 use crate::problem::Problem;
 
 pub(crate) const TRACEPARENT: &str = "traceparent";
@@ -124,6 +125,21 @@ pub(crate) async fn read_body(
         return Err(Problem::BodyTooLarge { bytes_max });
     }
     Ok(whole)
+}
+
+/// Reads a body that may be left out, which then is `None`.
+pub(crate) async fn read_optional_object(
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: usize,
+    at_most: Duration,
+) -> Result<Option<Map<String, Value>>, Problem> {
+    let body = read_body(headers, body, bytes_max, at_most).await?;
+    if body.is_empty() {
+        return Ok(None);
+    }
+    expect_json(headers)?;
+    parse_object(&body).map(Some)
 }
 
 /// The trace that the request is part of: that of the present span if there is one, else as the headers say.

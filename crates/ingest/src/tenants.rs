@@ -9,10 +9,10 @@ use postrider_model::ids::TenantId;
 use postrider_model::payload::rfc3339;
 use postrider_model::tenant::Tenant;
 use postrider_registry::Versioned;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::api::ApiState;
-use crate::fields::{Fields, parse_object, text};
+use crate::api::{ApiState, Shared};
+use crate::fields::{Fields, text};
 use crate::problem::Problem;
 use crate::request::{self, Parameters, Segments};
 use crate::{metadata, page};
@@ -29,21 +29,15 @@ pub(crate) async fn put(
 ) -> Result<Response, Problem> {
     let id = TenantId::try_new(&id).map_err(|error| Problem::field("tenant", error))?;
     let config = &api.config;
-    let body =
-        request::read_body(&headers, body, config.body_bytes_max, config.body_timeout()).await?;
-    let values = if body.is_empty() {
-        Map::new()
-    } else {
-        request::expect_json(&headers)?;
-        parse_object(&body)?
-    };
+    let (bytes_max, at_most) = (config.body_bytes_max, config.body_timeout());
+    let values = request::read_optional_object(&headers, body, bytes_max, at_most).await?;
     let present = api.registry.tenant(&id);
     if let Some(present) = &present
-        && body.is_empty()
+        && values.is_none()
     {
         return Ok(Json(view(present)).into_response());
     }
-    let mut fields = Fields::new(values);
+    let mut fields = Fields::new(values.unwrap_or_default());
     let name = fields
         .optional("name", text(NAME_BYTES_MAX))
         .unwrap_or_default();
@@ -94,6 +88,30 @@ pub(crate) async fn list(
         |tenant| tenant.value.id.to_string(),
         view,
     ))
+}
+
+/// `POST /v1/tenants/{tenant}/pause`: nothing is sent to its endpoints; events are matched and wait.
+pub(crate) async fn pause(
+    State(api): ApiState,
+    Segments(id): Segments<String>,
+) -> Result<Json<Value>, Problem> {
+    set_paused(&api, &id, true).await
+}
+
+/// `POST /v1/tenants/{tenant}/resume`: what waits is sent, except to endpoints that are paused themselves.
+pub(crate) async fn resume(
+    State(api): ApiState,
+    Segments(id): Segments<String>,
+) -> Result<Json<Value>, Problem> {
+    set_paused(&api, &id, false).await
+}
+
+async fn set_paused(api: &Shared, id: &str, paused: bool) -> Result<Json<Value>, Problem> {
+    let id = api.tenant(id).await?;
+    let written = api.registry.pause_tenant(&id, paused).await;
+    let written =
+        written.map_err(|error| Problem::of_write(error, || format!("the tenant `{id}`")))?;
+    Ok(Json(view(&written)))
 }
 
 fn view(tenant: &Versioned<Tenant>) -> Value {

@@ -9,6 +9,10 @@ mod endpoints;
 mod events;
 #[path = "api/history.rs"]
 mod history;
+#[path = "api/replay.rs"]
+mod replay;
+#[path = "api/states.rs"]
+mod states;
 #[path = "api/surroundings.rs"]
 mod surroundings;
 #[path = "api/world.rs"]

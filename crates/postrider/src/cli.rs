@@ -1,16 +1,21 @@
 //! The command line: what can be asked for, as clap reads it.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use postrider_model::payload::parse_rfc3339;
 
+use crate::commands::ago;
 use crate::commands::dead_letter::DeadLetterCommand;
 use crate::commands::endpoint::EndpointCommand;
 use crate::commands::event::EventCommand;
 use crate::commands::key::KeyCommand;
 use crate::commands::recover::RecoverArgs;
+use crate::commands::switch::SwitchArgs;
 use crate::commands::tenant::TenantCommand;
 use crate::commands::topic::TopicCommand;
 
@@ -68,6 +73,10 @@ pub(crate) enum Command {
     /// Deliveries given up, and records that could not be understood.
     #[command(subcommand)]
     DeadLetter(DeadLetterCommand),
+    /// Send nothing to anybody: the switch for the worst hour. Events are accepted and wait.
+    Pause(SwitchArgs),
+    /// Send again, after `pause`.
+    Resume(SwitchArgs),
     /// Keys of the installation.
     #[command(subcommand)]
     Key(KeyCommand),
@@ -206,6 +215,29 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(total_ms))
 }
 
+/// A point in time: so long ago, such as `2h`, or as RFC 3339. Written as RFC 3339.
+#[derive(Debug, Clone)]
+pub(crate) struct PointInTime(String);
+
+impl FromStr for PointInTime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if parse_rfc3339(text).is_some() {
+            return Ok(Self(text.to_owned()));
+        }
+        let since = duration(text)
+            .map_err(|_| "must be so long ago, such as `2h`, or a time as RFC 3339 writes it")?;
+        Ok(Self(ago(since)))
+    }
+}
+
+impl fmt::Display for PointInTime {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
 /// Reads `name=value`.
 pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("must be `name=value`")?;
@@ -221,6 +253,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_point_in_time_is_so_long_ago_or_named() {
+        let named = "2026-01-31T12:00:00Z";
+        assert_eq!(PointInTime::from_str(named).unwrap().to_string(), named);
+        let hour = PointInTime::from_str("1h").unwrap().to_string();
+        let minute = PointInTime::from_str("1m").unwrap().to_string();
+        assert!(parse_rfc3339(&hour) < parse_rfc3339(&minute));
+        assert!(PointInTime::from_str("yesterday").is_err());
     }
 
     #[test]

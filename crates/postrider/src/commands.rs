@@ -5,6 +5,7 @@ pub(crate) mod endpoint;
 pub(crate) mod event;
 pub(crate) mod key;
 pub(crate) mod recover;
+pub(crate) mod switch;
 pub(crate) mod tenant;
 pub(crate) mod topic;
 
@@ -17,7 +18,7 @@ use postrider_log::{Clock, SystemClock};
 use postrider_model::payload::rfc3339;
 
 /// The time so long ago, as the API reads it.
-fn ago(since: Duration) -> String {
+pub(crate) fn ago(since: Duration) -> String {
     let since_ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
     rfc3339(SystemClock.now_ms().saturating_sub(since_ms))
 }

@@ -97,6 +97,8 @@ fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
             Command::DeadLetter(command) => commands::dead_letter::run(command, &data_dir)
                 .await
                 .map(done),
+            Command::Pause(args) => commands::switch::pause(args, &data_dir).await.map(done),
+            Command::Resume(args) => commands::switch::resume(args, &data_dir).await.map(done),
             Command::Key(command) => {
                 commands::key::run(&command);
                 Ok(ExitCode::SUCCESS)

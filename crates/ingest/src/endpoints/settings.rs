@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use postrider_model::address::check_url;
-use postrider_model::endpoint::{Endpoint, EndpointState, PayloadFormat};
+use postrider_model::endpoint::{BURST_MAX, Endpoint, EndpointState, PayloadFormat, RateLimit};
 use postrider_model::filter::EventTypeFilter;
 use postrider_model::payload::rfc3339;
 use postrider_model::retry::RetrySchedule;
@@ -20,13 +20,17 @@ const ATTEMPT_TIMEOUT_MS_MIN: i64 = 100;
 const ATTEMPT_TIMEOUT_MS_MAX: i64 = 60_000;
 const NOT_YET: &str = "is not supported yet";
 /// What an endpoint shows but a patch does not set, and what does.
-const NOT_PATCHED: [(&str, &str); 8] = [
+const NOT_PATCHED: [(&str, &str); 9] = [
     ("id", "never changes"),
     ("tenant", "never changes"),
     ("created_at", "never changes"),
     ("version", "is set by the registry; use `If-Match`"),
-    ("state", "is changed by POST to `…/enable` and `…/disable`"),
+    (
+        "state",
+        "is changed by POST to `…/pause`, `…/resume`, `…/disable` and `…/enable`",
+    ),
     ("disabled_reason", "is set together with the state"),
+    ("disabled_since", "is set together with the state"),
     ("secret", "is changed by POST to `…/secret/rotate`"),
     ("secrets", "are changed by POST to `…/secret/rotate`"),
 ];
@@ -41,6 +45,7 @@ pub(crate) struct Settings {
     format: PayloadFormat,
     retry_schedule: Option<RetrySchedule>,
     attempt_timeout_ms: Option<u32>,
+    rate_limit: Option<RateLimit>,
 }
 
 impl Settings {
@@ -55,7 +60,8 @@ impl Settings {
         let format = fields.optional("format", parsed(parse_format));
         let retry_schedule = fields.optional("retry_schedule", parse_schedule);
         let attempt_timeout_ms = fields.optional("attempt_timeout", parse_attempt_timeout);
-        for unsupported in ["rate_limit", "ordered", "channels"] {
+        let rate_limit = fields.optional("rate_limit", parse_rate_limit);
+        for unsupported in ["ordered", "channels"] {
             fields.refuse(unsupported, NOT_YET);
         }
         Some(Self {
@@ -66,6 +72,7 @@ impl Settings {
             format: format.unwrap_or_default(),
             retry_schedule,
             attempt_timeout_ms,
+            rate_limit,
         })
     }
 
@@ -79,6 +86,7 @@ impl Settings {
             format: endpoint.format,
             retry_schedule: endpoint.retry_schedule,
             attempt_timeout_ms: endpoint.attempt_timeout_ms,
+            rate_limit: endpoint.rate_limit,
         }
     }
 
@@ -93,6 +101,7 @@ impl Settings {
             format: settings.format,
             retry_schedule: settings.retry_schedule,
             attempt_timeout_ms: settings.attempt_timeout_ms,
+            rate_limit: settings.rate_limit,
             ..endpoint
         }
     }
@@ -149,7 +158,7 @@ impl Settings {
             "format": format,
             "retry_schedule": schedule,
             "attempt_timeout": attempt_timeout,
-            "rate_limit": null,
+            "rate_limit": self.rate_limit.map(rate_limit_to_json),
             "ordered": false,
         });
         match json {
@@ -162,17 +171,21 @@ impl Settings {
 /// The endpoint as shown: everything but its secrets.
 pub(crate) fn view(endpoint: &Versioned<Endpoint>) -> Value {
     let (endpoint, version) = (&*endpoint.value, endpoint.version);
-    let (state, disabled_reason) = match &endpoint.state {
+    let (state, disabled) = match &endpoint.state {
         EndpointState::Enabled => ("enabled", None),
         EndpointState::Paused => ("paused", None),
-        EndpointState::Disabled { reason, .. } => ("disabled", Some(reason)),
+        EndpointState::Disabled { reason, since_ms } => {
+            ("disabled", Some((reason, rfc3339(*since_ms))))
+        }
     };
+    let (disabled_reason, disabled_since) = disabled.unzip();
     let mut shown = Settings::of(endpoint).to_json();
     let rest = [
         ("id", json!(endpoint.id)),
         ("tenant", json!(endpoint.tenant)),
         ("state", json!(state)),
         ("disabled_reason", json!(disabled_reason)),
+        ("disabled_since", json!(disabled_since)),
         ("created_at", json!(rfc3339(endpoint.created_at_ms))),
         ("version", json!(version)),
     ];
@@ -234,150 +247,42 @@ fn parse_attempt_timeout(value: &Value) -> Result<u32, String> {
     u32::try_from(ms).map_err(|error| error.to_string())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(json: &Value) -> Result<Settings, Problem> {
-        let mut fields = Fields::new(json.as_object().unwrap().clone());
-        let settings = Settings::take(&mut fields);
-        fields.finish().map(|()| settings.unwrap())
+/// Without a burst, the requests of one second may come at once.
+fn parse_rate_limit(value: &Value) -> Result<RateLimit, String> {
+    const SHAPE: &str = "must be an object of `per_second` and, if wanted, `burst`";
+    let members = value.as_object().ok_or(SHAPE)?;
+    if members
+        .keys()
+        .any(|name| name != "per_second" && name != "burst")
+    {
+        return Err(SHAPE.to_owned());
     }
-
-    fn full() -> Settings {
-        settings(&json!({
-            "url": "https://example.com/hooks",
-            "description": "orders",
-            "metadata": {"a": "1", "b": "2"},
-            "event_types": ["invoice.*"],
-            "format": "raw",
-            "retry_schedule": [5, 60.5],
-            "attempt_timeout": 2.5,
-        }))
-        .unwrap()
-    }
-
-    fn patched(patch: &Value) -> Result<Settings, Problem> {
-        full().patched(patch.as_object().unwrap().clone())
-    }
-
-    #[test]
-    fn what_is_shown_can_be_set_again() {
-        assert_eq!(settings(&Value::Object(full().to_json())).unwrap(), full());
-    }
-
-    #[test]
-    fn a_patch_changes_what_it_names_and_nothing_else() {
-        let changed = patched(&json!({"description": "bills"})).unwrap();
-        assert_eq!(
-            changed,
-            Settings {
-                description: "bills".to_owned(),
-                ..full()
-            }
-        );
-        assert_eq!(patched(&json!({})).unwrap(), full());
-    }
-
-    #[test]
-    fn null_in_a_patch_restores_the_default() {
-        let changed =
-            patched(&json!({"retry_schedule": null, "format": null, "event_types": null}));
-        let expected = Settings {
-            retry_schedule: None,
-            format: PayloadFormat::Standard,
-            event_types: EventTypeFilter::default(),
-            ..full()
-        };
-        assert_eq!(changed.unwrap(), expected);
-        assert!(patched(&json!({"url": null})).is_err());
-    }
-
-    #[test]
-    fn a_patch_merges_metadata_and_replaces_lists() {
-        let changed = patched(&json!({"metadata": {"a": null, "c": "3"}, "event_types": ["a"]}));
-        let changed = changed.unwrap();
-        let pairs: Vec<_> = changed
-            .metadata
-            .iter()
-            .map(|(k, v)| (k.as_str(), v.as_str()))
-            .collect();
-        assert_eq!(pairs, [("b", "2"), ("c", "3")]);
-        assert_eq!(changed.event_types.patterns(), ["a"]);
-    }
-
-    #[test]
-    fn a_patch_cannot_set_what_has_its_own_route_or_never_changes() {
-        for (name, _) in NOT_PATCHED {
-            let mut patch = Map::new();
-            patch.insert(name.to_owned(), json!("x"));
-            match full().patched(patch) {
-                Err(Problem::Invalid(errors)) => assert_eq!(errors[0].field, name),
-                other => panic!("{name}: {other:?}"),
-            }
-        }
-        assert!(patched(&json!({"colour": "red"})).is_err());
-    }
-
-    #[test]
-    fn merges_as_the_examples_of_the_standard() {
-        let examples = [
-            (json!({"a":"b"}), json!({"a":"c"}), json!({"a":"c"})),
-            (json!({"a":"b"}), json!({"b":"c"}), json!({"a":"b","b":"c"})),
-            (json!({"a":"b"}), json!({"a":null}), json!({})),
-            (
-                json!({"a":"b","b":"c"}),
-                json!({"a":null}),
-                json!({"b":"c"}),
-            ),
-            (json!({"a":["b"]}), json!({"a":"c"}), json!({"a":"c"})),
-            (json!({"a":"c"}), json!({"a":["b"]}), json!({"a":["b"]})),
-            (
-                json!({"a":{"b":"c"}}),
-                json!({"a":{"b":"d","c":null}}),
-                json!({"a":{"b":"d"}}),
-            ),
-            (json!({"a":[{"b":"c"}]}), json!({"a":[1]}), json!({"a":[1]})),
-            (json!(["a", "b"]), json!(["c", "d"]), json!(["c", "d"])),
-            (json!({"a":"b"}), json!(["c"]), json!(["c"])),
-            (json!({"a":"foo"}), Value::Null, Value::Null),
-            (json!({"e":null}), json!({"a":1}), json!({"e":null,"a":1})),
-            (json!([1, 2]), json!({"a":"b","c":null}), json!({"a":"b"})),
-            (
-                json!({}),
-                json!({"a":{"bb":{"ccc":null}}}),
-                json!({"a":{"bb":{}}}),
-            ),
-        ];
-        for (mut target, patch, expected) in examples {
-            merge(&mut target, patch);
-            assert_eq!(target, expected);
-        }
-    }
-
-    #[test]
-    fn refuses_what_is_not_supported_and_says_which() {
-        for (name, value) in [
-            ("rate_limit", json!({"per_second": 1})),
-            ("ordered", json!(true)),
-            ("channels", json!(["a"])),
-            ("format", json!("cloudevents")),
-            ("retry_schedule", json!([0])),
-            ("retry_schedule", json!("5")),
-            ("attempt_timeout", json!(61)),
-            ("attempt_timeout", json!(0)),
-            ("event_types", json!(["invoice..paid"])),
-            ("metadata", json!({"a": 1})),
-            ("description", json!("x".repeat(513))),
-            ("url", json!("ftp://example.com/")),
-            ("url", json!("not a url")),
-        ] {
-            let mut document = json!({"url": "https://example.com/"});
-            document[name] = value;
-            match settings(&document) {
-                Err(Problem::Invalid(errors)) => assert_eq!(errors[0].field, name),
-                other => panic!("{name}: {other:?}"),
-            }
-        }
-    }
+    let per_second = members.get("per_second").and_then(Value::as_f64);
+    let per_second = per_second.ok_or("`per_second` must be a number")?;
+    let burst = match members.get("burst").filter(|burst| !burst.is_null()) {
+        Some(burst) => burst
+            .as_u64()
+            .and_then(|burst| u32::try_from(burst).ok())
+            .ok_or_else(|| format!("`burst` must be a whole number from 1 to {BURST_MAX}"))?,
+        None => requests_of_a_second(per_second),
+    };
+    RateLimit::try_new(per_second, burst).map_err(|error| error.to_string())
 }
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a cast from a float stays within the type, and the clamp within the bounds"
+)]
+fn requests_of_a_second(per_second: f64) -> u32 {
+    per_second.ceil().clamp(1.0, f64::from(BURST_MAX)) as u32
+}
+
+fn rate_limit_to_json(limit: RateLimit) -> Value {
+    // Thousandths of a second and of a request are written alike.
+    let per_second = ms_as_seconds(i64::from(limit.per_1000_s()));
+    json!({ "per_second": per_second, "burst": limit.burst() })
+}
+
+#[cfg(test)]
+mod tests;

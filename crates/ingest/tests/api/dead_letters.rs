@@ -372,7 +372,7 @@ async fn a_redrive_that_the_log_did_not_take_says_how_to_repeat_it() {
         .await
         .expect(StatusCode::SERVICE_UNAVAILABLE);
     assert!(!answer.header("retry-after").is_empty());
-    body["command_id"] = answer.problem("redrive-cut")["command_id"].clone();
+    body["command_id"] = answer.problem("run-cut")["command_id"].clone();
     assert_eq!(redrive(&world, body).await["redriven"], 10);
     let work: BTreeSet<_> = deliveries(&world).iter().map(Delivery::work_id).collect();
     assert_eq!(work.len(), 10);

@@ -1,5 +1,7 @@
 //! `postrider endpoint`
 
+mod state;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use postrider_model::ids::{EndpointId, TenantId};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
+use self::state::{EnableArgs, ReplayArgs};
 use super::{attempts, input};
 use crate::cli::{ApiArgs, ConfirmArgs, PageArgs, duration, pair};
 use crate::client::Client;
@@ -17,16 +20,18 @@ use crate::data_dir::DataDir;
 use crate::output;
 
 /// What is shown of one endpoint.
-const SHOWN: [&str; 13] = [
+const SHOWN: [&str; 15] = [
     "id",
     "tenant",
     "url",
     "state",
     "disabled_reason",
+    "disabled_since",
     "event_types",
     "format",
     "retry_schedule",
     "attempt_timeout",
+    "rate_limit",
     "description",
     "metadata",
     "created_at",
@@ -58,15 +63,21 @@ pub(crate) enum EndpointCommand {
         #[command(flatten)]
         confirm: ConfirmArgs,
     },
-    /// Deliver to an endpoint again.
-    Enable(OneArgs),
-    /// Deliver to an endpoint no more.
+    /// Hold back what an endpoint is to get, and go on matching events for it.
+    Pause(OneArgs),
+    /// Deliver what waits for a paused endpoint, in order of acceptance.
+    Resume(OneArgs),
+    /// Deliver to a disabled endpoint again, what waits for it first.
+    Enable(EnableArgs),
+    /// Deliver to an endpoint no more, and match no events for it. What was matched stays until it is enabled.
     Disable {
         #[command(flatten)]
         one: OneArgs,
         #[command(flatten)]
         confirm: ConfirmArgs,
     },
+    /// Deliver to an endpoint what it wants of a time, whether it was delivered before or not.
+    Replay(ReplayArgs),
     /// Give an endpoint a new secret. Its old one goes on signing beside it for a time.
     RotateSecret(RotateArgs),
     /// Create many endpoints, from JSON lines as `create --json` would show them.
@@ -123,6 +134,12 @@ pub(crate) struct SettingsArgs {
     /// How long one attempt may take.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     attempt_timeout: Option<Duration>,
+    /// How many requests per second it gets at most.
+    #[arg(long, value_name = "PER_SECOND")]
+    rate_limit: Option<f64>,
+    /// How many of them may come at once after a rest; those of one second if not said.
+    #[arg(long, value_name = "N")]
+    burst: Option<u32>,
     /// A text for people.
     #[arg(long)]
     description: Option<String>,
@@ -137,6 +154,11 @@ impl SettingsArgs {
             .retry_schedule
             .map(|waits| json!(waits.iter().map(Duration::as_secs_f64).collect::<Vec<_>>()));
         let metadata: BTreeMap<_, _> = self.metadata.into_iter().collect();
+        let rate_limit = [
+            ("per_second", self.rate_limit.map(Value::from)),
+            ("burst", self.burst.map(Value::from)),
+        ];
+        let rate_limit = present(rate_limit);
         let fields = [
             ("url", url.map(Value::from)),
             ("event_types", self.event_types.map(Value::from)),
@@ -146,14 +168,23 @@ impl SettingsArgs {
                 "attempt_timeout",
                 self.attempt_timeout.map(|time| json!(time.as_secs_f64())),
             ),
+            (
+                "rate_limit",
+                (!rate_limit.is_empty()).then(|| rate_limit.into()),
+            ),
             ("description", self.description.map(Value::from)),
             ("metadata", (!metadata.is_empty()).then(|| json!(metadata))),
         ];
-        fields
-            .into_iter()
-            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
-            .collect()
+        present(fields)
     }
+}
+
+/// The fields that have a value.
+fn present<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
+    fields
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+        .collect()
 }
 
 /// `postrider endpoint create`
@@ -183,6 +214,9 @@ pub(crate) struct UpdateArgs {
     url: Option<String>,
     #[command(flatten)]
     settings: SettingsArgs,
+    /// Take its rate limit away.
+    #[arg(long, conflicts_with_all = ["rate_limit", "burst"])]
+    no_rate_limit: bool,
     /// Only if it still is at this version.
     #[arg(long, value_name = "VERSION")]
     if_version: Option<u64>,
@@ -253,13 +287,16 @@ pub(crate) async fn run(command: EndpointCommand, data_dir: &DataDir) -> anyhow:
             output::talk(format!("{} is deleted", one.endpoint));
             Ok(())
         }
-        EndpointCommand::Enable(one) => set_state(one, "enable", data_dir).await,
+        EndpointCommand::Pause(one) => state::set(one, "pause", data_dir).await,
+        EndpointCommand::Resume(one) => state::set(one, "resume", data_dir).await,
+        EndpointCommand::Enable(args) => state::enable(args, data_dir).await,
+        EndpointCommand::Replay(args) => state::replay(args, data_dir).await,
         EndpointCommand::Disable { one, confirm } => {
             output::confirm(
                 &format!("Deliver nothing more to {}?", one.endpoint),
                 confirm.yes,
             )?;
-            set_state(one, "disable", data_dir).await
+            state::set(one, "disable", data_dir).await
         }
         EndpointCommand::RotateSecret(args) => rotate_secret(args, data_dir).await,
         EndpointCommand::Import(args) => import(args, data_dir).await,
@@ -303,7 +340,10 @@ async fn create(args: CreateArgs, data_dir: &DataDir) -> anyhow::Result<()> {
 
 async fn update(args: UpdateArgs, data_dir: &DataDir) -> anyhow::Result<()> {
     let client = Client::from_args(&args.one.api, data_dir)?;
-    let body = args.settings.body(args.url);
+    let mut body = args.settings.body(args.url);
+    if args.no_rate_limit {
+        body.insert("rate_limit".to_owned(), Value::Null);
+    }
     if body.is_empty() {
         bail!("nothing to change was named; --help lists what can be");
     }
@@ -317,15 +357,6 @@ async fn update(args: UpdateArgs, data_dir: &DataDir) -> anyhow::Result<()> {
         )
         .await?;
     output::one(&answer, args.one.api.json, &SHOWN);
-    Ok(())
-}
-
-async fn set_state(one: OneArgs, verb: &str, data_dir: &DataDir) -> anyhow::Result<()> {
-    let client = Client::from_args(&one.api, data_dir)?;
-    let answer = client
-        .send(Method::POST, &format!("{}/{verb}", one.path()), None)
-        .await?;
-    output::one(&answer, one.api.json, &SHOWN);
     Ok(())
 }
 

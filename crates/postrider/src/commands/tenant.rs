@@ -25,12 +25,20 @@ pub(crate) enum TenantCommand {
         api: ApiArgs,
     },
     /// Show a tenant.
-    Show {
-        /// Its id.
-        tenant: TenantId,
-        #[command(flatten)]
-        api: ApiArgs,
-    },
+    Show(OneArgs),
+    /// Send nothing to a tenant's endpoints. Events are accepted and wait.
+    Pause(OneArgs),
+    /// Send to a tenant's endpoints again.
+    Resume(OneArgs),
+}
+
+/// Which tenant.
+#[derive(Debug, Args)]
+pub(crate) struct OneArgs {
+    /// Its id.
+    tenant: TenantId,
+    #[command(flatten)]
+    api: ApiArgs,
 }
 
 /// `postrider tenant create`
@@ -69,16 +77,25 @@ pub(crate) async fn run(command: TenantCommand, data_dir: &DataDir) -> anyhow::R
         TenantCommand::List { page, api } => {
             let client = Client::from_args(&api, data_dir)?;
             let answer = client.get("v1/tenants", &page.query()).await?;
-            output::list(&answer, api.json, &["id", "name", "created_at"]);
+            output::list(&answer, api.json, &["id", "name", "paused", "created_at"]);
         }
-        TenantCommand::Show { tenant, api } => {
+        TenantCommand::Show(OneArgs { tenant, api }) => {
             let client = Client::from_args(&api, data_dir)?;
             show(
                 &client.get(&format!("v1/tenants/{tenant}"), &[]).await?,
                 api.json,
             );
         }
+        TenantCommand::Pause(one) => act(one, "pause", data_dir).await?,
+        TenantCommand::Resume(one) => act(one, "resume", data_dir).await?,
     }
+    Ok(())
+}
+
+async fn act(one: OneArgs, verb: &str, data_dir: &DataDir) -> anyhow::Result<()> {
+    let client = Client::from_args(&one.api, data_dir)?;
+    let path = format!("v1/tenants/{}/{verb}", one.tenant);
+    show(&client.send(Method::POST, &path, None).await?, one.api.json);
     Ok(())
 }
 
@@ -86,6 +103,6 @@ fn show(tenant: &Value, json: bool) {
     output::one(
         tenant,
         json,
-        &["id", "name", "metadata", "created_at", "version"],
+        &["id", "name", "paused", "metadata", "created_at", "version"],
     );
 }

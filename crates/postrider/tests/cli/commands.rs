@@ -143,6 +143,14 @@ fn endpoints_are_managed_by_commands() {
             .contains("whsec_")
     );
 
+    let limited = operator.run("endpoint update -t acme ep_a --rate-limit 2.5 --burst 9");
+    assert!(
+        limited.contains("2.5") && limited.contains('9'),
+        "{limited}"
+    );
+    let unlimited = operator.run("endpoint update -t acme ep_a --no-rate-limit");
+    assert!(!unlimited.contains("rate_limit"), "{unlimited}");
+
     for verb in ["disable", "rotate-secret", "delete"] {
         assert!(
             operator
@@ -166,6 +174,91 @@ fn endpoints_are_managed_by_commands() {
             .refused("endpoint show -t acme ep_a")
             .contains("404")
     );
+    up.terminate();
+}
+
+#[test]
+fn endpoints_tenants_and_everything_are_paused_and_resumed() {
+    let directory = tempfile::tempdir().unwrap();
+    let up = Up::start(directory.path());
+    let operator = Operator(directory.path());
+    operator.run("endpoint create -t acme --id ep_a --url https://example.com/a");
+    assert!(
+        operator
+            .run("endpoint pause -t acme ep_a")
+            .contains("paused")
+    );
+    assert!(
+        operator
+            .run("endpoint resume -t acme ep_a")
+            .contains("enabled")
+    );
+    assert!(operator.run("tenant pause acme").contains("true"));
+    assert!(operator.run("tenant list").contains("true"));
+    assert!(operator.run("tenant resume acme").contains("false"));
+
+    assert!(operator.refused("pause").contains("--yes"));
+    assert!(operator.run("pause --show").contains("not paused"));
+    assert!(operator.run("pause --yes").contains("are paused"));
+    let shown = operator.run("pause --show --json");
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["deliveries_paused"], true);
+    assert!(operator.refused("resume").contains("--yes"));
+    assert!(operator.run("resume --yes").contains("not paused"));
+    up.terminate();
+}
+
+#[test]
+fn what_a_disabled_endpoint_missed_is_offered_and_replayed() {
+    let directory = tempfile::tempdir().unwrap();
+    let up = Up::start(directory.path());
+    let operator = Operator(directory.path());
+    let receiver = Receiver::start(204);
+    operator.run(&format!(
+        "endpoint create -t acme --id ep_a --url {}",
+        receiver.url()
+    ));
+    operator.run("endpoint disable -t acme ep_a --yes");
+    operator.run("event publish -t acme --id missed --type a.b --data 1");
+    // Enabled only when the event was matched, to nobody.
+    wait_for("the event's route", || {
+        let shown = operator.run("event show -t acme missed --json");
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        (!shown["route"].is_null()).then_some(())
+    });
+    let enabled = operator.output("endpoint enable -t acme ep_a");
+    assert!(stdout(&enabled).contains("enabled"));
+    let said = stderr(&enabled);
+    let offer = said
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("postrider "));
+    let offer = offer.unwrap_or_else(|| panic!("nothing was offered: {said}"));
+    assert!(operator.refused(offer).contains("--yes"));
+    assert!(receiver.requests().is_empty());
+    for _ in 0..2 {
+        let replayed = operator.run(&format!("{offer} --yes --command-id once"));
+        assert!(
+            replayed.contains("1 replayed, 0 skipped, as once"),
+            "{replayed}"
+        );
+    }
+    operator.run("event publish -t acme --id last --type a.b --data 2");
+    let ids = || {
+        let requests = receiver.requests();
+        let ids = requests
+            .iter()
+            .map(|request| request.header("webhook-id").unwrap().to_owned());
+        let ids: Vec<_> = ids.collect();
+        ids.contains(&"last".to_owned()).then_some(ids)
+    };
+    assert_eq!(wait_for("the last event", ids), ["missed", "last"]);
+
+    let refused = operator.refused("endpoint enable -t acme ep_a --discard-backlog --yes");
+    assert!(refused.contains("409"), "{refused}");
+    operator.run("endpoint disable -t acme ep_a --yes");
+    let enabled =
+        operator.run("endpoint enable -t acme ep_a --discard-backlog --yes --replay-since 1h");
+    assert!(enabled.contains("2 replayed"), "{enabled}");
     up.terminate();
 }
 
