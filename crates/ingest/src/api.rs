@@ -24,7 +24,9 @@ use crate::problem::Problem;
 use crate::producing::Producing;
 use crate::reading::Readers;
 use crate::request::{TRACEPARENT, TRACESTATE, header_text};
-use crate::{dead_letters, endpoints, events, history, installation, redrive, replay, tenants};
+use crate::{
+    dead_letters, endpoints, events, history, installation, redrive, replay, status, tenants,
+};
 
 /// How long a request waits for the registry before something unknown is said not to exist.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -175,6 +177,7 @@ fn endpoint_routes() -> Router<Arc<Shared>> {
             post(endpoints::rotate_secret),
         )
         .route(&format!("{ONE}/replay"), post(replay::replay))
+        .route(&format!("{ONE}/status"), get(status::show))
         .route(&format!("{ONE}/attempts"), get(history::list_attempts))
 }
 

@@ -24,6 +24,7 @@ mod installation;
 mod lists;
 mod metadata;
 mod metrics;
+mod owner;
 mod page;
 mod problem;
 mod producing;
@@ -32,6 +33,7 @@ mod redrive;
 mod replay;
 mod request;
 mod runs;
+mod status;
 mod tenants;
 mod views;
 

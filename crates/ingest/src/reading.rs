@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use postrider_log::{Batch, Log, LogError, Offset, Partition, Reader, Record};
+use postrider_log::{Batch, Committed, Log, LogError, Offset, Partition, Reader, Record};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
@@ -124,6 +124,21 @@ impl Readers {
             partitions,
             reader: Some(reader),
         })
+    }
+
+    /// What a group has committed, for every partition of the topic.
+    pub(crate) async fn committed(
+        &self,
+        group: &str,
+        topic: &str,
+    ) -> Result<Vec<Option<Committed>>, Problem> {
+        self.within(self.log.committed(group, topic)).await
+    }
+
+    /// The offset that the partition's next record gets.
+    pub(crate) async fn end(&self, topic: &str, partition: Partition) -> Result<Offset, Problem> {
+        let bounds = self.within(self.log.bounds(topic, partition)).await?;
+        Ok(bounds.end)
     }
 
     async fn range(

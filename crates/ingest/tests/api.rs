@@ -13,6 +13,8 @@ mod history;
 mod replay;
 #[path = "api/states.rs"]
 mod states;
+#[path = "api/status.rs"]
+mod status;
 #[path = "api/surroundings.rs"]
 mod surroundings;
 #[path = "api/world.rs"]

@@ -43,9 +43,11 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) {
 }
 
 /// Names and values, one a line.
-pub(crate) fn facts(facts: &[(&str, String)]) {
-    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+pub(crate) fn facts<N: AsRef<str>>(facts: &[(N, String)]) {
+    let width = facts.iter().map(|(name, _)| name.as_ref().len()).max();
+    let width = width.unwrap_or(0);
     for (name, value) in facts {
+        let name = name.as_ref();
         data(format!("{name:width$}  {value}").trim_end());
     }
 }

@@ -156,15 +156,23 @@ impl World {
 
     /// Appends a record as a stage would.
     pub(crate) async fn append(&self, topic: &str, key: &str, value: Bytes) -> Position {
+        self.append_to(topic, Target::Key, key, value).await
+    }
+
+    /// Appends a record to a partition that its key does not say.
+    pub(crate) async fn append_to(
+        &self,
+        topic: &str,
+        target: Target,
+        key: &str,
+        value: Bytes,
+    ) -> Position {
         let record = NewRecord {
             key: Bytes::copy_from_slice(key.as_bytes()),
             value: Some(value),
             headers: Vec::new(),
         };
-        self.producer
-            .append(topic, Target::Key, record)
-            .await
-            .unwrap()
+        self.producer.append(topic, target, record).await.unwrap()
     }
 
     pub(crate) fn records(&self, topic: &str) -> Vec<Record> {

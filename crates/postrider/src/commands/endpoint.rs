@@ -1,6 +1,7 @@
 //! `postrider endpoint`
 
 mod state;
+mod status;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -54,6 +55,8 @@ pub(crate) enum EndpointCommand {
     },
     /// Show an endpoint.
     Show(OneArgs),
+    /// Show how an endpoint is doing: its owner, what waits, what failed last.
+    Status(OneArgs),
     /// Change an endpoint.
     Update(UpdateArgs),
     /// Delete an endpoint. What waits for it is dropped, and its id is never used again.
@@ -276,6 +279,7 @@ pub(crate) async fn run(command: EndpointCommand, data_dir: &DataDir) -> anyhow:
             output::one(&client.get(&one.path(), &[]).await?, one.api.json, &SHOWN);
             Ok(())
         }
+        EndpointCommand::Status(one) => status::show(one, data_dir).await,
         EndpointCommand::Update(args) => update(args, data_dir).await,
         EndpointCommand::Delete { one, confirm } => {
             let client = Client::from_args(&one.api, data_dir)?;

@@ -143,6 +143,12 @@ fn endpoints_are_managed_by_commands() {
             .contains("whsec_")
     );
 
+    let status = operator.run("endpoint status -t acme ep_a");
+    assert!(
+        status.contains("gate") && status.contains("partition"),
+        "{status}"
+    );
+
     let limited = operator.run("endpoint update -t acme ep_a --rate-limit 2.5 --burst 9");
     assert!(
         limited.contains("2.5") && limited.contains('9'),

@@ -1,0 +1,252 @@
+//! How an endpoint is doing, for the worst hour: what the log says, and what the process that owns it says itself.
+//!
+//! The log is asked first and always answers: who owns the endpoint's partition and how far it is, what it wrote down of
+//! the lane, and the last attempts. The owner knows the rest (queue, attempts under way, learned concurrency), and may
+//! be the very process that is in trouble: if it does not answer, that is part of the answer.
+
+use std::collections::BTreeSet;
+
+use axum::Json;
+use axum::extract::State;
+use postrider_log::{Committed, Offset, Partition, Record, partition_for};
+use postrider_model::delivery::{Attempt, AttemptOutcome, LaneState, Settlement};
+use postrider_model::endpoint::EndpointState;
+use postrider_model::ids::EndpointId;
+use postrider_model::payload::rfc3339;
+use postrider_model::topics::{ATTEMPTS, DELIVERIES, ENDPOINT_STATE, GROUP_DELIVER};
+use postrider_registry::Gate;
+use serde_json::{Value, json};
+
+use crate::api::{ApiState, Shared};
+use crate::problem::Problem;
+use crate::reading::{Backward, Budget, Forward, Found, Step};
+use crate::request::Segments;
+use crate::{endpoints, lists, owner, views};
+
+/// The newest attempts that are looked at.
+const ATTEMPTS_MAX: usize = 100;
+
+/// `GET /v1/tenants/{tenant}/endpoints/{endpoint}/status`
+pub(crate) async fn show(
+    State(api): ApiState,
+    Segments((tenant, id)): Segments<(String, String)>,
+) -> Result<Json<Value>, Problem> {
+    let found = endpoints::find(&api, &tenant, &id).await?;
+    let endpoint = &*found.value;
+    let mut budget = api.readers.admit()?;
+    let group = api.readers.committed(GROUP_DELIVER, DELIVERIES).await?;
+    let partitions = i32::try_from(group.len()).unwrap_or(i32::MAX);
+    let partition = partition_for(endpoint.id.as_str().as_bytes(), partitions);
+    let committed = usize::try_from(partition)
+        .ok()
+        .and_then(|index| group.get(index));
+    let note = Note::of(committed.and_then(Option::as_ref));
+    let end = api.readers.end(DELIVERIES, partition).await?;
+
+    let (lane, lane_read) = match note.state_id {
+        Some(state_id) => read_lane(&api, partition, &endpoint.id, state_id, &mut budget).await?,
+        None => (None, true),
+    };
+    let (attempts, attempts_read) =
+        read_attempts(&api, partition, &endpoint.id, &mut budget).await?;
+    // Waiting for the owner is no reading: others may read meanwhile.
+    drop(budget);
+    let (live, live_error) = match &note.owner {
+        None => (
+            None,
+            Some("no process says that it owns the partition".to_owned()),
+        ),
+        Some(owner) => match owner::ask(owner, &endpoint.id).await {
+            Ok(live) => (Some(live), None),
+            Err(silence) => (None, Some(silence.to_string())),
+        },
+    };
+    let (disabled_reason, disabled_since) = match &endpoint.state {
+        EndpointState::Disabled { reason, since_ms } => (Some(reason), Some(rfc3339(*since_ms))),
+        EndpointState::Enabled | EndpointState::Paused => (None, None),
+    };
+    let failed = |attempt: &&Attempt| attempt.outcome == AttemptOutcome::Failed;
+    Ok(Json(json!({
+        "endpoint_id": endpoint.id,
+        "gate": gate_name(api.registry.gate(endpoint)),
+        "disabled_reason": disabled_reason,
+        "disabled_since": disabled_since,
+        "partition": partition,
+        "owner": note.owner,
+        "committed_offset": note.offset,
+        "end_offset": end,
+        "partition_lag": note.offset.map(|offset| (end - offset).max(0)),
+        "lane": lane.map(|lane| lane_view(&lane, end)),
+        "last_attempt": attempts.first().map(views::attempt),
+        "last_error": attempts.iter().find(failed).map(views::attempt),
+        "next_due": next_due_ms(&attempts).map(rfc3339),
+        "live": live,
+        "live_error": live_error,
+        "complete": lane_read && attempts_read,
+    })))
+}
+
+/// What the commit of the group says beside its offset: `…v2 attempts=7 state=3 owner=10.0.0.1:9464`.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Note {
+    offset: Option<Offset>,
+    state_id: Option<i64>,
+    owner: Option<String>,
+}
+
+impl Note {
+    fn of(committed: Option<&Committed>) -> Self {
+        let Some(committed) = committed else {
+            return Self::default();
+        };
+        let mut note = Self {
+            offset: Some(committed.offset),
+            ..Self::default()
+        };
+        for (name, value) in committed
+            .metadata
+            .split(' ')
+            .filter_map(|word| word.split_once('='))
+        {
+            match name {
+                "state" => note.state_id = value.parse().ok(),
+                "owner" => note.owner = Some(value.to_owned()),
+                _ => {}
+            }
+        }
+        note
+    }
+}
+
+/// The lane's state under the id that counts, and whether the topic was read to its end.
+async fn read_lane(
+    api: &Shared,
+    partition: Partition,
+    endpoint: &EndpointId,
+    state_id: i64,
+    budget: &mut Budget,
+) -> Result<(Option<LaneState>, bool), Problem> {
+    let mut topic = api.readers.topic(ENDPOINT_STATE, budget).await?;
+    let ranges = topic.ranges([partition], None, None).await?;
+    let mut records = Forward::new(topic, ranges);
+    let key = format!("lane/{endpoint}/{state_id}");
+    let mut lane = None;
+    loop {
+        match records.next(budget).await? {
+            Step::Records(records) => {
+                for record in records.iter().filter(|record| record.key == key) {
+                    let value = record.value.as_ref();
+                    lane = value.and_then(|value| LaneState::decode(value).ok());
+                }
+            }
+            Step::Done => return Ok((lane, true)),
+            Step::Cut => return Ok((lane, false)),
+        }
+    }
+}
+
+/// The newest attempts, newest first, and whether all that were asked for could be read.
+async fn read_attempts(
+    api: &Shared,
+    partition: Partition,
+    endpoint: &EndpointId,
+    budget: &mut Budget,
+) -> Result<(Vec<Attempt>, bool), Problem> {
+    let mut topic = api.readers.topic(ATTEMPTS, budget).await?;
+    let since_ms = lists::since_default_ms(api, api.clock.now_ms());
+    let ranges = topic.ranges([partition], Some(since_ms), None).await?;
+    let select = |record: &Record| {
+        let attempt = Attempt::decode(record.value.as_ref()?).ok()?;
+        (attempt.work.endpoint == *endpoint).then_some(attempt)
+    };
+    let mut newest = Backward::new(topic, ranges, ATTEMPTS_MAX, select);
+    let mut attempts = Vec::new();
+    while attempts.len() < ATTEMPTS_MAX {
+        match newest.next(budget).await? {
+            Found::Item(attempt) => attempts.push(attempt),
+            Found::Done => break,
+            Found::Cut => return Ok((attempts, false)),
+        }
+    }
+    Ok((attempts, true))
+}
+
+/// When the first of the deliveries is due whose last attempt led to a retry.
+fn next_due_ms(newest_first: &[Attempt]) -> Option<i64> {
+    let mut seen = BTreeSet::new();
+    let last_of_each = newest_first
+        .iter()
+        .filter(|attempt| seen.insert(&attempt.work));
+    let due = last_of_each.filter_map(|attempt| match attempt.settlement {
+        Some(Settlement::RetryScheduled { due_at_ms }) => Some(due_at_ms),
+        Some(Settlement::Delivered | Settlement::DeadLettered | Settlement::Dropped) | None => None,
+    });
+    due.min()
+}
+
+fn lane_view(lane: &LaneState, end: Offset) -> Value {
+    let behind = lane.cursor.as_ref().map(|cursor| {
+        // Other endpoints share the partition, so these are not all its own.
+        let records = (end - cursor.lowest_unsettled).max(0);
+        json!({
+            "since": rfc3339(cursor.behind_since_ms),
+            "offset": cursor.lowest_unsettled,
+            "records_at_most": records.saturating_sub(
+                i64::try_from(cursor.settled.len()).unwrap_or(i64::MAX)
+            ),
+        })
+    });
+    let breaker = json!({
+        "openings": lane.breaker_openings,
+        "open_until": (lane.breaker_openings > 0).then(|| rfc3339(lane.breaker_open_until_ms)),
+    });
+    json!({
+        "behind": behind,
+        "breaker": breaker,
+        "failing_since": lane.failing_since_ms.map(rfc3339),
+    })
+}
+
+fn gate_name(gate: Gate) -> &'static str {
+    match gate {
+        Gate::Open => "open",
+        Gate::PausedEndpoint => "endpoint_paused",
+        Gate::PausedTenant => "tenant_paused",
+        Gate::PausedInstallation => "installation_paused",
+        Gate::Disabled => "endpoint_disabled",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_names_the_state_that_counts_and_its_owner_and_may_say_more_or_nothing() {
+        let note = |metadata: &str| {
+            Note::of(Some(&Committed {
+                offset: 7,
+                metadata: metadata.to_owned(),
+            }))
+        };
+        let (offset, state_id) = (Some(7), Some(3));
+        let owner = Some("10.0.0.1:9464".to_owned());
+        let full = Note {
+            offset,
+            state_id,
+            owner,
+        };
+        assert_eq!(
+            note("postrider/2 attempts=5 state=3 owner=10.0.0.1:9464 later=x"),
+            full
+        );
+        for nothing in ["", "postrider/2", "by hand", "state=x"] {
+            let expected = Note {
+                offset,
+                ..Note::default()
+            };
+            assert_eq!(note(nothing), expected, "{nothing}");
+        }
+        assert_eq!(Note::of(None), Note::default());
+    }
+}
