@@ -71,6 +71,11 @@ impl World {
             5..8 => self.change_registry().await,
             8 => self.burst().await,
             9 if self.clock_is_set => self.set_clock(),
+            9 => {
+                let time = Duration::from_millis(self.random.below(20_000));
+                self.note(format!("the network is down for {time:?}"));
+                self.network.go_down(time);
+            }
             _ => self.disturb_log(index),
         }
     }

@@ -10,6 +10,7 @@ mod lanes;
 mod requests;
 mod topics;
 mod views;
+mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -28,6 +29,8 @@ use breakers::Breakers;
 use lanes::LaneStates;
 use topics::Source;
 use views::Views;
+pub(crate) use wishes::EVERYBODY;
+use wishes::Wishes;
 
 const UNSETTLED_SHOWN: usize = 5;
 
@@ -66,11 +69,10 @@ pub(crate) struct Audit {
     lanes: LaneStates,
     /// Offsets in `deliveries` of first attempts that were not made, by endpoint.
     unserved: BTreeMap<String, BTreeSet<Offset>>,
-    /// Endpoints that are not to be called, and since when.
-    silent: BTreeMap<String, i64>,
     succeeded: BTreeSet<(String, String, u32)>,
     breakers: Breakers,
     views: Views,
+    wishes: Wishes,
     pub(crate) counts: Counts,
 }
 
@@ -147,10 +149,10 @@ impl Audit {
             open_retries: BTreeMap::new(),
             lanes: LaneStates::default(),
             unserved: BTreeMap::new(),
-            silent: BTreeMap::new(),
             succeeded: BTreeSet::new(),
             breakers: Breakers::default(),
             views: Views::default(),
+            wishes: Wishes::default(),
             counts: Counts::default(),
         }
     }
@@ -197,15 +199,6 @@ impl Audit {
         shown
     }
 
-    /// From now on the endpoint is not to be called.
-    pub(crate) fn silence(&mut self, endpoint: &str, at_ms: i64) {
-        self.silent.insert(endpoint.to_owned(), at_ms);
-    }
-
-    pub(crate) fn end_silence(&mut self, endpoint: &str) {
-        self.silent.remove(endpoint);
-    }
-
     /// The endpoint answered that it has it.
     pub(crate) fn succeeded(&mut self, sent: &Sent, at_ms: i64) {
         let Sent {
@@ -216,6 +209,15 @@ impl Audit {
         } = sent.clone();
         self.breakers.succeeded(&endpoint, at_ms);
         self.succeeded.insert((event_id, endpoint, attempt));
+    }
+
+    /// The endpoint was not reached: if that is our own fault, the attempt may be made again.
+    pub(crate) fn unreachable(&mut self, sent: &Sent) {
+        if let Some(id) = self.work_of(sent)
+            && let Some(work) = self.works.get_mut(&id)
+        {
+            work.requested.remove(&sent.attempt);
+        }
     }
 
     /// Nobody waits for the answer any more.

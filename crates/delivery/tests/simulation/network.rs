@@ -10,7 +10,7 @@ use postrider_delivery::sender::{Sender, WebhookRequest, WebhookResponse};
 use postrider_log::Clock;
 use postrider_log::memory::SplitMix64;
 use postrider_model::outcome::{Outcome, Reason, retry_after};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::audit::Audit;
 use super::chronicle::{Chronicle, Sent};
@@ -59,6 +59,7 @@ pub(crate) struct Network {
     /// When each endpoint was called, in the last second at least.
     calls: Mutex<BTreeMap<String, Vec<i64>>>,
     healed: AtomicBool,
+    down_until: Mutex<Instant>,
 }
 
 enum Script {
@@ -80,12 +81,18 @@ impl Network {
             watch,
             calls: Mutex::default(),
             healed: AtomicBool::new(false),
+            down_until: Mutex::new(Instant::now()),
         })
     }
 
     /// From now on every endpoint answers as it should.
     pub(crate) fn heal(&self) {
         self.healed.store(true, Ordering::Relaxed);
+    }
+
+    /// Nobody can be reached for a while.
+    pub(crate) fn go_down(&self, time: Duration) {
+        *self.down_until.lock().expect("no panic") = Instant::now() + time;
     }
 
     fn below(&self, bound: u64) -> u64 {
@@ -108,6 +115,9 @@ impl Network {
         let behaviour = endpoint.split('_').next().unwrap_or_default();
         if self.healed.load(Ordering::Relaxed) {
             return Script::Answer(200, None);
+        }
+        if Instant::now() < *self.down_until.lock().expect("no panic") {
+            return Script::Refuse(Reason::Connect);
         }
         match behaviour {
             "flaky" if self.below(2) == 0 => Script::Answer(503, None),
@@ -205,7 +215,12 @@ impl Sender for ScriptedSender {
                 };
                 (outcome, String::new())
             }
-            Script::Refuse(reason) => (Outcome::Unanswered(reason), "no answer".to_owned()),
+            Script::Refuse(reason) => {
+                if reason == Reason::Connect {
+                    network.watch.audit(|audit| audit.unreachable(&sent));
+                }
+                (Outcome::Unanswered(reason), "no answer".to_owned())
+            }
         };
         self.gate.passed().await;
         WebhookResponse {

@@ -4,20 +4,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use postrider_log::memory::SplitMix64;
-use postrider_model::endpoint::{Endpoint, EndpointState, PayloadFormat};
+use postrider_model::endpoint::{Endpoint, EndpointState, PayloadFormat, RateLimit};
 use postrider_model::filter::{EventTypeFilter, EventTypeName};
 use postrider_model::ids::{EndpointId, TenantId};
 use postrider_model::retry::RetrySchedule;
 use postrider_model::signature::SigningSecret;
-use postrider_model::tenant::Tenant;
+use postrider_model::tenant::{Installation, Tenant};
 use postrider_registry::{Lookup, Registry};
 
+use super::audit::EVERYBODY;
 use super::network::BEHAVIOURS;
 use super::watch::Watch;
 
 pub(crate) const TENANTS: [&str; 3] = ["acme", "globex", "initech"];
 const SCHEDULE_MS: [i64; 3] = [1_000, 3_000, 8_000];
 const ATTEMPT_TIMEOUT_MS: u32 = 2_500;
+const RATE_BURST: u32 = 2;
 
 pub(crate) fn schedule() -> RetrySchedule {
     RetrySchedule::try_new(SCHEDULE_MS.to_vec()).expect("a schedule")
@@ -92,23 +94,43 @@ impl Tenants {
         let Some((name, _)) = self.pick(random) else {
             return "no endpoint is left".to_owned();
         };
-        match random.below(6) {
-            0 => {
+        match random.below(14) {
+            0 | 1 => {
                 self.delete(&name, at_ms).await;
                 format!("{name} is deleted")
             }
-            1..3 if self.is_enabled(&name) => {
-                let reason = "manual".to_owned();
-                self.put(
-                    &name,
-                    EndpointState::Disabled {
-                        reason,
-                        since_ms: 1,
-                    },
-                )
-                .await;
+            2..5 if self.is_enabled(&name) => {
+                let (reason, since_ms) = ("manual".to_owned(), 1);
+                let disabled = EndpointState::Disabled { reason, since_ms };
+                self.put_state(&name, disabled).await;
                 self.watch.audit(|audit| audit.silence(&name, at_ms));
                 format!("{name} is disabled")
+            }
+            5..8 if self.is_enabled(&name) => {
+                self.put_state(&name, EndpointState::Paused).await;
+                self.watch.audit(|audit| audit.silence(&name, at_ms));
+                format!("{name} is paused")
+            }
+            8 | 9 => {
+                let per_second = [1.0, 2.0, 5.0][usize::try_from(random.below(3)).expect("few")];
+                let rate = (!random.once_in(4)).then_some(per_second);
+                self.put_rate(&name, rate, at_ms).await;
+                format!("{name} wants {rate:?} requests a second")
+            }
+            10 => {
+                let tenant = TENANTS[usize::try_from(random.below(3)).expect("few")];
+                let paused = random.once_in(2);
+                self.pause_tenant(tenant, paused, at_ms).await;
+                format!("all of {tenant} is paused: {paused}")
+            }
+            11 => {
+                let paused = random.once_in(2);
+                self.pause_all(paused, at_ms).await;
+                format!("everything is paused: {paused}")
+            }
+            12 => {
+                self.discard(&name).await;
+                format!("{name} wants nothing of what was before")
             }
             _ => {
                 self.enable(&name).await;
@@ -117,8 +139,12 @@ impl Tenants {
         }
     }
 
-    /// Enables what is disabled, or deletes it if it would only be disabled again.
+    /// Enables what is disabled, or deletes it if it would only be disabled again, and resumes what is paused.
     pub(crate) async fn make_peace(&mut self, at_ms: i64) {
+        self.pause_all(false, at_ms).await;
+        for tenant in TENANTS {
+            self.pause_tenant(tenant, false, at_ms).await;
+        }
         let names: Vec<String> = self.endpoints.keys().cloned().collect();
         for name in names {
             if name.starts_with("gone") {
@@ -131,7 +157,50 @@ impl Tenants {
 
     async fn enable(&mut self, name: &str) {
         self.watch.audit(|audit| audit.end_silence(name));
-        self.put(name, EndpointState::Enabled).await;
+        self.put_state(name, EndpointState::Enabled).await;
+    }
+
+    async fn pause_tenant(&self, tenant: &str, paused: bool, at_ms: i64) {
+        self.hush(tenant, paused, at_ms);
+        let written = self.registry.pause_tenant(&tenant_id(tenant), paused).await;
+        written.expect("the registry is spared");
+    }
+
+    async fn pause_all(&self, deliveries_paused: bool, at_ms: i64) {
+        self.hush(EVERYBODY, deliveries_paused, at_ms);
+        let installation = Installation { deliveries_paused };
+        let written = self.registry.put_installation(installation).await;
+        written.expect("the registry is spared");
+    }
+
+    fn hush(&self, scope: &str, paused: bool, at_ms: i64) {
+        self.watch.audit(|audit| {
+            if paused {
+                audit.silence(scope, at_ms);
+            } else {
+                audit.end_silence(scope);
+            }
+        });
+    }
+
+    async fn put_rate(&self, name: &str, per_second: Option<f64>, at_ms: i64) {
+        let rate = per_second.map(|rate| RateLimit::try_new(rate, RATE_BURST).expect("a rate"));
+        self.watch.audit(|audit| audit.set_rate(name, rate, at_ms));
+        let change = |endpoint: &Endpoint| Endpoint {
+            rate_limit: rate,
+            ..endpoint.clone()
+        };
+        self.update(name, change).await;
+    }
+
+    /// Whatever was matched until now is not to be delivered any more.
+    async fn discard(&self, name: &str) {
+        let position = self.registry.position();
+        let change = |endpoint: &Endpoint| Endpoint {
+            discard_matched_before: position,
+            ..endpoint.clone()
+        };
+        self.update(name, change).await;
     }
 
     fn is_enabled(&self, name: &str) -> bool {
@@ -141,11 +210,15 @@ impl Tenants {
         }
     }
 
-    async fn put(&self, name: &str, state: EndpointState) {
+    async fn put_state(&self, name: &str, state: EndpointState) {
         let change = |endpoint: &Endpoint| Endpoint {
             state: state.clone(),
             ..endpoint.clone()
         };
+        self.update(name, change).await;
+    }
+
+    async fn update(&self, name: &str, change: impl Fn(&Endpoint) -> Endpoint) {
         let id = endpoint_id(name);
         let changed = self.registry.update_endpoint(&id, None, change);
         changed.await.expect("the registry is spared");
@@ -184,6 +257,8 @@ impl Tenants {
         };
         let created = self.registry.create_endpoint(endpoint).await;
         created.expect("the registry is spared");
+        self.watch
+            .audit(|audit| audit.belongs(name, tenant.as_str()));
         self.endpoints.insert(name.to_owned(), tenant);
     }
 }

@@ -342,7 +342,7 @@ impl World {
     /// With everything settled nothing is under way and every lane is live.
     async fn come_to_rest(&mut self) {
         let mut behind = Vec::new();
-        for _ in 0..60 {
+        for _ in 0..900 {
             self.pass(Duration::from_secs(2)).await;
             let workers = self.workers.iter().flatten();
             let in_flight = workers.map(|worker| worker.metrics.attempts_in_flight.get());
@@ -351,7 +351,8 @@ impl World {
                 return;
             }
         }
-        panic!("everything is settled, but attempts are under way or lanes behind: {behind:?}");
+        let shown = self.watch.audit(|audit| audit.show_unsettled(i64::MAX));
+        panic!("attempts are under way or lanes behind: {behind:?}\n{shown}");
     }
 }
 

@@ -5,9 +5,6 @@ use postrider_model::delivery::WorkId;
 use super::{Audit, Settled, Work};
 use crate::simulation::chronicle::{Sent, Tenure};
 
-/// By when everybody knows that an endpoint is not to be called.
-const SILENT_AFTER_MS: i64 = 2_000;
-
 impl Audit {
     /// A request leaves in this moment.
     pub(crate) fn check_request(&mut self, sent: &Sent) {
@@ -24,6 +21,7 @@ impl Audit {
         self.check_knowledge(&id, sent, tenure);
         self.check_time(&id, sent);
         self.check_probe(&id, sent);
+        self.check_wishes(sent);
         if sent.attempt == 1 {
             self.check_turn(&id, sent);
         }
@@ -31,7 +29,7 @@ impl Audit {
         work.requested.insert(sent.attempt, tenure.number);
     }
 
-    fn work_of(&self, sent: &Sent) -> Option<WorkId> {
+    pub(super) fn work_of(&self, sent: &Sent) -> Option<WorkId> {
         let shown = (sent.event_id.clone(), sent.endpoint.clone());
         let mut works = self.shown.get(&shown)?.iter();
         let asks = |id: &&WorkId| self.works[*id].steps.contains_key(&sent.attempt);
@@ -80,10 +78,6 @@ impl Audit {
             sent.foreign_ms <= lease_ms,
             "its partition is another's: {sent:?}"
         );
-        if let Some(since_ms) = self.silent.get(&sent.endpoint) {
-            let told = sent.at_ms > since_ms + SILENT_AFTER_MS && sent.thawed_ms > SILENT_AFTER_MS;
-            assert!(!told, "not to be called since {since_ms}: {sent:?}");
-        }
     }
 
     /// First attempts of an endpoint are made in the order of the log, as far as several under way at once allow.

@@ -16,6 +16,7 @@ pub(super) struct Views {
     wanted: BTreeMap<EventId, Vec<(EndpointId, u64)>>,
     routes: Vec<(EventId, Vec<EndpointId>)>,
     taken_as_deleted: Vec<EndpointId>,
+    discarded: Vec<EndpointId>,
 }
 
 impl Audit {
@@ -30,8 +31,11 @@ impl Audit {
     }
 
     pub(super) fn note_drop(&mut self, made: &Attempt) {
-        if made.reason == Reason::EndpointDeleted {
-            self.views.taken_as_deleted.push(made.work.endpoint.clone());
+        match made.reason {
+            Reason::EndpointDeleted => self.views.taken_as_deleted.push(made.work.endpoint.clone()),
+            Reason::BacklogDiscarded => self.views.discarded.push(made.work.endpoint.clone()),
+            Reason::EndpointDisabled => panic!("what is parked waits: {made:?}"),
+            _ => {}
         }
     }
 
@@ -55,6 +59,12 @@ impl Audit {
                 matches!(registry.endpoint(&endpoint), Lookup::Deleted),
                 "{endpoint} was taken as deleted"
             );
+        }
+        for endpoint in std::mem::take(&mut self.views.discarded) {
+            if let Lookup::Found(found) = registry.endpoint(&endpoint) {
+                let discards = found.value.discard_matched_before > 0;
+                assert!(discards, "{endpoint} never discarded anything");
+            }
         }
     }
 }
