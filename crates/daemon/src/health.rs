@@ -91,11 +91,17 @@ impl Health {
         unmet.map(|(name, _)| *name).collect()
     }
 
-    /// Starts the server on a thread of its own.
+    /// Starts the server on a thread of its own. `further` are routes of the role's own, for those who operate it; they
+    /// must be quick.
     ///
     /// # Errors
     /// When the address cannot be bound or the thread not started.
-    pub fn serve(&self, address: SocketAddr, metrics: Metrics) -> io::Result<HealthServer> {
+    pub fn serve(
+        &self,
+        address: SocketAddr,
+        metrics: Metrics,
+        further: Router,
+    ) -> io::Result<HealthServer> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -105,7 +111,8 @@ impl Health {
         let router = Router::new()
             .route("/livez", get(async || "ok\n"))
             .route("/readyz", get(ready).with_state(self.clone()))
-            .route("/metrics", get(exposition).with_state(metrics));
+            .route("/metrics", get(exposition).with_state(metrics))
+            .merge(further);
         let token = CancellationToken::new();
         let stopped = token.clone();
         let thread = thread::Builder::new()

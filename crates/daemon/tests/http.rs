@@ -48,7 +48,11 @@ fn readiness_follows_the_conditions() {
     let registry = health.condition("registry");
     let producer = health.condition("producer");
     let server = health
-        .serve(([127, 0, 0, 1], 0).into(), Metrics::new("1", &[]))
+        .serve(
+            ([127, 0, 0, 1], 0).into(),
+            Metrics::new("1", &[]),
+            axum::Router::new(),
+        )
         .unwrap();
     let ready = || fetch(server.address(), "/readyz");
 
@@ -76,7 +80,11 @@ fn readiness_follows_the_conditions() {
 #[test]
 fn metrics_are_served_as_text_and_the_server_stops() {
     let server = Health::new()
-        .serve(([127, 0, 0, 1], 0).into(), Metrics::new("1", &[]))
+        .serve(
+            ([127, 0, 0, 1], 0).into(),
+            Metrics::new("1", &[]),
+            axum::Router::new(),
+        )
         .unwrap();
     let address = server.address();
     let response = fetch(address, "/metrics");
@@ -95,7 +103,11 @@ fn metrics_are_served_as_text_and_the_server_stops() {
 #[tokio::test]
 async fn health_answers_while_the_main_runtime_is_busy() {
     let server = Health::new()
-        .serve(([127, 0, 0, 1], 0).into(), Metrics::new("1", &[]))
+        .serve(
+            ([127, 0, 0, 1], 0).into(),
+            Metrics::new("1", &[]),
+            axum::Router::new(),
+        )
         .unwrap();
     // This blocks the only thread of the test's runtime.
     assert!(fetch(server.address(), "/livez").starts_with("HTTP/1.1 200 "));
@@ -106,7 +118,7 @@ fn an_address_in_use_is_an_error() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let error = Health::new()
-        .serve(address, Metrics::new("1", &[]))
+        .serve(address, Metrics::new("1", &[]), axum::Router::new())
         .unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
 }

@@ -16,6 +16,7 @@ mod partition;
 mod rebuild;
 mod settled;
 mod state;
+mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,6 +46,7 @@ pub(crate) use lane::LaneLimits;
 use lane::{Memory, Now, Seen, Step, Turn};
 use partition::{Partition, Taken};
 use settled::CommitNote;
+pub use status::{LaneAnswers, LaneQuestions, LaneStatus, lane_questions};
 
 use crate::dead_letter;
 use crate::progress::Lease;
@@ -65,6 +67,7 @@ struct Deliver<S> {
     limits: LaneLimits,
     raw_record_bytes_max: usize,
     lease: Lease,
+    answers: Arc<LaneAnswers>,
     base: Instant,
     partitions: BTreeMap<PartitionNumber, Partition>,
     /// Lanes that may start an attempt, each once: those that answer quickly, and the others.
@@ -123,8 +126,10 @@ enum Finished {
 pub async fn run<S: Sender>(
     stage: StageContext,
     context: impl Fn(Arc<dyn Producer>) -> CarryContext<S>,
+    answers: LaneAnswers,
     stop: CancellationToken,
 ) {
+    let answers = Arc::new(answers);
     let make = |producer, lease| {
         let context = Arc::new(context(producer));
         Deliver::new(
@@ -132,6 +137,7 @@ pub async fn run<S: Sender>(
             context,
             stage.config.raw_record_bytes_max,
             lease,
+            answers.clone(),
         )
     };
     run_stage(&stage, stop, make).await;
@@ -144,6 +150,7 @@ impl<S: Sender> Deliver<S> {
         context: Arc<CarryContext<S>>,
         raw_record_bytes_max: usize,
         lease: Lease,
+        answers: Arc<LaneAnswers>,
     ) -> Self {
         Self {
             log,
@@ -151,6 +158,7 @@ impl<S: Sender> Deliver<S> {
             context,
             raw_record_bytes_max,
             lease,
+            answers,
             base: Instant::now(),
             partitions: BTreeMap::new(),
             line: FairLine::default(),
@@ -843,6 +851,13 @@ impl<S: Sender> Stage for Deliver<S> {
                 }
                 () = sleep_until(wakes_at.unwrap_or(self.base)), if wakes_at.is_some() => {}
                 () = sleep(LEASE_CHECK), if lease_expired => {}
+                Some((endpoint, answer)) = self.answers.next() => {
+                    let now = self.now();
+                    let mut owned = self.partitions.iter();
+                    let status = owned.find_map(|(number, owned)| owned.status(*number, &endpoint, &self.limits, now));
+                    // Whoever asked may have gone.
+                    drop(answer.send(status));
+                }
                 else => std::future::pending().await,
             }
         }

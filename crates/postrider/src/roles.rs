@@ -14,11 +14,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
 use postrider_daemon::CancellationToken;
 use postrider_daemon::health::{Health, HealthServer};
 use postrider_daemon::metrics::Metrics;
 use postrider_daemon::tasks::{TaskFailure, Tasks};
 use postrider_daemon::telemetry::{self, TelemetryConfig, TelemetryGuard};
+use postrider_delivery::deliver::{LaneAnswers, LaneQuestions, lane_questions};
+use postrider_model::ids::EndpointId;
 
 use crate::config::Config;
 
@@ -40,9 +46,23 @@ pub(crate) struct Process {
     pub(crate) api: Tasks,
     pub(crate) stages: Tasks,
     pub(crate) base: Tasks,
+    /// What deliver is asked about its lanes, until it takes this.
+    pub(crate) lane_answers: Option<LaneAnswers>,
     stages_drain: Duration,
     health_server: HealthServer,
     telemetry: TelemetryGuard,
+}
+
+/// `/lanes/{endpoint}`: what the owner of a lane knows of it.
+fn lanes(questions: LaneQuestions) -> Router {
+    let answer = async |State(questions): State<LaneQuestions>, Path(id): Path<String>| {
+        let status = match EndpointId::try_new(&id) {
+            Ok(endpoint) => questions.ask(endpoint).await,
+            Err(_) => None,
+        };
+        status.map(Json).ok_or(StatusCode::NOT_FOUND)
+    };
+    Router::new().route("/lanes/{endpoint}", get(answer).with_state(questions))
 }
 
 impl Process {
@@ -68,7 +88,8 @@ impl Process {
             .health
             .listen
             .unwrap_or(SocketAddr::new(IpAddr::V4(host), HEALTH_PORT));
-        let health_server = health.serve(address, metrics.clone()).with_context(|| {
+        let (questions, lane_answers) = lane_questions();
+        let health_server = health.serve(address, metrics.clone(), lanes(questions)).with_context(|| {
             format!(
                 "listen at {address} for health and metrics; --health-listen names another address"
             )
@@ -82,6 +103,7 @@ impl Process {
             base: Tasks::new(CancellationToken::new()),
             stages_drain: Duration::from_millis(config.delivery.stage.stop_drain_ms) + DRAIN_SLACK,
             health_server,
+            lane_answers: Some(lane_answers),
             telemetry,
         })
     }

@@ -21,6 +21,8 @@ use postrider_model::flow::bucket::TokenBucket;
 use postrider_model::flow::concurrency::{ConcurrencyLimit, ConcurrencyLimits};
 use postrider_model::ids::{EndpointId, TenantId};
 
+use super::status::LaneStatus;
+
 /// A delivery that waits for its attempt.
 #[derive(Debug, Clone)]
 pub(super) struct Step {
@@ -649,6 +651,41 @@ impl Lane {
             (Some((per_second, burst)), bucket @ None) => {
                 *bucket = Some(TokenBucket::new(per_second, burst, now.mono_ms));
             }
+        }
+    }
+
+    /// What is known of it, for those who ask.
+    pub(super) fn status(
+        &self,
+        partition: i32,
+        limits: &LaneLimits,
+        next: Offset,
+        now: Now,
+    ) -> LaneStatus {
+        let lowest_unsettled = self.lowest_unsettled(next);
+        let is_behind = self.wants_cover;
+        LaneStatus {
+            partition,
+            queued: self.queue.len(),
+            in_flight: self.in_flight.len(),
+            concurrency_limit: self.limit.limit(),
+            latency_ms: self.limit.latency_ms(),
+            breaker: match self.breaker.admission(now.mono_ms) {
+                Admission::Open => "closed",
+                Admission::Wait { .. } => "open",
+                Admission::Probe | Admission::Probing => "half_open",
+            },
+            breaker_wait_ms: self.breaker.wait_ms(now.mono_ms),
+            parked: self.parked,
+            failing_since_ms: self.failing_since_ms,
+            behind_since_ms: is_behind.then_some(self.behind_since_ms),
+            behind_by_offsets: is_behind.then_some(next - lowest_unsettled),
+            lowest_unsettled,
+            next_due_in_ms: match self.turn(limits, now) {
+                Turn::Now => Some(0),
+                Turn::At(at_ms) => Some(at_ms - now.mono_ms),
+                Turn::Later => None,
+            },
         }
     }
 

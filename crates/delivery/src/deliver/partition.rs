@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::lane::{Lane, LaneLimits, Memory, Now, Seen, Step, Turn, WriteContext};
 use super::settled::SettledSet;
 use super::state;
+use super::status::LaneStatus;
 
 /// Records to read again at once before another lane has its turn.
 const SWEEP_RECORDS_MAX: usize = 20_000;
@@ -582,6 +583,18 @@ impl Partition {
             .filter(|lane| lane.is_slow(slow_from_ms, now))
             .map(Lane::in_flight)
             .sum()
+    }
+
+    /// What is known of a lane.
+    pub(super) fn status(
+        &self,
+        number: i32,
+        endpoint: &EndpointId,
+        limits: &LaneLimits,
+        now: Now,
+    ) -> Option<LaneStatus> {
+        let lane = self.lanes.get(endpoint)?;
+        Some(lane.status(number, limits, self.next, now))
     }
 
     /// A dead letter is durable.

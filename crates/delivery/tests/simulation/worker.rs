@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrider_delivery::config::DeliveryConfig;
-use postrider_delivery::deliver::CarryContext;
+use postrider_delivery::deliver::{CarryContext, lane_questions};
 use postrider_delivery::fan_out::FanOutContext;
 use postrider_delivery::scheduler::SchedulerContext;
 use postrider_delivery::{DeliveryMetrics, StageContext, deliver, fan_out, scheduler};
@@ -124,7 +124,7 @@ async fn work(means: Means, stop: CancellationToken) {
     };
     futures_util::join!(
         fan_out::run(stage.clone(), fan_out, stop.clone()),
-        deliver::run(stage.clone(), carry, stop.clone()),
+        deliver::run(stage.clone(), carry, lane_questions().1, stop.clone()),
         scheduler::run(stage.clone(), scheduler, stop.clone()),
     );
 }

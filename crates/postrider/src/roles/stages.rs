@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use postrider_delivery::config::DeliverConfig;
 use postrider_delivery::deliver::CarryContext;
 use postrider_delivery::fan_out::FanOutContext;
 use postrider_delivery::scheduler::SchedulerContext;
@@ -52,6 +53,23 @@ pub(crate) fn spawn(
     Ok(())
 }
 
+/// Where others find the health server of this process: as configured, else under the name of its machine.
+fn advertised(process: &Process, config: &Config) -> String {
+    let configured = &config.delivery.deliver.advertised_address;
+    if !configured.is_empty() {
+        return configured.clone();
+    }
+    let address = process.health_address();
+    let host = std::env::var("HOSTNAME")
+        .ok()
+        .filter(|host| !host.is_empty());
+    match host {
+        Some(host) if address.ip().is_unspecified() => format!("{host}:{}", address.port()),
+        _ if address.ip().is_unspecified() => format!("127.0.0.1:{}", address.port()),
+        _ => address.to_string(),
+    }
+}
+
 /// What all stages share.
 struct Parts {
     stage: StageContext,
@@ -90,7 +108,10 @@ impl Parts {
         );
         let (ladder, limits) = (
             config.topics.retry_delays_ms.clone(),
-            config.delivery.deliver.clone(),
+            DeliverConfig {
+                advertised_address: advertised(process, config),
+                ..config.delivery.deliver.clone()
+            },
         );
         let context = move |producer: Arc<dyn Producer>| CarryContext {
             registry: registry.clone(),
@@ -104,8 +125,12 @@ impl Parts {
         };
         let stage = self.stage.clone();
         let stop = process.stages.token().clone();
+        let answers = process
+            .lane_answers
+            .take()
+            .context("the stage was started before")?;
         self.spawn(process, "deliver", async move {
-            deliver::run(stage, context, stop).await;
+            deliver::run(stage, context, answers, stop).await;
         });
         Ok(())
     }

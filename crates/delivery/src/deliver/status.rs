@@ -1,0 +1,77 @@
+//! Questions about lanes that somebody asks while the stage runs.
+
+use std::time::Duration;
+
+use postrider_log::{Offset, Partition};
+use postrider_model::ids::EndpointId;
+use serde::Serialize;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::timeout;
+
+/// Questions that wait, at most; more are refused.
+const QUESTIONS_MAX: usize = 64;
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the owner of a lane knows of it, beyond what the log says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LaneStatus {
+    /// The partition of `deliveries` that the endpoint's traffic goes through.
+    pub partition: Partition,
+    /// Deliveries that wait in memory.
+    pub queued: usize,
+    /// Attempts under way.
+    pub in_flight: usize,
+    /// How many attempts the endpoint is given at once, as learned.
+    pub concurrency_limit: usize,
+    /// How long it takes to answer, smoothed; absent before the first success.
+    pub latency_ms: Option<u32>,
+    /// `closed`, `open` or `half_open`.
+    pub breaker: &'static str,
+    /// How long until the next probe.
+    pub breaker_wait_ms: i64,
+    /// It is paused or disabled.
+    pub parked: bool,
+    /// Since when nothing succeeded, Unix milliseconds.
+    pub failing_since_ms: Option<i64>,
+    /// Since when the lane is behind, Unix milliseconds.
+    pub behind_since_ms: Option<i64>,
+    /// Offsets between where its unsettled deliveries begin and the end of what was read; an upper bound for how many
+    /// deliveries it is behind by, since other endpoints' lie between.
+    pub behind_by_offsets: Option<Offset>,
+    /// The lowest offset that is not settled.
+    pub lowest_unsettled: Offset,
+    /// How long until it may start its next attempt, where that is a matter of time.
+    pub next_due_in_ms: Option<i64>,
+}
+
+type Question = (EndpointId, oneshot::Sender<Option<LaneStatus>>);
+
+/// Asks a running stage about its lanes.
+#[derive(Debug, Clone)]
+pub struct LaneQuestions(mpsc::Sender<Question>);
+
+/// Where the stage finds what it is asked; it is handed on when the stage starts again.
+#[derive(Debug)]
+pub struct LaneAnswers(pub(super) Mutex<mpsc::Receiver<Question>>);
+
+/// The two ends.
+pub fn lane_questions() -> (LaneQuestions, LaneAnswers) {
+    let (sender, receiver) = mpsc::channel(QUESTIONS_MAX);
+    (LaneQuestions(sender), LaneAnswers(Mutex::new(receiver)))
+}
+
+impl LaneQuestions {
+    /// What is known of the endpoint's lane; `None` if it has none here, or the stage does not answer within a second.
+    pub async fn ask(&self, endpoint: EndpointId) -> Option<LaneStatus> {
+        let (sender, answer) = oneshot::channel();
+        self.0.try_send((endpoint, sender)).ok()?;
+        timeout(ANSWER_TIMEOUT, answer).await.ok()?.ok()?
+    }
+}
+
+impl LaneAnswers {
+    /// The next question. Cancel-safe.
+    pub(super) async fn next(&self) -> Option<Question> {
+        self.0.lock().await.recv().await
+    }
+}
