@@ -1,7 +1,9 @@
 //! How many attempts an endpoint is given at once.
 //!
-//! The limit doubles while it is used and answers come well (slow start), grows by one for each full round later on, and
-//! is halved when the endpoint says or shows that it is overwhelmed. It is learned by the owner and by nobody else.
+//! The limit doubles while it is used and answers come well (slow start), grows round by round later on, in larger
+//! steps the longer nothing is refused, and is halved when the endpoint says or shows that it is overwhelmed. After several halvings in a row it doubles again up
+//! to half of where they began, so that a short outage costs seconds; an endpoint that has become weaker shows itself on
+//! the way there, and the next run of halvings begins lower. It is learned by the owner and by nobody else.
 
 /// Where a limit begins and ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,9 @@ impl Default for ConcurrencyLimits {
 /// were caused together.
 const DECREASE_INTERVAL_MS: i64 = 1_000;
 
+/// After so many steps of steady growth without a refusal, the steps come twice as fast.
+const STEPS_TO_DOUBLING: usize = 8;
+
 /// The limit of one endpoint.
 #[derive(Debug, Clone)]
 pub struct ConcurrencyLimit {
@@ -37,9 +42,23 @@ pub struct ConcurrencyLimit {
     slow_start_until: usize,
     /// Successes since the limit last grew.
     successes: usize,
+    /// How often it grew since anything was refused.
+    steps: usize,
+    round: Round,
+    /// The limit grew since it was last halved, so the next halving begins a new run.
+    has_grown: bool,
     /// Smoothed, in sixteenths of a millisecond.
     latency: Option<u64>,
     decreased_at_ms: Option<i64>,
+}
+
+/// About the time in which everything that is under way ends once.
+#[derive(Debug, Clone, Copy, Default)]
+struct Round {
+    /// Successes until it is over.
+    left: usize,
+    /// The most that was seen under way: attempts that end together see each other gone.
+    in_flight: usize,
 }
 
 impl ConcurrencyLimit {
@@ -50,6 +69,9 @@ impl ConcurrencyLimit {
             limit: limits.initial.clamp(1, limits.max.max(1)),
             slow_start_until: usize::MAX,
             successes: 0,
+            steps: 0,
+            round: Round::default(),
+            has_grown: true,
             latency: None,
             decreased_at_ms: None,
         }
@@ -68,42 +90,64 @@ impl ConcurrencyLimit {
             self.latency
                 .map_or(sample, |smoothed| (smoothed * 7 + sample) / 8),
         );
-        if in_flight.saturating_mul(2) <= self.limit {
+        if !self.is_used(in_flight) {
             return;
         }
         self.successes += 1;
         let needed = if self.limit < self.slow_start_until {
             1
         } else {
-            self.limit
+            (self.limit >> (self.steps / STEPS_TO_DOUBLING).min(16)).max(1)
         };
-        if self.successes >= needed {
+        if self.successes >= needed && self.limit < self.limits.max {
             self.successes = 0;
-            self.limit = (self.limit + 1).min(self.limits.max.max(1));
+            self.steps = self.steps.saturating_add(1);
+            self.limit += 1;
+            self.has_grown = true;
         }
+    }
+
+    fn is_used(&mut self, in_flight: usize) -> bool {
+        if self.round.left == 0 {
+            self.round = Round {
+                left: self.limit,
+                in_flight: 0,
+            };
+        }
+        self.round.left -= 1;
+        self.round.in_flight = self.round.in_flight.max(in_flight);
+        self.round.in_flight.saturating_mul(2) > self.limit
     }
 
     /// The endpoint is overwhelmed: 429, 502, 503, 504 or no answer in time.
     pub fn throttled(&mut self, now_ms: i64) {
         let latency_ms = i64::from(self.latency_ms().unwrap_or(0));
         let interval_ms = DECREASE_INTERVAL_MS.max(latency_ms);
-        if self
+        let is_same_burst = self
             .decreased_at_ms
-            .is_some_and(|at_ms| now_ms.saturating_sub(at_ms) < interval_ms)
-        {
-            return;
+            .is_some_and(|at_ms| now_ms.saturating_sub(at_ms) < interval_ms);
+        // Even where it is not halved, a limit that meets refusals does not grow: only successes in a row let it.
+        (self.successes, self.steps) = (0, 0);
+        if !is_same_burst {
+            self.decreased_at_ms = Some(now_ms);
+            self.limit = (self.limit / 2).max(1);
         }
-        self.decreased_at_ms = Some(now_ms);
-        self.limit = (self.limit / 2).max(1);
-        self.slow_start_until = self.limit;
-        self.successes = 0;
+        if self.has_grown {
+            self.slow_start_until = self.limit;
+        }
+        if !is_same_burst {
+            self.has_grown = false;
+        }
     }
 
     /// The endpoint is back after it was left alone: begin with one attempt, and grow fast.
     pub fn reset(&mut self) {
         self.limit = 1;
         self.slow_start_until = usize::MAX;
-        self.successes = 0;
+        (self.successes, self.steps) = (0, 0);
+        self.round = Round::default();
+        // What is refused late was sent before.
+        self.has_grown = false;
     }
 
     /// How long the endpoint takes to answer, smoothed; `None` before the first success.
@@ -120,98 +164,4 @@ impl ConcurrencyLimit {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::{ConcurrencyLimit, ConcurrencyLimits};
-
-    const LIMITS: ConcurrencyLimits = ConcurrencyLimits {
-        initial: 4,
-        max: 64,
-        slow_from_ms: 1_000,
-    };
-
-    /// Rounds of as many attempts as the limit allows, each taking 100 ms, at an endpoint that takes `capacity` at once.
-    fn rounds(limit: &mut ConcurrencyLimit, capacity: usize, rounds: i64, begin_ms: i64) {
-        for round in 0..rounds {
-            let now_ms = begin_ms + round * 100;
-            let in_flight = limit.limit();
-            for index in 0..in_flight {
-                if index < capacity {
-                    limit.succeeded(100, in_flight);
-                } else {
-                    limit.throttled(now_ms);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn finds_what_an_endpoint_takes_within_seconds() {
-        let mut limit = ConcurrencyLimit::new(LIMITS);
-        rounds(&mut limit, 1_000, 10, 0);
-        assert_eq!(limit.limit(), 64);
-        rounds(&mut limit, 10, 100, 10_000);
-        assert!((4..=24).contains(&limit.limit()), "{}", limit.limit());
-    }
-
-    #[test]
-    fn recovers_from_one() {
-        let mut limit = ConcurrencyLimit::new(LIMITS);
-        for second in 0..20 {
-            limit.throttled(second * 2_000);
-        }
-        assert_eq!(limit.limit(), 1);
-        rounds(&mut limit, 1_000, 50, 50_000);
-        assert!(limit.limit() >= 20, "{} after 5 s", limit.limit());
-        limit.reset();
-        rounds(&mut limit, 1_000, 8, 60_000);
-        assert_eq!(limit.limit(), 64);
-    }
-
-    #[test]
-    fn does_not_grow_while_it_is_not_used() {
-        let mut limit = ConcurrencyLimit::new(LIMITS);
-        for _ in 0..1_000 {
-            limit.succeeded(5, 2);
-        }
-        assert_eq!(limit.limit(), 4);
-    }
-
-    #[test]
-    fn one_burst_of_failures_counts_once() {
-        let mut limit = ConcurrencyLimit::new(LIMITS);
-        rounds(&mut limit, 1_000, 10, 0);
-        for _ in 0..64 {
-            limit.throttled(5_000);
-        }
-        assert_eq!(limit.limit(), 32);
-    }
-
-    #[test]
-    fn knows_the_slow_by_their_successes() {
-        let mut limit = ConcurrencyLimit::new(LIMITS);
-        assert!(!limit.is_slow());
-        limit.succeeded(4_000, 1);
-        assert!(limit.is_slow());
-        for _ in 0..40 {
-            limit.succeeded(10, 1);
-        }
-        assert!(!limit.is_slow());
-    }
-
-    proptest! {
-        #[test]
-        fn stays_within_its_bounds(steps in prop::collection::vec((0_u8..3, any::<u32>(), 0_usize..200), 0..300), max in 0_usize..100) {
-            let mut limit = ConcurrencyLimit::new(ConcurrencyLimits { max, ..LIMITS });
-            for (now_ms, (step, latency_ms, in_flight)) in (0..).step_by(700).zip(steps) {
-                match step {
-                    0 => limit.succeeded(latency_ms, in_flight),
-                    1 => limit.throttled(now_ms),
-                    _ => limit.reset(),
-                }
-                prop_assert!((1..=max.max(1)).contains(&limit.limit()));
-            }
-        }
-    }
-}
+mod tests;
