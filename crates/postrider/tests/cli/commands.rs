@@ -143,20 +143,6 @@ fn endpoints_are_managed_by_commands() {
             .contains("whsec_")
     );
 
-    let status = operator.run("endpoint status -t acme ep_a");
-    assert!(
-        status.contains("gate") && status.contains("partition"),
-        "{status}"
-    );
-
-    let limited = operator.run("endpoint update -t acme ep_a --rate-limit 2.5 --burst 9");
-    assert!(
-        limited.contains("2.5") && limited.contains('9'),
-        "{limited}"
-    );
-    let unlimited = operator.run("endpoint update -t acme ep_a --no-rate-limit");
-    assert!(!unlimited.contains("rate_limit"), "{unlimited}");
-
     for verb in ["disable", "rotate-secret", "delete"] {
         assert!(
             operator
@@ -180,6 +166,28 @@ fn endpoints_are_managed_by_commands() {
             .refused("endpoint show -t acme ep_a")
             .contains("404")
     );
+    up.terminate();
+}
+
+#[test]
+fn the_status_and_the_rate_limit_of_an_endpoint_are_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let up = Up::start(directory.path());
+    let operator = Operator(directory.path());
+    operator.run("endpoint create -t acme --id ep_a --url https://example.com/a");
+    let status = operator.run("endpoint status -t acme ep_a");
+    assert!(
+        status.contains("gate") && status.contains("partition"),
+        "{status}"
+    );
+
+    let limited = operator.run("endpoint update -t acme ep_a --rate-limit 2.5 --burst 9");
+    assert!(
+        limited.contains("2.5") && limited.contains('9'),
+        "{limited}"
+    );
+    let unlimited = operator.run("endpoint update -t acme ep_a --no-rate-limit");
+    assert!(!unlimited.contains("rate_limit"), "{unlimited}");
     up.terminate();
 }
 
@@ -211,6 +219,43 @@ fn endpoints_tenants_and_everything_are_paused_and_resumed() {
     assert_eq!(shown["deliveries_paused"], true);
     assert!(operator.refused("resume").contains("--yes"));
     assert!(operator.run("resume --yes").contains("not paused"));
+    up.terminate();
+}
+
+#[test]
+fn what_came_while_an_endpoint_was_paused_is_delivered_in_order_when_it_is_resumed() {
+    let directory = tempfile::tempdir().unwrap();
+    let up = Up::start(directory.path());
+    let operator = Operator(directory.path());
+    let (paused, other) = (Receiver::start(204), Receiver::start(204));
+    for (id, receiver) in [("ep_a", &paused), ("ep_b", &other)] {
+        operator.run(&format!(
+            "endpoint create -t acme --id {id} --url {}",
+            receiver.url()
+        ));
+    }
+    // One after the other, so that the order in which they arrive is that in which they were begun.
+    operator.run("endpoint update -t acme ep_a --rate-limit 20 --burst 1");
+    operator.run("endpoint pause -t acme ep_a");
+    let ids = ["one", "two", "three"];
+    for id in ids {
+        operator.run(&format!(
+            "event publish -t acme --id {id} --type a.b --data 1"
+        ));
+    }
+    let arrived = |receiver: &Receiver| {
+        let requests = receiver.requests();
+        (requests.len() == ids.len()).then(|| {
+            let ids = requests
+                .iter()
+                .map(|request| request.header("webhook-id").unwrap().to_owned());
+            ids.collect::<Vec<_>>()
+        })
+    };
+    wait_for("what the other endpoint gets", || arrived(&other));
+    assert!(paused.requests().is_empty());
+    operator.run("endpoint resume -t acme ep_a");
+    assert_eq!(wait_for("what waited", || arrived(&paused)), ids);
     up.terminate();
 }
 
