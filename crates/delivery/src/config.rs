@@ -233,6 +233,9 @@ pub struct DeliverConfig {
     pub unsettled_bytes_max: usize,
     /// An endpoint at which nothing succeeded for so long is disabled.
     pub disable_failing_after_ms: u64,
+    /// A delivery that waited in the log for so long is dead-lettered, so that retention does not take it. At most nine
+    /// tenths of the retention of `deliveries` count.
+    pub expires_after_ms: u64,
     /// Where this process answers questions about its lanes, as `host:port`; empty: nowhere.
     pub advertised_address: String,
     /// How long one attempt may take, unless the endpoint says otherwise.
@@ -264,6 +267,7 @@ impl Default for DeliverConfig {
             partition_unsettled_max: 10_000,
             unsettled_bytes_max: 256 * 1024 * 1024,
             disable_failing_after_ms: 5 * 24 * 60 * 60 * 1000,
+            expires_after_ms: 6 * 24 * 60 * 60 * 1000,
             advertised_address: String::new(),
             attempt_timeout_ms: 15_000,
             lease_ms: 20_000,
@@ -280,6 +284,7 @@ impl DeliverConfig {
             queue_bytes_max: self.lane_queue_bytes_max,
             window_max: self.lane_queue_max.saturating_mul(2),
             hold_ms_max: millis(self.hold_ms_max),
+            expires_after_ms: millis(self.expires_after_ms),
             breaker: BreakerLimits {
                 failures_to_open: self.breaker_failures,
                 pause_ms_min: millis(self.breaker_pause_ms_min),

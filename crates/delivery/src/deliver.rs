@@ -320,7 +320,8 @@ impl<S: Sender> Deliver<S> {
         };
         lane.in_line = false;
         lane.park(wishes.parked);
-        if wishes.parked || turn != Turn::Now {
+        let expires = lane.head_expires(&self.limits, now);
+        if (wishes.parked && !expires) || turn != Turn::Now {
             self.line_up(key, now);
             return;
         }
@@ -330,12 +331,12 @@ impl<S: Sender> Deliver<S> {
             return;
         }
         lane.set_rate(wishes.rate, now);
-        if let Err(at_ms) = lane.take_token(now) {
+        if !expires && let Err(at_ms) = lane.take_token(now) {
             self.wakes.insert((at_ms, key));
             return;
         }
         let failing_since_ms = lane.failing_since_ms();
-        let Some((step, probe)) = owned.start(&key.1, now) else {
+        let Some((step, probe)) = owned.start(&key.1, expires, now) else {
             return;
         };
         self.in_flight += 1;
@@ -349,6 +350,7 @@ impl<S: Sender> Deliver<S> {
             slow,
             failing_since_ms,
             spared: self.network_is_down,
+            expires,
         };
         self.spawn_carry(carried);
         self.line_up(key, now);
@@ -662,6 +664,7 @@ impl<S: Sender> Deliver<S> {
                 let step = Step {
                     offset: record.offset,
                     bytes: record.size_bytes(),
+                    appended_ms: record.timestamp_ms,
                     delivery: Box::new(delivery),
                 };
                 let key = (partition, step.delivery.endpoint.clone());

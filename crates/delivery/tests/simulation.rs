@@ -155,6 +155,12 @@ fn an_idle_system_retries_in_time_and_never_early() {
 }
 
 #[test]
+fn what_retention_would_take_is_dead_lettered_first() {
+    let expired = simulate(async { World::plain(5, true).await.run_expiry().await });
+    assert!(expired > 10, "{expired} were dead-lettered in time");
+}
+
+#[test]
 fn forged_records_hold_nothing_up() {
     assert!(
         simulate(async { World::plain(11, false).await.run_forged().await }),

@@ -104,6 +104,8 @@ reasons! {
     EndpointDisabled = "endpoint_disabled",
     /// Nothing succeeded at the endpoint for days; it was disabled.
     EndpointFailing = "endpoint_failing",
+    /// It waited in the log for so long that retention would have taken it.
+    Expired = "expired",
     /// What had gathered for the endpoint was discarded when it was enabled.
     BacklogDiscarded = "backlog_discarded",
     /// The record could not be understood.

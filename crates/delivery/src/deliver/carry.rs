@@ -75,6 +75,8 @@ pub(super) struct Carried {
     pub(super) failing_since_ms: Option<i64>,
     /// Our own network seems down: that the endpoint cannot be reached spends nothing.
     pub(super) spared: bool,
+    /// It waited so long that the log would lose it soon: it is dead-lettered instead of attempted.
+    pub(super) expires: bool,
 }
 
 /// How carrying ended.
@@ -120,6 +122,11 @@ impl<S: Sender> CarryContext<S> {
         if discarded && delivery.run == 0 {
             return self
                 .settle_unattempted(carried, Settlement::Dropped, Reason::BacklogDiscarded)
+                .await;
+        }
+        if carried.expires {
+            return self
+                .settle_unattempted(carried, Settlement::DeadLettered, Reason::Expired)
                 .await;
         }
         if self.registry.gate(&endpoint.value) != Gate::Open {

@@ -30,6 +30,8 @@ pub(super) struct Step {
     pub(super) offset: Offset,
     /// What it takes in memory.
     pub(super) bytes: usize,
+    /// When its record was appended.
+    pub(super) appended_ms: i64,
     /// The delivery.
     pub(super) delivery: Box<Delivery>,
 }
@@ -63,6 +65,8 @@ pub(crate) struct LaneLimits {
     pub(crate) window_max: usize,
     /// How long a record may hold the commit.
     pub(crate) hold_ms_max: i64,
+    /// Age of a record at which retention comes near: it is dead-lettered before the log loses it.
+    pub(crate) expires_after_ms: i64,
     pub(crate) breaker: BreakerLimits,
     pub(crate) concurrency: ConcurrencyLimits,
 }
@@ -287,10 +291,12 @@ impl Lane {
             Memory::Tight => !self.is_stuck(now),
             Memory::Full => false,
         };
-        if self.position.is_none() || self.parked || !has_memory {
+        // Of a lane that waits for long, the oldest records may have to be dead-lettered before the log loses them.
+        let is_old = now.wall_ms - self.behind_since_ms >= limits.expires_after_ms;
+        if self.position.is_none() || !has_memory || (self.parked && !is_old) {
             return 0;
         }
-        let target = if self.breaker.is_closed() {
+        let target = if self.breaker.is_closed() || is_old {
             (self.limit.limit() * 4).max(16).min(limits.queue_max)
         } else {
             1
@@ -343,7 +349,13 @@ impl Lane {
         // The lowest unsettled record may always start: it is what a full window waits for.
         let window_is_full =
             self.done.len() >= limits.window_max && self.open.first() != Some(&head.offset);
-        if self.parked || window_is_full || self.in_flight.len() >= self.limit.limit() {
+        if window_is_full || self.in_flight.len() >= self.limit.limit() {
+            return Turn::Later;
+        }
+        if self.head_expires(limits, now) {
+            return Turn::Now;
+        }
+        if self.parked {
             return Turn::Later;
         }
         match self.breaker.admission(now.mono_ms) {
@@ -354,6 +366,14 @@ impl Lane {
         }
     }
 
+    /// Whether the next delivery is so old that retention comes near: it is dead-lettered without an attempt.
+    pub(super) fn head_expires(&self, limits: &LaneLimits, now: Now) -> bool {
+        let head = self.queue.front();
+        head.is_some_and(|head| {
+            now.wall_ms.saturating_sub(head.appended_ms) >= limits.expires_after_ms
+        })
+    }
+
     /// Takes a token for an attempt, or says when there will be one.
     pub(super) fn take_token(&mut self, now: Now) -> Result<(), i64> {
         self.bucket
@@ -361,10 +381,15 @@ impl Lane {
             .map_or(Ok(()), |bucket| bucket.take(now.mono_ms))
     }
 
-    /// Takes the next delivery under way, and whether it is a probe.
-    pub(super) fn start(&mut self, attempts_from: Offset, now: Now) -> Option<(Step, bool)> {
+    /// Takes the next delivery under way, and whether it is a probe. One that expires asks nothing of the endpoint.
+    pub(super) fn start(
+        &mut self,
+        attempts_from: Offset,
+        expires: bool,
+        now: Now,
+    ) -> Option<(Step, bool)> {
         let step = self.queue.pop_front()?;
-        let probe = self.breaker.admission(now.mono_ms) == Admission::Probe;
+        let probe = !expires && self.breaker.admission(now.mono_ms) == Admission::Probe;
         if probe {
             self.breaker.probe_started();
         }

@@ -288,6 +288,7 @@ impl Partition {
             let step = Step {
                 offset: record.offset,
                 bytes: record.size_bytes(),
+                appended_ms: record.timestamp_ms,
                 delivery: Box::new(delivery),
             };
             match self.take(step, now) {
@@ -378,10 +379,17 @@ impl Partition {
     }
 
     /// Takes the lane's next delivery under way, and whether it is a probe.
-    pub(super) fn start(&mut self, endpoint: &EndpointId, now: Now) -> Option<(Step, bool)> {
+    pub(super) fn start(
+        &mut self,
+        endpoint: &EndpointId,
+        expires: bool,
+        now: Now,
+    ) -> Option<(Step, bool)> {
         let attempts_from = self.settled.next();
         self.sated = false;
-        self.lanes.get_mut(endpoint)?.start(attempts_from, now)
+        self.lanes
+            .get_mut(endpoint)?
+            .start(attempts_from, expires, now)
     }
 
     /// An attempt ended without a settlement: it was cut, or could not begin, in which case the delivery goes back.
@@ -439,7 +447,7 @@ impl Partition {
             };
             let was_parked = lane.is_parked();
             lane.park(parked(endpoint));
-            if was_parked && !lane.is_parked() {
+            if lane.head_expires(limits, now) || (was_parked && !lane.is_parked()) {
                 unparked.push(endpoint.clone());
                 self.sated = false;
             }

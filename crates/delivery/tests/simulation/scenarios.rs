@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_log::{Log, NewRecord, Target};
-use postrider_model::delivery::Delivery;
+use postrider_model::delivery::{DeadLetter, Delivery};
 use postrider_model::event::{Event, EventPosition};
 use postrider_model::ids::{EndpointId, TenantId};
+use postrider_model::outcome::Reason;
 use postrider_model::topics::{
-    DELIVERIES, EVENTS, GROUP_DELIVER, GROUP_FAN_OUT, GROUP_SCHEDULER, RETRY,
+    DEAD_LETTERS, DELIVERIES, EVENTS, GROUP_DELIVER, GROUP_FAN_OUT, GROUP_SCHEDULER, RETRY,
 };
 use tokio::time::sleep;
 
@@ -31,6 +32,25 @@ impl World {
             let late = sent.iter().filter_map(|sent| audit.lateness_ms(sent));
             late.collect()
         })
+    }
+
+    /// Endpoints that never answer, and retention that comes near: answers with how many deliveries were dead-lettered for
+    /// that, after everything is settled.
+    pub(crate) async fn run_expiry(mut self) -> usize {
+        self.config.deliver.breaker_failures = 2;
+        self.config.deliver.expires_after_ms = 10 * 60_000;
+        self.start(0);
+        for _ in 0..20 {
+            self.publish().await;
+            self.pass(Duration::from_secs(10)).await;
+        }
+        self.settle().await;
+        let letters = self.log.snapshot(DEAD_LETTERS);
+        let expired = letters.iter().filter(|record| {
+            let letter = DeadLetter::decode(record.value.as_deref().unwrap_or_default());
+            letter.is_ok_and(|letter| letter.reason == Reason::Expired)
+        });
+        expired.count()
     }
 
     /// Records that say what no honest writer would, then an honest event: answers whether that was delivered soon and

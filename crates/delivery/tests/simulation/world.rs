@@ -91,7 +91,7 @@ pub(crate) struct World {
     pub(super) faults: Arc<AtomicUsize>,
     pub(super) moves: Moves,
     pub(super) clock_is_set: bool,
-    config: DeliveryConfig,
+    pub(super) config: DeliveryConfig,
     lives: usize,
     published: u64,
 }

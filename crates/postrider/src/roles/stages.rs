@@ -53,6 +53,16 @@ pub(crate) fn spawn(
     Ok(())
 }
 
+/// What waits in the log is dead-lettered before retention takes it.
+fn expires_after_ms(config: &Config) -> u64 {
+    let retention_ms = u64::from(config.topics.deliveries_retention_hours) * 3_600_000;
+    config
+        .delivery
+        .deliver
+        .expires_after_ms
+        .min(retention_ms / 10 * 9)
+}
+
 /// Where others find the health server of this process: as configured, else under the name of its machine.
 fn advertised(process: &Process, config: &Config) -> String {
     let configured = &config.delivery.deliver.advertised_address;
@@ -110,6 +120,7 @@ impl Parts {
             config.topics.retry_delays_ms.clone(),
             DeliverConfig {
                 advertised_address: advertised(process, config),
+                expires_after_ms: expires_after_ms(config),
                 ..config.delivery.deliver.clone()
             },
         );
