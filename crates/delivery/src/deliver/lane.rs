@@ -671,7 +671,7 @@ impl Lane {
         match (rate, &mut self.bucket) {
             (None, bucket) => *bucket = None,
             (Some((per_second, burst)), Some(bucket)) => {
-                bucket.change(per_second, burst, now.mono_ms)
+                bucket.change(per_second, burst, now.mono_ms);
             }
             (Some((per_second, burst)), bucket @ None) => {
                 *bucket = Some(TokenBucket::new(per_second, burst, now.mono_ms));
