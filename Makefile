@@ -71,6 +71,13 @@ bench: ## Measure throughput, latency, CPU, and what endpoints in trouble cost o
 	cargo build --locked --release --package postrider
 	cargo run --locked --release --package postrider-tests --bin bench -- $(ARGS)
 
+.PHONY: faults
+faults: export POSTRIDER_FAULTS := full
+faults: ## Kill, freeze and restart workers and brokers under load for half an hour (one part: ARGS=kills); figures in target/faults
+	tests/tools/fetch-kafka
+	cargo build --locked --package postrider
+	cargo test --locked --package postrider-tests --test faults -- --test-threads=1 --nocapture $(ARGS)
+
 .PHONY: clean-tools
 clean-tools: ## Remove what was fetched for checks and tests
 	rm -rf $(TOOLS)

@@ -106,6 +106,13 @@ impl Plan {
         }
     }
 
+    /// On Kafka: a further process with these stages.
+    #[must_use]
+    pub fn also_delivers(mut self, name: &str, stages: &[&'static str]) -> Self {
+        self.delivers.push((name.to_owned(), stages.to_vec()));
+        self
+    }
+
     /// On Kafka: groups of this protocol, `classic` or `consumer`.
     #[must_use]
     pub fn group_protocol(self, protocol: &str) -> Self {
@@ -380,9 +387,13 @@ impl Cluster {
 
     /// Starts the process of this role or stage again and waits until it is ready.
     pub async fn restart(&mut self, name: &str) {
-        let name = self.resolve(name);
-        self.spawn(name);
-        self.ready(name).await;
+        self.start_again(name);
+        self.ready(self.resolve(name)).await;
+    }
+
+    /// Starts the process of this role or stage again and goes on.
+    pub fn start_again(&mut self, name: &str) {
+        self.spawn(self.resolve(name));
     }
 
     /// The API, at the first process that serves it.

@@ -69,6 +69,15 @@ log.cleaner.dedupe.buffer.size=4194304
 log.segment.delete.delay.ms=500
 ";
 
+/// What makes three brokers a cluster that loses nothing when it loses one.
+const REPLICATED: [(&str, &str); 5] = [
+    ("default.replication.factor", "3"),
+    ("min.insync.replicas", "2"),
+    ("offsets.topic.replication.factor", "3"),
+    ("transaction.state.log.replication.factor", "3"),
+    ("replica.lag.time.max.ms", "3000"),
+];
+
 const LOG4J: &str = "\
 status=error
 appender.stdout.type=Console
@@ -84,6 +93,8 @@ rootLogger.appenderRef.stdout.ref=stdout
 pub struct KafkaBroker {
     dir: PathBuf,
     port: u16,
+    /// Addresses of all brokers of its cluster.
+    bootstrap: String,
     /// Whether the listener for clients wants TLS.
     tls: bool,
     process: Mutex<Option<Process>>,
@@ -128,9 +139,26 @@ impl KafkaBroker {
         SHARED.get_or_init(Self::start)
     }
 
-    /// The address for clients: `host:port`, the same after a restart.
+    /// Starts three brokers that are one cluster, with three replicas of everything, of which two must have what is
+    /// acknowledged. Each is a controller too, so that two of them are needed for a decision.
+    ///
+    /// # Panics
+    /// If they do not start; the message says what is missing.
+    pub fn start_three() -> [Self; 3] {
+        fetch();
+        let mut last = String::new();
+        for _ in 0..START_TRIES {
+            match Self::try_start_three() {
+                Ok(brokers) => return brokers,
+                Err(log) => last = log,
+            }
+        }
+        panic!("the Kafka brokers did not start:\n{last}");
+    }
+
+    /// The address for clients: `host:port`, the same after a restart; those of all brokers of its cluster.
     pub fn bootstrap(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.bootstrap.clone()
     }
 
     /// Kills the broker with SIGKILL. What it has acknowledged is in its directory.
@@ -192,26 +220,58 @@ impl KafkaBroker {
     }
 
     fn try_start(properties: &[(&str, &str)]) -> Result<Self, String> {
+        let ports: [u16; 2] = ports::unused();
+        let broker = Self::spawn(ports, address(ports[0]), properties);
+        broker.until_it_answers()?;
+        Ok(broker)
+    }
+
+    fn try_start_three() -> Result<[Self; 3], String> {
+        let ports: [u16; 6] = ports::unused();
+        let own = |index: usize| [ports[index], ports[index + 3]];
+        let bootstrap = [0, 1, 2].map(|index| address(ports[index])).join(",");
+        let voters = [0, 1, 2].map(|index| format!("{}@{}", index + 1, address(ports[index + 3])));
+        let voters = voters.join(",");
+        let brokers = ["1", "2", "3"].map(|id| {
+            let mut properties = REPLICATED.to_vec();
+            properties.extend([("node.id", id), ("controller.quorum.voters", &voters)]);
+            let index = id.parse::<usize>().expect("it is a number") - 1;
+            Self::spawn(own(index), bootstrap.clone(), &properties)
+        });
+        // Only when two run does any of them answer.
+        brokers.iter().try_for_each(Self::until_it_answers)?;
+        Ok(brokers)
+    }
+
+    /// Starts the process on an empty directory.
+    fn spawn(
+        [port, controller_port]: [u16; 2],
+        bootstrap: String,
+        properties: &[(&str, &str)],
+    ) -> Self {
         let dir = fresh_dir();
-        let [port, controller_port] = ports::unused();
         write_configuration(&dir, port, controller_port, properties);
         format_storage(&dir);
         // From here on the watchdog removes the directory.
         let process = Process::spawn(&dir);
-        let pid = process.broker_pid;
         let tls = properties
             .iter()
             .any(|(name, _)| *name == "ssl.keystore.location");
-        let broker = Self {
+        Self {
             dir,
             port,
+            bootstrap,
             tls,
             process: Mutex::new(Some(process)),
-        };
-        if answers_in_time(port, tls, || alive(pid)) {
-            Ok(broker)
+        }
+    }
+
+    fn until_it_answers(&self) -> Result<(), String> {
+        let pid = self.process().as_ref().expect("it was started").broker_pid;
+        if answers_in_time(self.port, self.tls, || alive(pid)) {
+            Ok(())
         } else {
-            Err(broker.log())
+            Err(self.log())
         }
     }
 
@@ -316,6 +376,10 @@ fn fetch() {
             String::from_utf8_lossy(&output.stderr)
         );
     });
+}
+
+fn address(port: u16) -> String {
+    format!("127.0.0.1:{port}")
 }
 
 fn fresh_dir() -> PathBuf {

@@ -83,7 +83,7 @@ impl Process {
     /// # Panics
     /// When it does not end in time.
     pub fn terminate(&mut self, at_most: Duration) -> ExitStatus {
-        self.signal("-TERM");
+        self.ask_to_end();
         let started = Instant::now();
         loop {
             if let Some(status) = self.ended() {
@@ -96,6 +96,22 @@ impl Process {
             );
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Asks it to end (SIGTERM) and goes on.
+    pub fn ask_to_end(&self) {
+        self.signal("-TERM");
+    }
+
+    /// What it has in memory.
+    pub fn memory_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let resident = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|line| line.trim().strip_suffix(" kB"));
+        let kilobytes: Option<u64> = resident.and_then(|text| text.trim().parse().ok());
+        kilobytes.unwrap_or_default() * 1024
     }
 
     /// Stops it in its tracks (SIGSTOP).

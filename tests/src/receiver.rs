@@ -133,6 +133,18 @@ impl Receiver {
             .collect()
     }
 
+    /// When the latest request to this path came.
+    pub fn latest(&self, path: &str) -> Option<Instant> {
+        let received = lock(&self.desk.received);
+        let latest = received.iter().rev().find(|received| received.path == path);
+        latest.map(|received| received.at)
+    }
+
+    /// Everything that came, in order.
+    pub fn everything(&self) -> Vec<Received> {
+        lock(&self.desk.received).clone()
+    }
+
     /// How many requests came to all paths.
     pub fn count(&self) -> usize {
         lock(&self.desk.received).len()

@@ -46,6 +46,10 @@ fn main() -> ExitCode {
     };
     match run(command, config) {
         Ok(code) => code,
+        Err(error) if error.is::<roles::Stopped>() => {
+            output::talk(format!("{error:#}"));
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             output::talk(format!("error: {error:#}"));
             ExitCode::FAILURE

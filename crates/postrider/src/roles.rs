@@ -9,6 +9,7 @@ mod api;
 mod registry;
 mod stages;
 
+use std::fmt::{Display, Formatter};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -63,6 +64,16 @@ fn lanes(questions: LaneQuestions) -> Router {
         status.map(Json).ok_or(StatusCode::NOT_FOUND)
     };
     Router::new().route("/lanes/{endpoint}", get(answer).with_state(questions))
+}
+
+/// The process was asked to end before it had begun its work, which is no failure.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stopped(&'static str);
+
+impl Display for Stopped {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "stopped while {}", self.0)
+    }
 }
 
 impl Process {

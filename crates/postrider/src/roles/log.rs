@@ -14,7 +14,7 @@ use postrider_model::topics::{TopicLayout, TopicPlan};
 use postrider_registry::WriteError;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::Process;
+use super::{Process, Stopped};
 use crate::config::Config;
 
 const AVAILABLE_CHECK: Duration = Duration::from_secs(1);
@@ -97,7 +97,7 @@ pub(crate) async fn when_available<T>(
         );
         tokio::select! {
             biased;
-            () = stop.cancelled() => return Err(error.context("stopped while waiting for the log")),
+            () = stop.cancelled() => return Err(error.context(Stopped("waiting for the log"))),
             () = sleep(AVAILABLE_CHECK) => {}
         }
     }

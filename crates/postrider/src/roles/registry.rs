@@ -10,8 +10,8 @@ use postrider_model::topics::{GROUP_SCHEDULER, RETRY, TopicLayout};
 use postrider_registry::{Keyring, Registry};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::Process;
 use super::log::when_available;
+use super::{Process, Stopped};
 use crate::config::Config;
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -82,7 +82,7 @@ pub(crate) async fn record_retry_delays(
     let delays_ms: Vec<i64> = layout.retry_delays_ms.clone().into();
     tokio::select! {
         biased;
-        () = process.stop.cancelled() => anyhow::bail!("stopped while reading the registry"),
+        () = process.stop.cancelled() => return Err(anyhow::Error::msg(Stopped("reading the registry"))),
         () = registry.caught_up() => {}
     }
     when_available(&process.stop, async || {

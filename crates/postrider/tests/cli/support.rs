@@ -125,7 +125,7 @@ impl Drop for Up {
     }
 }
 
-fn signal(process: u32, name: &str) {
+pub(crate) fn signal(process: u32, name: &str) {
     let status = Command::new("kill")
         .args([format!("-{name}"), process.to_string()])
         .status()

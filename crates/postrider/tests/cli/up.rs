@@ -1,7 +1,8 @@
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
-use crate::support::{Receiver, Up, postrider, run, stderr, stdout, wait_for};
+use crate::support::{Receiver, Up, postrider, run, signal, stderr, stdout, wait_for};
 
 /// Pastes a line into a shell.
 fn paste(line: &str, webhook_url: &str) -> Output {
@@ -198,4 +199,23 @@ fn a_data_directory_in_use_is_refused() {
         stderr(&second)
     );
     up.terminate();
+}
+
+#[test]
+fn a_worker_asked_to_end_before_it_could_begin_ends_well() {
+    // Nobody listens there, so it waits for its registry.
+    let mut child = postrider(&["deliver", "--health-listen", "127.0.0.1:0"])
+        .env("POSTRIDER_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
+        .env("POSTRIDER_KEYS__ENCRYPTION", "00".repeat(32))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    // By then it hears signals.
+    assert!(said.any(|line| line.unwrap().contains("no kafka broker can be reached")));
+    signal(child.id(), "TERM");
+    // Until its end: nobody writes to a closed pipe for long.
+    assert!(said.all(|line| line.is_ok()));
+    let status = wait_for("the end of the process", || child.try_wait().unwrap());
+    assert!(status.success(), "{status}");
 }

@@ -1,0 +1,90 @@
+//! Three brokers, of which two must have what is acknowledged: one dies, then another.
+
+use std::time::{Duration, Instant};
+
+use postrider_tests::KafkaBroker;
+
+use crate::figures::Figures;
+use crate::form::Form;
+use crate::world::{RECOVERS_WITHIN, World, quick_sessions, takes};
+
+const ENDPOINTS: usize = 12;
+const PER_SECOND: f64 = 40.0;
+/// An append that was acknowledged just before its broker died is answered by then.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
+
+on_kafka!(of_three_brokers_one_is_not_missed_and_two_refuse_without_loss);
+
+async fn of_three_brokers_one_is_not_missed_and_two_refuse_without_loss(form: Form) {
+    let mut figures = Figures::new("three-brokers", form);
+    let brokers: &'static [KafkaBroker; 3] = Box::leak(Box::new(KafkaBroker::start_three()));
+    let plan = quick_sessions()
+        .broker(&brokers[0])
+        .delivers(2)
+        .set("POSTRIDER_INGEST__APPEND_TIMEOUT_MS", "3000");
+    let world = World::start(plan, ENDPOINTS, PER_SECOND, |received| {
+        takes(received, 20, 250)
+    })
+    .await;
+    let away = Duration::from_secs(form.pick(8, 60));
+
+    // The first is also the one that every process asked first.
+    tokio::task::block_in_place(|| brokers[0].kill());
+    let one_killed = Instant::now();
+    let recovered = world.flows_since(one_killed).await;
+    accepts_again(&world, one_killed).await;
+    let steady = Instant::now();
+    tokio::time::sleep(away).await;
+    let one_away = steady..Instant::now();
+
+    tokio::task::block_in_place(|| brokers[1].kill());
+    let both_killed = Instant::now();
+    tokio::time::sleep(away).await;
+    let both_away = both_killed + ANSWERED_WITHIN..Instant::now();
+    tokio::task::block_in_place(|| {
+        brokers[1].restart();
+        brokers[0].restart();
+    });
+    let returned = Instant::now();
+    let recovered_from_both = world.flows_since(returned).await;
+    accepts_again(&world, returned).await;
+
+    let settled = world.settle(&mut figures).await;
+    let refused = |when: &std::ops::Range<Instant>| {
+        let refused = settled.told.refused.iter();
+        refused.filter(|(_, _, at)| when.contains(at)).count()
+    };
+    let accepted = |when: &std::ops::Range<Instant>| {
+        let accepted = settled.told.accepted.iter();
+        accepted.filter(|(_, at)| when.contains(at)).count()
+    };
+    figures.set("accepted_with_one_away", accepted(&one_away));
+    figures.set("refused_with_one_away", refused(&one_away));
+    figures.set("accepted_with_two_away", accepted(&both_away));
+    figures.set("refused_with_two_away", refused(&both_away));
+    figures.set_time("recovery_from_one_s", recovered);
+    figures.set_time("recovery_from_two_s", recovered_from_both);
+    let (with_one, with_two) = (
+        (accepted(&one_away), refused(&one_away)),
+        (accepted(&both_away), refused(&both_away)),
+    );
+    figures.save();
+    settled.findings.assert_nothing_lost();
+    assert!(with_one.0 > 0 && with_one.1 == 0, "{with_one:?}");
+    assert!(with_two.0 == 0 && with_two.1 > 0, "{with_two:?}");
+    for (status, _, _) in &settled.told.refused {
+        assert_eq!(*status, 503);
+    }
+}
+
+/// Waits until an event was accepted after this moment.
+async fn accepts_again(world: &World, moment: Instant) {
+    postrider_tests::eventually("events are accepted", RECOVERS_WITHIN, async || {
+        let told = world.load.told();
+        match told.accepted.last() {
+            Some((_, at)) if *at > moment => Ok(()),
+            _ => Err(told.refused.len()),
+        }
+    })
+    .await;
+}

@@ -1,0 +1,93 @@
+//! The topics, read past the processes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use postrider_log::kafka::{KafkaLog, KafkaOptions};
+use postrider_log::{Log, Offset, Partition, Record};
+use postrider_tests::{Cluster, eventually};
+
+const DRAINED_WITHIN: Duration = Duration::from_secs(120);
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+const READERS: usize = 16;
+const READ_WAIT: Duration = Duration::from_secs(5);
+/// Every group, and the topic it reads.
+const GROUPS: [(&str, &str); 3] = [
+    ("fan-out", "events"),
+    ("deliver", "deliveries"),
+    ("scheduler", "retry"),
+];
+
+pub(crate) fn log_of(cluster: &Cluster) -> Arc<dyn Log> {
+    let options = KafkaOptions {
+        prefix: cluster.prefix().to_owned(),
+        properties: [("bootstrap.servers".to_owned(), cluster.broker().bootstrap())].into(),
+        replication: -1,
+        client_id: "auditor".to_owned(),
+    };
+    KafkaLog::connect(options).unwrap()
+}
+
+/// Everything that a topic holds, several partitions at once: the first record of each takes a while.
+pub(crate) async fn records(log: &dyn Log, topic: &str) -> Vec<Record> {
+    let partitions = 0..log.partition_count(topic).await.unwrap();
+    stream::iter(partitions)
+        .map(|partition| partition_records(log, topic, partition))
+        .buffered(READERS)
+        .concat()
+        .await
+}
+
+async fn partition_records(log: &dyn Log, topic: &str, partition: Partition) -> Vec<Record> {
+    let bounds = log.bounds(topic, partition).await.unwrap();
+    let (mut records, mut from) = (Vec::new(), bounds.start);
+    if from == bounds.end {
+        return records;
+    }
+    let mut reader = log.reader(topic).await.unwrap();
+    while from < bounds.end {
+        let read = reader.read(partition, from, BATCH_BYTES, READ_WAIT).await;
+        let batch = read.unwrap();
+        from = batch.next;
+        records.extend(batch.records);
+    }
+    records
+}
+
+/// What a group has committed.
+pub(crate) async fn committed(
+    log: &dyn Log,
+    group: &str,
+    topic: &str,
+) -> BTreeMap<Partition, Offset> {
+    let committed = log.committed(group, topic).await.unwrap();
+    (0..)
+        .zip(committed)
+        .filter_map(|(partition, committed)| Some((partition, committed?.offset)))
+        .collect()
+}
+
+/// Waits until every group has committed the end of its topic: whatever was to come, also a second time, has come.
+pub(crate) async fn drained(log: &dyn Log) {
+    eventually("all is done", DRAINED_WITHIN, async || {
+        let mut behind = Vec::new();
+        for (group, topic) in GROUPS {
+            let committed = committed(log, group, topic).await;
+            for partition in 0..log.partition_count(topic).await.unwrap() {
+                let bounds = log.bounds(topic, partition).await.unwrap();
+                let done = committed.get(&partition).copied().unwrap_or(0);
+                if bounds.end > bounds.start && done < bounds.end {
+                    behind.push((group, partition, done, bounds.end));
+                }
+            }
+        }
+        if behind.is_empty() {
+            Ok(())
+        } else {
+            Err(behind)
+        }
+    })
+    .await;
+}
