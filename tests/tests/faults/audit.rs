@@ -68,9 +68,9 @@ pub(crate) async fn audit(log: &dyn Log, told: &Told, receiver: &Receiver) -> Fi
     let published: BTreeMap<EventPosition, String> = events.iter().map(event).collect();
     let ids: BTreeSet<&str> = published.values().map(String::as_str).collect();
     let routes = records(log, "routes").await;
-    let routes: Vec<Route> = routes.iter().map(|record| route(record)).collect();
+    let routes: Vec<Route> = routes.iter().map(route).collect();
     let attempts = records(log, "attempts").await;
-    let attempts = Attempts::of(attempts.iter().map(|record| attempt(record)));
+    let attempts = Attempts::of(attempts.iter().map(attempt));
 
     let routed: BTreeSet<EventPosition> = routes.iter().map(|route| route.position).collect();
     let works: BTreeSet<WorkId> = routes.iter().flat_map(works).collect();
