@@ -71,6 +71,10 @@ bench: ## Measure throughput, latency, CPU, and what endpoints in trouble cost o
 	cargo build --locked --release --package postrider
 	cargo run --locked --release --package postrider-tests --bin bench -- $(ARGS)
 
+.PHONY: mutations
+mutations: ## Break the delivery core on purpose, one rule at a time, and see that the tests notice (ARGS="--seeds 30 cursor")
+	tests/mutations/mutate $(ARGS)
+
 .PHONY: faults
 faults: export POSTRIDER_FAULTS := full
 faults: ## Kill, freeze and restart workers and brokers under load for half an hour (one part: ARGS=kills); figures in target/faults

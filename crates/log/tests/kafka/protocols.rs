@@ -106,7 +106,11 @@ async fn a_group_at_work_changes_its_protocol_and_back() {
     let classic = connect(&broker, &CLASSIC);
     let consumer = connect_to(classic.prefix(), &broker, &CONSUMER);
     create(&classic, PARTITIONS).await;
-    let seen = Arc::new(Mutex::new(Seen::default()));
+    let seen = Seen {
+        may_be_fenced: true,
+        ..Seen::default()
+    };
+    let seen = Arc::new(Mutex::new(seen));
     let producer = producer(&classic, None).await;
     let mut appended = 0;
     let mut at_work: Vec<(oneshot::Sender<()>, JoinSet<()>)> = Vec::new();
