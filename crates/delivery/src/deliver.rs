@@ -590,7 +590,10 @@ impl<S: Sender> Deliver<S> {
             let parked = |endpoint: &EndpointId| Wishes::of(&self.context, endpoint).parked;
             let ready = owned.tick(&self.limits, pressed, parked, now);
             unparked.extend(ready.into_iter().map(|endpoint| (*number, endpoint)));
-            if memory != Memory::Free {
+            if memory == Memory::Free {
+                // Another partition may have given the memory back that this one's lanes wait for.
+                owned.hunger();
+            } else {
                 owned.shed(now);
             }
             slow_in_flight += owned.slow_in_flight(slow_from_ms, now);
