@@ -110,6 +110,7 @@ impl<S: Sender> CarryContext<S> {
         cut: &CancellationToken,
     ) -> Carry {
         let delivery = &carried.step.delivery;
+        let was_behind = self.registry.position() < delivery.registry_position;
         let endpoint = match self.look_up(delivery).await {
             Lookup::Found(endpoint) => endpoint,
             Lookup::Deleted | Lookup::Unknown => {
@@ -129,7 +130,9 @@ impl<S: Sender> CarryContext<S> {
                 .settle_unattempted(carried, Settlement::DeadLettered, Reason::Expired)
                 .await;
         }
-        if self.registry.gate(&endpoint.value) != Gate::Open {
+        // Where the view had to be waited for, the lane judges again: meanwhile its breaker may have opened.
+        let waited = was_behind && self.registry.position() >= delivery.registry_position;
+        if waited || self.registry.gate(&endpoint.value) != Gate::Open {
             return Carry::Unstarted;
         }
         let secrets = tokio::select! {
