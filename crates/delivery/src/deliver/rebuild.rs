@@ -12,8 +12,9 @@ use crate::config::DeliverConfig;
 const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
 const READ_WAIT: Duration = Duration::from_secs(1);
 
-/// Reads the partition's attempts from where the commit says, or, without a commit that says so, from as far back as
-/// the set remembers, to the present end.
+/// Reads the partition's attempts to the present end from where the commit says. One that does not say was made from
+/// outside: the group's founding, before which nothing was settled, or an operator's decision, after which it is known
+/// as far back as the set remembers.
 pub(super) async fn settled_set(
     log: &dyn Log,
     config: &DeliverConfig,
@@ -24,8 +25,10 @@ pub(super) async fn settled_set(
     let partition = assignment.partition;
     let age_ms_max = i64::try_from(config.settled_age_ms).unwrap_or(i64::MAX);
     let bounds = log.bounds(ATTEMPTS, partition).await?;
+    let committed = assignment.committed.as_ref();
     let from = match note.rebuild_from {
         Some(from) if from <= bounds.end => from,
+        None if committed.is_none_or(|committed| committed.offset == 0) => bounds.start,
         _ => {
             log.offset_for_time(ATTEMPTS, partition, now_ms.saturating_sub(age_ms_max))
                 .await?
