@@ -1,44 +1,68 @@
-//! The process's metrics.
+//! The process's metrics: the catalogue of what there is, and the registry of what this process shows.
+
+pub mod catalogue;
+mod declare;
 
 use std::fmt;
 use std::fs;
+use std::time::Duration;
 
-use prometheus::core::{Collector, Desc};
-use prometheus::proto::MetricFamily;
-use prometheus::{Counter, Gauge, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{Error, Registry, TextEncoder};
+use tokio::time::{Instant, sleep_until};
+
+use catalogue::{
+    BUILD_INFO, EVENT_LOOP_LAG, PROCESS_CPU, PROCESS_FILES, PROCESS_FILES_MAX, PROCESS_MEMORY,
+    PROCESS_THREADS,
+};
+pub use declare::{Collected, Metric, Sample, Value, whole};
 
 /// Kernel ticks per second in `/proc`: Linux fixes it to 100 for user space on every architecture we build for.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// Content type of the text exposition format.
 pub(crate) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+/// How often the event loop is measured.
+const LOOP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The registry that every metric of the process is in. Cloning it is cheap and gives the same registry.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
+    event_loop_lag: prometheus::Histogram,
 }
 
 impl Metrics {
     /// A registry with `postrider_build_info` and, on Linux, what the kernel knows of this process.
-    ///
-    /// # Panics
-    /// When `labels` has a name that Prometheus does not allow.
-    pub fn new(version: &str, labels: &[(&str, &str)]) -> Self {
+    pub fn new(version: &str, role: &str) -> Self {
+        Self::declared(version, role)
+            .expect("the registry is empty, and the catalogue names nothing twice")
+    }
+
+    fn declared(version: &str, role: &str) -> Result<Self, Error> {
         let registry = Registry::new();
-        let mut options = Opts::new("postrider_build_info", "What is running; always 1.")
-            .const_label("version", version);
-        for (name, value) in labels {
-            options = options.const_label(*name, *value);
+        let build_info = BUILD_INFO.gauges(&registry)?;
+        build_info.with_label_values(&[version, role]).set(1);
+        let process = [
+            &PROCESS_CPU,
+            &PROCESS_MEMORY,
+            &PROCESS_THREADS,
+            &PROCESS_FILES,
+            &PROCESS_FILES_MAX,
+        ];
+        Collected::declare(&registry, &process, || process_now().unwrap_or_default())?;
+        let event_loop_lag = EVENT_LOOP_LAG.histogram(&registry)?;
+        Ok(Self {
+            registry,
+            event_loop_lag,
+        })
+    }
+
+    /// Measures, for as long as it is polled, how late the timers of the event loop are that runs it.
+    pub async fn watch_event_loop(&self) {
+        loop {
+            let due = Instant::now() + LOOP_INTERVAL;
+            sleep_until(due).await;
+            self.event_loop_lag.observe(due.elapsed().as_secs_f64());
         }
-        let build_info = IntGauge::with_opts(options).expect("the labels are well-formed");
-        build_info.set(1);
-        registry
-            .register(Box::new(build_info))
-            .expect("the registry is empty");
-        registry
-            .register(Box::new(ProcessCollector::new()))
-            .expect("the names are its own");
-        Self { registry }
     }
 
     /// The registry, to declare metrics in.
@@ -62,55 +86,30 @@ impl fmt::Debug for Metrics {
     }
 }
 
-/// Reads `/proc/self` when asked. Where that does not exist there are no such metrics.
-struct ProcessCollector {
-    cpu: Counter,
-    resident: Gauge,
-    threads: Gauge,
-    open_files: Gauge,
-    open_files_max: Gauge,
-}
-
-impl ProcessCollector {
-    fn new() -> Self {
-        let gauge = |name: &str, help: &str| {
-            Gauge::with_opts(Opts::new(name, help)).expect("the name is well-formed")
-        };
-        let cpu = Opts::new("process_cpu_seconds_total", "CPU time used, in seconds.");
-        Self {
-            cpu: Counter::with_opts(cpu).expect("the name is well-formed"),
-            resident: gauge("process_resident_memory_bytes", "Memory in use, in bytes."),
-            threads: gauge("process_threads", "Number of threads."),
-            open_files: gauge("process_open_fds", "Number of open file descriptors."),
-            open_files_max: gauge("process_max_fds", "Limit of open file descriptors."),
-        }
-    }
-
-    /// Reads what the kernel knows; `None` where it does not say.
-    fn update(&self) -> Option<()> {
-        let status = fs::read_to_string("/proc/self/status").ok()?;
-        self.resident.set(field(&status, "VmRSS:")? * 1024.0);
-        self.threads.set(field(&status, "Threads:")?);
-        let limits = fs::read_to_string("/proc/self/limits").ok()?;
-        self.open_files_max.set(field(&limits, "Max open files")?);
-        let descriptors = fs::read_dir("/proc/self/fd").ok()?.count();
-        self.open_files
-            .set(f64::from(u32::try_from(descriptors).ok()?));
-
-        // The second field is the program's name in parentheses and may contain spaces. After it, user and system
-        // time are the 12th and 13th.
-        let stat = fs::read_to_string("/proc/self/stat").ok()?;
-        let (_, after_name) = stat.rsplit_once(')')?;
-        let ticks: f64 = after_name
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .filter_map(|text| text.parse::<f64>().ok())
-            .sum();
-        self.cpu
-            .inc_by((ticks / TICKS_PER_SECOND - self.cpu.get()).max(0.0));
-        Some(())
-    }
+/// What the kernel knows of this process; `None` where it does not say.
+fn process_now() -> Option<Vec<(&'static Metric, Vec<Sample>)>> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let descriptors = fs::read_dir("/proc/self/fd").ok()?.count();
+    // The second field is the program's name in parentheses and may contain spaces. After it, user and system
+    // time are the 12th and 13th.
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let ticks: f64 = after_name
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|text| text.parse::<f64>().ok())
+        .sum();
+    let numbers: [(&'static Metric, f64); 5] = [
+        (&PROCESS_CPU, ticks / TICKS_PER_SECOND),
+        (&PROCESS_MEMORY, field(&status, "VmRSS:")? * 1024.0),
+        (&PROCESS_THREADS, field(&status, "Threads:")?),
+        (&PROCESS_FILES, f64::from(u32::try_from(descriptors).ok()?)),
+        (&PROCESS_FILES_MAX, field(&limits, "Max open files")?),
+    ];
+    let samples = numbers.map(|(metric, number)| (metric, vec![Sample::plain(number)]));
+    Some(samples.to_vec())
 }
 
 /// The first number of the line that begins with the name.
@@ -124,49 +123,16 @@ fn field(text: &str, name: &str) -> Option<f64> {
     }
 }
 
-impl Collector for ProcessCollector {
-    fn desc(&self) -> Vec<&Desc> {
-        let gauges = [
-            &self.resident,
-            &self.threads,
-            &self.open_files,
-            &self.open_files_max,
-        ];
-        gauges
-            .into_iter()
-            .flat_map(Collector::desc)
-            .chain(self.cpu.desc())
-            .collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        if self.update().is_none() {
-            return Vec::new();
-        }
-        let gauges = [
-            &self.resident,
-            &self.threads,
-            &self.open_files,
-            &self.open_files_max,
-        ];
-        gauges
-            .into_iter()
-            .flat_map(Collector::collect)
-            .chain(self.cpu.collect())
-            .collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn exposes_build_and_process() {
-        let metrics = Metrics::new("1.2.3", &[("log", "kafka")]);
+        let metrics = Metrics::new("1.2.3", "deliver");
         let text = metrics.render();
         assert!(
-            text.contains("postrider_build_info{log=\"kafka\",version=\"1.2.3\"} 1\n"),
+            text.contains("postrider_build_info{role=\"deliver\",version=\"1.2.3\"} 1\n"),
             "{text}"
         );
         if !cfg!(target_os = "linux") {

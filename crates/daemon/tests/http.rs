@@ -50,7 +50,7 @@ fn readiness_follows_the_conditions() {
     let server = health
         .serve(
             ([127, 0, 0, 1], 0).into(),
-            Metrics::new("1", &[]),
+            Metrics::new("1", "test"),
             axum::Router::new(),
         )
         .unwrap();
@@ -82,7 +82,7 @@ fn metrics_are_served_as_text_and_the_server_stops() {
     let server = Health::new()
         .serve(
             ([127, 0, 0, 1], 0).into(),
-            Metrics::new("1", &[]),
+            Metrics::new("1", "test"),
             axum::Router::new(),
         )
         .unwrap();
@@ -93,7 +93,7 @@ fn metrics_are_served_as_text_and_the_server_stops() {
         "{response}"
     );
     assert!(
-        response.contains("postrider_build_info{version=\"1\"} 1"),
+        response.contains("postrider_build_info{role=\"test\",version=\"1\"} 1"),
         "{response}"
     );
     server.stop();
@@ -105,7 +105,7 @@ async fn health_answers_while_the_main_runtime_is_busy() {
     let server = Health::new()
         .serve(
             ([127, 0, 0, 1], 0).into(),
-            Metrics::new("1", &[]),
+            Metrics::new("1", "test"),
             axum::Router::new(),
         )
         .unwrap();
@@ -118,7 +118,7 @@ fn an_address_in_use_is_an_error() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let error = Health::new()
-        .serve(address, Metrics::new("1", &[]), axum::Router::new())
+        .serve(address, Metrics::new("1", "test"), axum::Router::new())
         .unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
 }

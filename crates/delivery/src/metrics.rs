@@ -1,15 +1,13 @@
-//! The metrics of the delivery stages, declared in one place.
+//! The metrics of the delivery stages.
 
+use std::collections::BTreeMap;
+
+use postrider_daemon::metrics::catalogue;
 use postrider_model::delivery::{AttemptOutcome, Settlement};
 use postrider_model::outcome::Reason;
-use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    core::Collector,
-};
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
-const LATENCY_BUCKETS_SECONDS: [f64; 15] = [
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 600.0, 3_600.0, 86_400.0,
-];
+use crate::deliver::LaneStatus;
 
 /// Counters, gauges and histograms of the delivery stages.
 #[derive(Debug, Clone)]
@@ -37,6 +35,16 @@ pub struct DeliveryMetrics {
     pub partitions_stopped: IntGaugeVec,
     /// Stages that failed and were started again.
     pub stage_restarts: IntCounterVec,
+    /// Partitions that this process owns.
+    pub partitions_owned: IntGaugeVec,
+    attempt_permits: IntGaugeVec,
+    lanes: IntGaugeVec,
+    breakers: IntGaugeVec,
+    queued_deliveries: IntGauge,
+    queued_bytes: IntGauge,
+    queued_bytes_max: IntGauge,
+    /// Bytes of the retries that spend their last time in memory.
+    pub retries_held_bytes: IntGauge,
 }
 
 impl DeliveryMetrics {
@@ -45,68 +53,29 @@ impl DeliveryMetrics {
     /// # Errors
     /// When one of the names is taken.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let catalogue = Catalogue(registry);
         Ok(Self {
-            deliveries: catalogue.counters(
-                "postrider_deliveries_total",
-                "Deliveries that ended",
-                &["outcome"],
-            )?,
-            attempts: catalogue.counters(
-                "postrider_attempts_total",
-                "Attempts that ended",
-                &["outcome", "reason"],
-            )?,
-            attempt_duration: catalogue.histogram(
-                "postrider_attempt_duration_seconds",
-                "Duration of an attempt",
-            )?,
-            delivery_latency: catalogue.histogram(
-                "postrider_delivery_latency_seconds",
-                "Time from acceptance to delivery",
-            )?,
-            attempts_in_flight: catalogue
-                .gauge("postrider_attempts_in_flight", "Attempts under way")?,
-            network_down: catalogue.gauge(
-                "postrider_network_down",
-                "1 while no endpoint can be reached, so that our own network seems down",
-            )?,
-            events_routed: catalogue.counter(
-                "postrider_events_routed_total",
-                "Events that fan-out routed",
-            )?,
-            events_repeated: catalogue.counter(
-                "postrider_events_repeated_total",
-                "Events dropped because their id came before",
-            )?,
-            copies_dropped: catalogue.counter(
-                "postrider_delivery_copies_dropped_total",
-                "Records dropped because their step was settled already",
-            )?,
-            retries_released: catalogue.counter(
-                "postrider_retries_released_total",
-                "Retries that fell due and returned to deliveries",
-            )?,
-            dead_letters: catalogue.counters(
-                "postrider_dead_letters_total",
-                "Dead letters written",
-                &["reason"],
-            )?,
-            records_lost: catalogue.counters(
-                "postrider_records_lost_total",
-                "Records that retention took before they were read",
-                &["topic"],
-            )?,
-            partitions_stopped: catalogue.gauges(
-                "postrider_partitions_stopped",
-                "Partitions that wait for an operator to decide where they go on",
-                &["stage"],
-            )?,
-            stage_restarts: catalogue.counters(
-                "postrider_stage_restarts_total",
-                "Stages that failed and were started again",
-                &["stage"],
-            )?,
+            deliveries: catalogue::DELIVERIES.counters(registry)?,
+            attempts: catalogue::ATTEMPTS.counters(registry)?,
+            attempt_duration: catalogue::ATTEMPT_DURATION.histogram(registry)?,
+            delivery_latency: catalogue::DELIVERY_LATENCY.histogram(registry)?,
+            attempts_in_flight: catalogue::ATTEMPTS_IN_FLIGHT.gauge(registry)?,
+            network_down: catalogue::NETWORK_DOWN.gauge(registry)?,
+            events_routed: catalogue::EVENTS_ROUTED.counter(registry)?,
+            events_repeated: catalogue::EVENTS_REPEATED.counter(registry)?,
+            copies_dropped: catalogue::COPIES_DROPPED.counter(registry)?,
+            retries_released: catalogue::RETRIES_RELEASED.counter(registry)?,
+            dead_letters: catalogue::DEAD_LETTERS.counters(registry)?,
+            records_lost: catalogue::RECORDS_LOST.counters(registry)?,
+            partitions_stopped: catalogue::PARTITIONS_STOPPED.gauges(registry)?,
+            stage_restarts: catalogue::STAGE_RESTARTS.counters(registry)?,
+            partitions_owned: catalogue::PARTITIONS_OWNED.gauges(registry)?,
+            attempt_permits: catalogue::ATTEMPT_PERMITS.gauges(registry)?,
+            lanes: catalogue::LANES.gauges(registry)?,
+            breakers: catalogue::BREAKERS.gauges(registry)?,
+            queued_deliveries: catalogue::QUEUED_DELIVERIES.gauge(registry)?,
+            queued_bytes: catalogue::QUEUED_BYTES.gauge(registry)?,
+            queued_bytes_max: catalogue::QUEUED_BYTES_MAX.gauge(registry)?,
+            retries_held_bytes: catalogue::RETRIES_HELD_BYTES.gauge(registry)?,
         })
     }
 
@@ -145,6 +114,28 @@ impl DeliveryMetrics {
         }
     }
 
+    /// Shows what deliver holds.
+    pub fn held(&self, held: &Held) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let free = held.attempts_max.saturating_sub(held.in_flight);
+        for (of, count) in [("held", held.in_flight), ("free", free)] {
+            self.attempt_permits
+                .with_label_values(&[of])
+                .set(number(count));
+        }
+        for state in ["live", "behind", "parked"] {
+            let count = held.lanes.get(state).copied().unwrap_or_default();
+            self.lanes.with_label_values(&[state]).set(number(count));
+        }
+        for state in ["closed", "open", "half_open"] {
+            let count = held.breakers.get(state).copied().unwrap_or_default();
+            self.breakers.with_label_values(&[state]).set(number(count));
+        }
+        self.queued_deliveries.set(number(held.queued));
+        self.queued_bytes.set(number(held.bytes));
+        self.queued_bytes_max.set(number(held.bytes_max));
+    }
+
     pub(crate) fn dead_lettered(&self, reason: Reason) {
         self.dead_letters
             .with_label_values(&[reason.as_str()])
@@ -152,43 +143,50 @@ impl DeliveryMetrics {
     }
 }
 
-/// Declares each metric in the registry.
-struct Catalogue<'a>(&'a Registry);
+/// What deliver holds at a time, in numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Held {
+    /// Attempts under way.
+    pub in_flight: usize,
+    /// Attempts that may be under way.
+    pub attempts_max: usize,
+    /// Deliveries that wait in memory.
+    pub queued: usize,
+    /// Bytes of the deliveries in memory.
+    pub bytes: usize,
+    /// What they may take.
+    pub bytes_max: usize,
+    lanes: BTreeMap<&'static str, usize>,
+    breakers: BTreeMap<&'static str, usize>,
+}
 
-impl Catalogue<'_> {
-    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
-        self.declare(IntCounter::with_opts(Opts::new(name, help))?)
+impl Held {
+    /// Adds a lane.
+    pub fn add(&mut self, lane: &LaneStatus) {
+        self.queued += lane.queued;
+        let state = match lane.behind_since_ms {
+            _ if lane.parked => "parked",
+            Some(_) => "behind",
+            None => "live",
+        };
+        *self.lanes.entry(state).or_default() += 1;
+        *self.breakers.entry(lane.breaker).or_default() += 1;
     }
+}
 
-    fn counters(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-    ) -> Result<IntCounterVec, prometheus::Error> {
-        self.declare(IntCounterVec::new(Opts::new(name, help), labels)?)
-    }
+#[cfg(test)]
+mod tests {
+    use postrider_daemon::metrics::catalogue::{Part, disagreements};
 
-    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
-        self.declare(IntGauge::with_opts(Opts::new(name, help))?)
-    }
+    use super::*;
 
-    fn gauges(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-    ) -> Result<IntGaugeVec, prometheus::Error> {
-        self.declare(IntGaugeVec::new(Opts::new(name, help), labels)?)
-    }
-
-    fn histogram(&self, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
-        let options = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS_SECONDS.to_vec());
-        self.declare(Histogram::with_opts(options)?)
-    }
-
-    fn declare<M: Collector + Clone + 'static>(&self, metric: M) -> Result<M, prometheus::Error> {
-        self.0.register(Box::new(metric.clone()))?;
-        Ok(metric)
+    #[test]
+    fn declares_what_the_catalogue_lists() {
+        let registry = Registry::new();
+        DeliveryMetrics::new(&registry).unwrap();
+        assert_eq!(
+            disagreements(&registry, &[Part::Delivery]),
+            Vec::<&str>::new()
+        );
     }
 }

@@ -356,6 +356,11 @@ impl Stage for Scheduler {
         String::new()
     }
 
+    fn show(&self) {
+        let bytes = i64::try_from(self.timer.bytes).unwrap_or(i64::MAX);
+        self.context.metrics.retries_held_bytes.set(bytes);
+    }
+
     fn drain(&mut self, partitions: &[Partition]) {
         for partition in partitions {
             self.delays.entry(*partition).or_default().draining = true;

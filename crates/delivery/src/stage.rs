@@ -26,6 +26,8 @@ use crate::stopped::Stopped;
 
 const RESTART_BACKOFF_MIN: Duration = Duration::from_millis(200);
 const RESTART_BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// How often what a stage holds is shown.
+const SHOW_INTERVAL: Duration = Duration::from_secs(2);
 const FINAL_COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a stage stopped and must start again from its commits.
@@ -83,6 +85,8 @@ pub(crate) trait Stage: Send {
     fn metadata(&mut self, partition: Partition, offset: Offset) -> String;
     /// These commits are durable.
     fn committed(&mut self, _commits: &[Commit]) {}
+    /// Shows in the metrics what it holds.
+    fn show(&self) {}
     /// Starts no more work for these partitions.
     fn drain(&mut self, partitions: &[Partition]);
     /// Cuts the work of these partitions that may be cut.
@@ -186,6 +190,7 @@ async fn run_once<S: Stage>(
         stopping: None,
         commit_pending: None,
         commit_next: Instant::now(),
+        show_next: Instant::now(),
     };
     let result = runner.run(stop).await;
     runner.group.close().await;
@@ -203,6 +208,7 @@ struct Runner<'a, S> {
     stopping: Option<Handover>,
     commit_pending: Option<PendingCommit>,
     commit_next: Instant,
+    show_next: Instant,
 }
 
 /// Partitions that are being drained: at `cut_at` what still runs is cut, at `end_at` they go as they are.
@@ -248,6 +254,7 @@ impl<S: Stage> Runner<'_, S> {
             }
             self.apply_pauses();
             self.commit_if_due();
+            self.show_if_due();
             self.advance_handover().await;
             if self.advance_stop().await {
                 return Ok(());
@@ -412,6 +419,18 @@ impl<S: Stage> Runner<'_, S> {
             self.commit_next =
                 Instant::now() + Duration::from_millis(self.context.config.commit_interval_ms);
         }
+    }
+
+    /// Needs no waking of its own: commits are more frequent.
+    fn show_if_due(&mut self) {
+        if Instant::now() < self.show_next {
+            return;
+        }
+        self.show_next = Instant::now() + SHOW_INTERVAL;
+        let owned = i64::try_from(self.progress.partitions().len()).unwrap_or(i64::MAX);
+        let gauge = &self.context.metrics.partitions_owned;
+        gauge.with_label_values(&[S::GROUP]).set(owned);
+        self.stage.show();
     }
 
     fn send_commits(&mut self, only: Option<&[Partition]>, idle_interval: Duration) {

@@ -1,12 +1,7 @@
-//! The metrics of the API, declared in one place.
+//! The metrics of the API.
 
-use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-};
-
-const DURATION_BUCKETS_SECONDS: [f64; 13] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
+use postrider_daemon::metrics::catalogue;
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
 
 /// Counters, gauges and histograms of the API.
 #[derive(Debug, Clone)]
@@ -23,49 +18,15 @@ pub(crate) struct IngestMetrics {
 
 impl IngestMetrics {
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let refused = Opts::new("postrider_events_refused_total", "Events not accepted");
-        let events_refused = IntCounterVec::new(refused, &["reason"])?;
-        registry.register(Box::new(events_refused.clone()))?;
-        let duration = HistogramOpts::new(
-            "postrider_http_request_duration_seconds",
-            "Time from the head of a request to the head of its answer",
-        );
-        let duration = duration.buckets(DURATION_BUCKETS_SECONDS.to_vec());
-        let request_duration = HistogramVec::new(duration, &["method", "route", "status"])?;
-        registry.register(Box::new(request_duration.clone()))?;
         Ok(Self {
-            events_accepted: counter(
-                registry,
-                "postrider_events_accepted_total",
-                "Events that are durably in the log",
-            )?,
-            events_refused,
-            events_in_flight: gauge(
-                registry,
-                "postrider_events_in_flight",
-                "Events received and not yet acknowledged by the log",
-            )?,
-            events_in_flight_bytes: gauge(
-                registry,
-                "postrider_events_in_flight_bytes",
-                "Bytes reserved for events received and not yet acknowledged by the log",
-            )?,
-            requests_in_flight: gauge(
-                registry,
-                "postrider_http_requests_in_flight",
-                "Requests under way",
-            )?,
-            request_duration,
-            dead_letters_redriven: counter(
-                registry,
-                "postrider_dead_letters_redriven_total",
-                "Dead letters returned to deliveries",
-            )?,
-            events_replayed: counter(
-                registry,
-                "postrider_events_replayed_total",
-                "Deliveries appended by replays",
-            )?,
+            events_accepted: catalogue::EVENTS_ACCEPTED.counter(registry)?,
+            events_refused: catalogue::EVENTS_REFUSED.counters(registry)?,
+            events_in_flight: catalogue::EVENTS_IN_FLIGHT.gauge(registry)?,
+            events_in_flight_bytes: catalogue::EVENTS_IN_FLIGHT_BYTES.gauge(registry)?,
+            requests_in_flight: catalogue::REQUESTS_IN_FLIGHT.gauge(registry)?,
+            request_duration: catalogue::REQUEST_DURATION.histograms(registry)?,
+            dead_letters_redriven: catalogue::DEAD_LETTERS_REDRIVEN.counter(registry)?,
+            events_replayed: catalogue::EVENTS_REPLAYED.counter(registry)?,
         })
     }
 
@@ -113,14 +74,19 @@ impl Drop for Raised {
     }
 }
 
-fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
-    let counter = IntCounter::with_opts(Opts::new(name, help))?;
-    registry.register(Box::new(counter.clone()))?;
-    Ok(counter)
-}
+#[cfg(test)]
+mod tests {
+    use postrider_daemon::metrics::catalogue::{Part, disagreements};
 
-fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
-    let gauge = IntGauge::with_opts(Opts::new(name, help))?;
-    registry.register(Box::new(gauge.clone()))?;
-    Ok(gauge)
+    use super::*;
+
+    #[test]
+    fn declares_what_the_catalogue_lists() {
+        let registry = Registry::new();
+        IngestMetrics::new(&registry).unwrap();
+        assert_eq!(
+            disagreements(&registry, &[Part::Ingest]),
+            Vec::<&str>::new()
+        );
+    }
 }

@@ -9,6 +9,7 @@ mod api;
 mod registry;
 mod stages;
 
+use std::convert::Infallible;
 use std::fmt::{Display, Formatter};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
@@ -66,6 +67,18 @@ fn lanes(questions: LaneQuestions) -> Router {
     Router::new().route("/lanes/{endpoint}", get(answer).with_state(questions))
 }
 
+fn watch_event_loop(tasks: &mut Tasks, metrics: Metrics) {
+    let stop = tasks.token().clone();
+    tasks.background("event-loop", async move {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = metrics.watch_event_loop() => {}
+        }
+        Ok::<(), Infallible>(())
+    });
+}
+
 /// The process was asked to end before it had begun its work, which is no failure.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stopped(&'static str);
@@ -93,7 +106,7 @@ impl Process {
         let telemetry = telemetry::init(&telemetry, &format!("postrider-{role}"), VERSION)?;
         let stop = CancellationToken::new();
         postrider_daemon::signals::listen(stop.clone()).context("listen for signals")?;
-        let metrics = Metrics::new(VERSION, &[("role", role)]);
+        let metrics = Metrics::new(VERSION, role);
         let health = Health::new();
         let address = config
             .health
@@ -105,13 +118,15 @@ impl Process {
                 "listen at {address} for health and metrics; --health-listen names another address"
             )
         })?;
+        let mut base = Tasks::new(CancellationToken::new());
+        watch_event_loop(&mut base, metrics.clone());
         Ok(Self {
             stop,
             health,
             metrics,
             api: Tasks::new(CancellationToken::new()),
             stages: Tasks::new(CancellationToken::new()),
-            base: Tasks::new(CancellationToken::new()),
+            base,
             stages_drain: Duration::from_millis(config.delivery.stage.stop_drain_ms) + DRAIN_SLACK,
             health_server,
             lane_answers: Some(lane_answers),

@@ -5,6 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use postrider_daemon::metrics::catalogue::{
+    REGISTRY_CONFLICTS, REGISTRY_READ_FAILURES, REGISTRY_STALE_RECORDS, REGISTRY_UNREADABLE,
+    REGISTRY_VIEW_AGE, REGISTRY_VIEW_POSITION,
+};
+use postrider_daemon::metrics::{Collected, Metric, Sample};
 use postrider_log::{Log, SystemClock};
 use postrider_model::topics::{GROUP_SCHEDULER, RETRY, TopicLayout};
 use postrider_registry::{Keyring, Registry};
@@ -43,7 +48,36 @@ pub(crate) async fn open(
         Ok::<(), Infallible>(())
     });
     watch(process, registry.clone());
+    declare(process.metrics.registry(), registry.clone()).context("declare metrics")?;
     Ok(registry)
+}
+
+/// Shows how current the view is, and what became of reads and writes.
+fn declare(metrics: &prometheus::Registry, registry: Registry) -> Result<(), prometheus::Error> {
+    let declared: [&'static Metric; 6] = [
+        &REGISTRY_VIEW_AGE,
+        &REGISTRY_VIEW_POSITION,
+        &REGISTRY_STALE_RECORDS,
+        &REGISTRY_UNREADABLE,
+        &REGISTRY_READ_FAILURES,
+        &REGISTRY_CONFLICTS,
+    ];
+    Collected::declare(metrics, &declared, move || {
+        let numbers = registry.counts();
+        let stale = u64::try_from(numbers.stale_records).unwrap_or(u64::MAX);
+        let samples = [
+            Sample::plain(numbers.age.as_secs_f64()),
+            Sample::count(numbers.position),
+            Sample::count(stale),
+            Sample::count(numbers.unreadable_total),
+            Sample::count(numbers.read_failures_total),
+            Sample::count(numbers.conflicts_total),
+        ];
+        declared
+            .into_iter()
+            .zip(samples.map(|sample| vec![sample]))
+            .collect()
+    })
 }
 
 /// The follower reads the log all the time, so what it sees tells whether the log can be reached.
