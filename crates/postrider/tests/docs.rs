@@ -29,3 +29,82 @@ fn the_documented_defaults_are_the_defaults() {
         "copy the right side into docs/configuration.md"
     );
 }
+
+/// What a snapshot of the chart, `deploy/helm/snapshots/*.yaml`, gives to the program.
+struct Rendered {
+    /// The configuration files, each as long as it is indented.
+    configurations: Vec<String>,
+    /// The variables of the environment that are configuration.
+    variables: Vec<String>,
+}
+
+impl Rendered {
+    fn read(snapshot: &str) -> Self {
+        let mut configurations = Vec::new();
+        let mut variables = Vec::new();
+        let mut lines = snapshot.lines().peekable();
+        while let Some(line) = lines.next() {
+            if line == "  postrider.toml: |" {
+                let mut text = String::new();
+                while let Some(line) = lines.next_if(|line| line.starts_with("    ")) {
+                    text.push_str(line.trim_start());
+                    text.push('\n');
+                }
+                configurations.push(text);
+            } else if let Some(name) = line.trim_start().strip_prefix("- name: POSTRIDER_")
+                && name.contains("__")
+            {
+                variables.push(format!("POSTRIDER_{name}"));
+            }
+        }
+        Self {
+            configurations,
+            variables,
+        }
+    }
+}
+
+#[test]
+fn the_program_understands_what_the_chart_writes() {
+    let scratch = tempfile::tempdir().unwrap();
+    let generate = |kind: &str| {
+        let made = Command::new(env!("CARGO_BIN_EXE_postrider"))
+            .args(["key", "generate", kind])
+            .output()
+            .unwrap();
+        let file = scratch.path().join(kind);
+        std::fs::write(&file, made.stdout).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let (operator, encryption) = (generate("operator"), generate("encryption"));
+    let value_of = |variable: &str| match variable {
+        "POSTRIDER_INGEST__OPERATOR_KEY__FILE" => operator.clone(),
+        "POSTRIDER_KEYS__ENCRYPTION__FILE" => encryption.clone(),
+        "POSTRIDER_DELIVERY__DELIVER__ADVERTISED_ADDRESS" => "10.0.0.1:9464".to_owned(),
+        _ => "debug".to_owned(),
+    };
+    let snapshots = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/helm/snapshots");
+    let mut understood = 0;
+    for snapshot in std::fs::read_dir(snapshots).unwrap() {
+        let path = snapshot.unwrap().path();
+        let rendered = Rendered::read(&std::fs::read_to_string(&path).unwrap());
+        for configuration in &rendered.configurations {
+            let file = scratch.path().join("postrider.toml");
+            std::fs::write(&file, configuration).unwrap();
+            let checked = Command::new(env!("CARGO_BIN_EXE_postrider"))
+                .arg("--check-config")
+                .env_clear()
+                .env("POSTRIDER_CONFIG", &file)
+                .envs(rendered.variables.iter().map(|name| (name, value_of(name))))
+                .output()
+                .unwrap();
+            assert!(
+                checked.status.success(),
+                "{}: {configuration}\n{checked:?}",
+                path.display()
+            );
+            understood += 1;
+        }
+    }
+    assert!(understood >= 5, "only {understood} configurations found");
+}
