@@ -1,6 +1,7 @@
 //! The delivery stages' place in a process.
 
 use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,17 +67,22 @@ fn expires_after_ms(config: &Config) -> u64 {
 /// Where others find the health server of this process: as configured, else under the name of its machine.
 fn advertised(process: &Process, config: &Config) -> String {
     let configured = &config.delivery.deliver.advertised_address;
-    if !configured.is_empty() {
-        return configured.clone();
+    let host = std::env::var("HOSTNAME").unwrap_or_default();
+    advertised_at(configured, process.health_address(), &host)
+}
+
+/// A configured address without a port, as a pod knows its own, gets that of the server.
+fn advertised_at(configured: &str, listening: SocketAddr, host: &str) -> String {
+    if let Ok(address) = configured.parse::<IpAddr>() {
+        return SocketAddr::new(address, listening.port()).to_string();
     }
-    let address = process.health_address();
-    let host = std::env::var("HOSTNAME")
-        .ok()
-        .filter(|host| !host.is_empty());
+    if !configured.is_empty() {
+        return configured.to_owned();
+    }
     match host {
-        Some(host) if address.ip().is_unspecified() => format!("{host}:{}", address.port()),
-        _ if address.ip().is_unspecified() => format!("127.0.0.1:{}", address.port()),
-        _ => address.to_string(),
+        _ if !listening.ip().is_unspecified() => listening.to_string(),
+        "" => format!("127.0.0.1:{}", listening.port()),
+        host => format!("{host}:{}", listening.port()),
     }
 }
 
@@ -178,5 +184,20 @@ impl Parts {
             stage.await;
             Ok::<(), Infallible>(())
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_found_by_its_address_whatever_its_family() {
+        let listening = "[::]:9464".parse().unwrap();
+        let at = |configured| advertised_at(configured, listening, "pod-1");
+        assert_eq!(at("10.1.2.3"), "10.1.2.3:9464");
+        assert_eq!(at("fd00::7"), "[fd00::7]:9464");
+        assert_eq!(at("worker.internal:80"), "worker.internal:80");
+        assert_eq!(at(""), "pod-1:9464");
     }
 }
