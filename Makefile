@@ -70,7 +70,7 @@ chart: $(CHART_TOOLS)/.installed ## Check what deploy/ holds: chart, compose, Do
 chart-update: $(CHART_TOOLS)/.installed ## Write anew what is made from other files: the chart's README, its files/, its snapshots
 	$(CHART_PYTHON) deploy/helm/check --update
 
-chart-verify: $(CHART_TOOLS)/.installed ## Install, upgrade, roll back and drain the chart on a real API server (20 minutes)
+chart-verify: $(CHART_TOOLS)/.installed ## Install, upgrade, roll back and drain the chart on a real API server (half an hour)
 	deploy/helm/verify-tools
 	$(CHART_PYTHON) deploy/helm/verify
 
