@@ -56,7 +56,7 @@ sim: ## Simulate the delivery core with many seeds: SEEDS=1000, or one: SEED=7
 
 # The generated code is tested as part of the workspace, so that its build serves `test` too.
 .PHONY: check
-check: $(PYTHON_TOOLS)/.installed $(NPM_TOOLS)/.installed chart ## Check format, lints, dependencies, protos, generated code and deploy/
+check: $(PYTHON_TOOLS)/.installed $(NPM_TOOLS)/.installed chart rules ## Check format, lints, dependencies, protos, generated code and deploy/
 	cargo fmt --all --check
 	$(BUF) lint proto
 	$(CARGO_DENY) --locked check bans licenses sources
@@ -73,6 +73,13 @@ chart-update: $(CHART_TOOLS)/.installed ## Write anew what is made from other fi
 chart-verify: $(CHART_TOOLS)/.installed ## Install, upgrade, roll back and drain the chart on a real API server (half an hour)
 	deploy/helm/verify-tools
 	$(CHART_PYTHON) deploy/helm/verify
+
+.PHONY: rules
+rules: ## Test the alert rules with promtool, and that the dashboards are as their script writes them
+	tests/tools/fetch-prometheus
+	deploy/grafana/generate --check
+	$(TOOLS)/prometheus/promtool check rules --lint=all --lint-fatal deploy/prometheus/postrider.rules.yaml
+	$(TOOLS)/prometheus/promtool test rules deploy/prometheus/tests/rules_test.yaml
 
 .PHONY: generate
 generate: ## Generate the protobuf code again, after a change of proto/

@@ -108,3 +108,42 @@ fn the_program_understands_what_the_chart_writes() {
     }
     assert!(understood >= 5, "only {understood} configurations found");
 }
+
+/// The commands of a runbook: lines of its shell blocks, and pieces of text in code.
+fn commands(page: &str) -> Vec<String> {
+    let inline = page.split('`').skip(1).step_by(2);
+    let lines = page.lines();
+    let mut commands: Vec<String> = lines
+        .chain(inline)
+        .filter(|text| text.starts_with("postrider ") && !text.contains('`'))
+        .map(str::to_owned)
+        .collect();
+    commands.sort();
+    commands.dedup();
+    commands
+}
+
+#[test]
+fn the_program_knows_the_commands_of_the_runbooks() {
+    let pages = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/runbooks");
+    let mut known = 0;
+    for page in std::fs::read_dir(pages).unwrap() {
+        let path = page.unwrap().path();
+        for command in commands(&std::fs::read_to_string(&path).unwrap()) {
+            // With --help at its end a command is understood and not carried out.
+            let understood = Command::new(env!("CARGO_BIN_EXE_postrider"))
+                .args(command.replace('…', "1").split_whitespace().skip(1))
+                .arg("--help")
+                .env_clear()
+                .output()
+                .unwrap();
+            assert!(
+                understood.status.success(),
+                "{}: {command}\n{understood:?}",
+                path.display()
+            );
+            known += 1;
+        }
+    }
+    assert!(known > 30, "only {known} commands found");
+}
