@@ -155,12 +155,26 @@ pub(super) fn committed<C: ConsumerContext>(
             .iter()
             .map(|partition| (*partition, KafkaOffset::Invalid)),
     );
-    let answer = client
-        .committed_offsets(asked, TIMEOUT)
-        .map_err(|error| log_error(topic, &error))?;
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        match committed_once(client, topic, asked.clone()) {
+            Err(error) if coordinator_moved(&error) && Instant::now() < deadline => {
+                std::thread::sleep(RETRY_PAUSE);
+            }
+            answer => return answer.map_err(|error| log_error(topic, &error)),
+        }
+    }
+}
+
+fn committed_once<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+    asked: TopicPartitionList,
+) -> KafkaResult<BTreeMap<Partition, Committed>> {
+    let answer = client.committed_offsets(asked, TIMEOUT)?;
     let mut committed = BTreeMap::new();
     for element in answer.elements_for_topic(topic) {
-        element.error().map_err(|error| log_error(topic, &error))?;
+        element.error()?;
         if let KafkaOffset::Offset(offset) = element.offset() {
             let metadata = element.metadata().to_owned();
             committed.insert(element.partition(), Committed { offset, metadata });

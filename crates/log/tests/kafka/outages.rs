@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use postrider_log::{AppendError, GroupEvent, Log, LogError, Target};
+use postrider_log::{AppendError, Committed, GroupEvent, Log, LogError, Target};
 use postrider_tests::KafkaBroker;
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -141,4 +141,26 @@ async fn a_producer_past_its_end_is_replaced() {
             Err(error) => assert!(matches!(error, AppendError::Unknown(_)), "{error:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn what_was_committed_is_told_as_soon_as_a_new_coordinator_knows() {
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    let log = connect(&cluster.bootstrap_servers(), &[]);
+    // Where nobody is asked to, a topic is created by who writes to it.
+    let append = producer(&log, None).await;
+    let append = append.append(TOPIC, Target::Partition(0), numbered(0));
+    append.await.expect("it is appended");
+    let commit = Committed {
+        offset: 7,
+        metadata: "here".to_owned(),
+    };
+    let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR;
+    cluster.request_errors(RDKafkaApiKey::OffsetFetch, &[error; 8]);
+    log.set_committed("group", TOPIC, &[(0, commit.clone())])
+        .await
+        .expect("it is committed");
+    cluster.request_errors(RDKafkaApiKey::OffsetFetch, &[error; 8]);
+    let committed = log.committed("group", TOPIC).await.expect("it is told");
+    assert_eq!(committed[0], Some(commit));
 }
