@@ -6,7 +6,7 @@ use postrider_model::flow::breaker::BreakerLimits;
 use postrider_model::flow::concurrency::ConcurrencyLimits;
 use serde::{Deserialize, Serialize};
 
-use crate::deliver::LaneLimits;
+use crate::deliver::{LaneLimits, OrderLimits};
 
 /// Limits of the three stages.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -91,6 +91,14 @@ impl DeliveryConfig {
             (
                 "deliver.catch_up_read_bytes_max",
                 self.deliver.catch_up_read_bytes_max,
+            ),
+            (
+                "deliver.lane_blocked_keys_max",
+                self.deliver.lane_blocked_keys_max,
+            ),
+            (
+                "deliver.lane_blocked_offsets_max",
+                self.deliver.lane_blocked_offsets_max,
             ),
             (
                 "deliver.partition_unsettled_max",
@@ -227,6 +235,13 @@ pub struct DeliverConfig {
     pub state_interval_ms: u64,
     /// Bytes read again from the log at once.
     pub catch_up_read_bytes_max: usize,
+    /// Ordering keys of one ordered endpoint that may be held back beside its cursor, each by a delivery that failed or by
+    /// more deliveries than fit into memory; where there are more, the endpoint waits.
+    pub lane_blocked_keys_max: usize,
+    /// Their deliveries.
+    pub lane_blocked_offsets_max: usize,
+    /// How long a delivery may fail at an ordered endpoint until it is dead-lettered, unless the endpoint would rather wait.
+    pub blocked_ms_max: u64,
     /// Records of one partition that hold its commit.
     pub partition_unsettled_max: usize,
     /// Bytes of all deliveries in memory; when it is reached, deliveries stay in the log.
@@ -264,6 +279,9 @@ impl Default for DeliverConfig {
             breaker_pause_ms_max: 300_000,
             state_interval_ms: 1_000,
             catch_up_read_bytes_max: 1024 * 1024,
+            lane_blocked_keys_max: 4_096,
+            lane_blocked_offsets_max: 100_000,
+            blocked_ms_max: 60 * 60 * 1000,
             partition_unsettled_max: 10_000,
             unsettled_bytes_max: 256 * 1024 * 1024,
             disable_failing_after_ms: 5 * 24 * 60 * 60 * 1000,
@@ -285,6 +303,10 @@ impl DeliverConfig {
             window_max: self.lane_queue_max.saturating_mul(2),
             hold_ms_max: millis(self.hold_ms_max),
             expires_after_ms: millis(self.expires_after_ms),
+            order: OrderLimits {
+                keys_max: self.lane_blocked_keys_max,
+                offsets_max: self.lane_blocked_offsets_max,
+            },
             breaker: BreakerLimits {
                 failures_to_open: self.breaker_failures,
                 pause_ms_min: millis(self.breaker_pause_ms_min),
@@ -296,6 +318,10 @@ impl DeliverConfig {
                 slow_from_ms: self.slow_after_ms,
             },
         }
+    }
+
+    pub(crate) fn blocked_ms_max(&self) -> i64 {
+        millis(self.blocked_ms_max)
     }
 
     pub(crate) fn slow_from_ms(&self) -> i64 {

@@ -12,6 +12,7 @@
 
 mod carry;
 mod lane;
+mod order;
 mod partition;
 mod rebuild;
 mod settled;
@@ -28,7 +29,7 @@ use postrider_log::{
     Assignment, Batch, Commit, Generation, Log, LogError, Offset, Partition as PartitionNumber,
     Producer, Reader, Record,
 };
-use postrider_model::delivery::{Delivery, LaneState};
+use postrider_model::delivery::{Delivery, LaneState, Settlement};
 use postrider_model::flow::line::FairLine;
 use postrider_model::flow::network::NetworkHealth;
 use postrider_model::ids::{EndpointId, TenantId};
@@ -44,6 +45,8 @@ pub use carry::CarryContext;
 use carry::{Carried, Carry};
 pub(crate) use lane::LaneLimits;
 use lane::{Memory, Now, Seen, Step, Turn};
+use order::Again;
+pub(crate) use order::OrderLimits;
 use partition::{Partition, Taken};
 use settled::CommitNote;
 pub use status::{LaneAnswers, LaneQuestions, LaneStatus, lane_questions};
@@ -56,6 +59,8 @@ use crate::stage::{Stage, StageContext, StageError, run_stage};
 const LEASE_CHECK: Duration = Duration::from_millis(100);
 const READ_WAIT: Duration = Duration::from_secs(1);
 const NETWORK_PROBE_INTERVAL_MS: i64 = 1_000;
+/// A record that is read for itself, and what comes right after it.
+const SINGLE_READ_BYTES_MAX: usize = 64 * 1024;
 const READ_BACKOFF: Duration = Duration::from_secs(1);
 
 type LaneKey = (PartitionNumber, EndpointId);
@@ -341,6 +346,7 @@ impl<S: Sender> Deliver<S> {
         };
         self.in_flight += 1;
         self.slow_in_flight += usize::from(slow);
+        let failed_at_ms = owned.failed_at_ms(&step.delivery);
         let interruptions = owned.settled.interruptions(&step.delivery.work_id());
         let carried = Carried {
             partition: key.0,
@@ -349,6 +355,7 @@ impl<S: Sender> Deliver<S> {
             probe,
             slow,
             failing_since_ms,
+            failed_at_ms,
             spared: self.network_is_down,
             expires,
         };
@@ -441,6 +448,7 @@ impl<S: Sender> Deliver<S> {
             partition,
             step,
             probe,
+            failed_at_ms: carried_failed_at_ms,
             ..
         } = carried;
         let Some(owned) = self.partitions.get_mut(&partition) else {
@@ -455,8 +463,22 @@ impl<S: Sender> Deliver<S> {
                 seen,
             } => {
                 owned.settled.note(&attempt, place, at_ms, step.offset);
-                let copies = owned.settle(&step, probe, seen, now);
-                self.context.metrics.copies_dropped.inc_by(copies);
+                match attempt.settlement {
+                    Some(Settlement::RetryScheduled { due_at_ms })
+                        if step.delivery.order_key().is_some() =>
+                    {
+                        let again = Again {
+                            attempt: attempt.number + 1,
+                            due_at_ms,
+                            failed_at_ms: carried_failed_at_ms.unwrap_or(attempt.started_at_ms),
+                        };
+                        owned.block(&step, probe, seen, again, now);
+                    }
+                    _ => {
+                        let copies = owned.settle(&step, probe, seen, now);
+                        self.context.metrics.copies_dropped.inc_by(copies);
+                    }
+                }
                 if seen != Seen::Nothing {
                     self.learn_network(&step, attempt.reason, now);
                 }
@@ -486,7 +508,7 @@ impl<S: Sender> Deliver<S> {
             }
         };
         if batch.from > from
-            && let Some(lost_from) = owned.truncated(batch.from)
+            && let Some(lost_from) = owned.truncated(batch.from, now)
         {
             tracing::error!(
                 partition,
@@ -538,14 +560,17 @@ impl<S: Sender> Deliver<S> {
             let Some(owned) = self.partitions.get_mut(&partition) else {
                 continue;
             };
-            let Some(from) = owned.next_read(&self.limits, memory, now) else {
+            let Some((from, single)) = owned.next_read(&self.limits, memory, now) else {
                 continue;
             };
             owned.reading = true;
             self.read_turn = partition;
             let (generation, log, reader) =
                 (owned.generation, self.log.clone(), self.reader.take());
-            let bytes_max = self.context.config.catch_up_read_bytes_max;
+            let bytes_max = match self.context.config.catch_up_read_bytes_max {
+                bytes_max if single => bytes_max.min(SINGLE_READ_BYTES_MAX),
+                bytes_max => bytes_max,
+            };
             self.tasks.spawn(async move {
                 let (reader, batch) = read(&*log, reader, partition, from, bytes_max).await;
                 Finished::Read {

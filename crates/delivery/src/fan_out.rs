@@ -19,6 +19,7 @@ use postrider_log::{
     Record, Target,
 };
 use postrider_model::delivery::{Delivery, Route};
+use postrider_model::endpoint::Endpoint;
 use postrider_model::event::{Event, EventPosition};
 use postrider_model::ids::EndpointId;
 use postrider_model::outcome::Reason;
@@ -114,7 +115,8 @@ impl FanOut {
             traceparent: event.trace.traceparent.clone(),
             endpoints,
         };
-        let deliveries = append_deliveries(&*self.producer, &event, &route).await;
+        let deliveries =
+            append_deliveries(&*self.producer, &event, &route, &matched.endpoints).await;
         self.context.metrics.events_routed.inc();
         self.track(record, generation, route, deliveries);
     }
@@ -179,19 +181,25 @@ impl FanOut {
     }
 }
 
-async fn append_deliveries(producer: &dyn Producer, event: &Event, route: &Route) -> Vec<Append> {
-    let mut appended = Vec::with_capacity(route.endpoints.len());
-    for endpoint in &route.endpoints {
+async fn append_deliveries(
+    producer: &dyn Producer,
+    event: &Event,
+    route: &Route,
+    endpoints: &[Arc<Endpoint>],
+) -> Vec<Append> {
+    let mut appended = Vec::with_capacity(endpoints.len());
+    for endpoint in endpoints {
         let delivery = Delivery {
             event: event.clone(),
-            endpoint: endpoint.clone(),
+            endpoint: endpoint.id.clone(),
             position: route.position,
             run: 0,
             attempt: 1,
             registry_position: route.registry_position,
             due_at_ms: 0,
+            ordered: endpoint.ordered.is_some(),
         };
-        let key = Bytes::copy_from_slice(endpoint.as_str().as_bytes());
+        let key = Bytes::copy_from_slice(endpoint.id.as_str().as_bytes());
         let record = NewRecord {
             key,
             value: Some(delivery.encode()),

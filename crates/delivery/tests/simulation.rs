@@ -121,6 +121,7 @@ fn keeps_its_promises_whatever_fails() {
     let happened = [
         counts.retries,
         counts.dead_letters,
+        counts.blocked,
         total.faults,
         moves.kills,
         moves.freezes,

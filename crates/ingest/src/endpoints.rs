@@ -88,7 +88,7 @@ pub(crate) fn read_new(
         retry_schedule: None,
         attempt_timeout_ms: None,
         rate_limit: None,
-        ordered: false,
+        ordered: None,
         secrets: vec![api.registry.seal(&id, &secret)],
         state: EndpointState::Enabled,
         discard_matched_before: 0,

@@ -10,6 +10,7 @@ use postrider_model::delivery::Delivery;
 use postrider_model::event::{Event, EventPosition};
 use postrider_model::ids::{EndpointId, EventId};
 use postrider_model::topics::DELIVERIES;
+use postrider_registry::Lookup;
 use prometheus::IntCounter;
 use ring::digest;
 use serde_json::{Value, json};
@@ -68,14 +69,20 @@ impl<'a> Run<'a> {
         position: EventPosition,
         endpoint: &EndpointId,
     ) -> Result<(), Problem> {
+        let registry = &self.api.registry;
+        let ordered = match registry.endpoint(endpoint) {
+            Lookup::Found(found) => found.value.ordered.is_some(),
+            Lookup::Deleted | Lookup::Unknown => false,
+        };
         let delivery = Delivery {
             event,
             endpoint: endpoint.clone(),
             position,
             run: self.run,
             attempt: 1,
-            registry_position: self.api.registry.position(),
+            registry_position: registry.position(),
             due_at_ms: 0,
+            ordered,
         };
         let value = delivery.encode();
         self.chunk_bytes += value.len();

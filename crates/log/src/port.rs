@@ -8,7 +8,8 @@
 //! - An append that is acknowledged is durable: it survives kill -9 of this process and, as far as the log is
 //!   replicated, of the log.
 //! - Appends of one producer to one partition are in the log in the order of the calls. If one fails, later ones may
-//!   still succeed, so a caller that needs order repeats from the failed one on.
+//!   still succeed, so a caller that needs order repeats from the failed one on; and one for which order must hold through
+//!   any failure gives appends no time limit, since then the log refuses none that it may take later.
 //! - Offsets grow but may have gaps (compaction, transaction markers): the next offset is the one that a batch names,
 //!   never the last one plus one.
 //! - Between `Assigned` and the end of the following `Revoke` (or `Lost`) no other member of the group is assigned the

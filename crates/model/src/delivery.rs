@@ -23,6 +23,8 @@ pub struct Delivery {
     pub registry_position: u64,
     /// While in `retry`: not before this time.
     pub due_at_ms: i64,
+    /// The endpoint is ordered.
+    pub ordered: bool,
 }
 
 /// Names a piece of work; with an attempt number, one step of it.
@@ -44,6 +46,12 @@ impl Delivery {
             endpoint: self.endpoint.clone(),
             run: self.run,
         }
+    }
+
+    /// The ordering key of which one delivery at a time is made; `None` where order does not matter.
+    pub fn order_key(&self) -> Option<&str> {
+        let key = self.event.ordering_key.as_str();
+        (self.ordered && !key.is_empty()).then_some(key)
     }
 }
 
@@ -135,6 +143,24 @@ pub struct LaneState {
     pub breaker_openings: u32,
     /// When the breaker lets the next attempt through.
     pub breaker_open_until_ms: i64,
+    /// Of an ordered endpoint that is behind: keys with unsettled deliveries that the cursor has passed.
+    pub blocked: Vec<BlockedKey>,
+}
+
+/// An ordering key that is held back by its lowest unsettled delivery: what the key has before it is settled, what comes
+/// from there on is not, whatever the cursor says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockedKey {
+    /// The ordering key.
+    pub ordering_key: String,
+    /// Offset in `deliveries` of its lowest unsettled delivery.
+    pub cursor: i64,
+    /// Number of that delivery's next attempt.
+    pub attempt: u32,
+    /// When that is due; 0: at once.
+    pub due_at_ms: i64,
+    /// When that delivery failed first; `None`: it did not.
+    pub failed_at_ms: Option<i64>,
 }
 
 /// How far a lane that is behind is served: below `lowest_unsettled` everything is settled, and so is what `settled` names;

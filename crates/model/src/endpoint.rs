@@ -31,8 +31,9 @@ pub struct Endpoint {
     pub attempt_timeout_ms: Option<u32>,
     /// How fast it wants to be called at most; `None`: no limit of its own.
     pub rate_limit: Option<RateLimit>,
-    /// Events of one ordering key are delivered one at a time, in order.
-    pub ordered: bool,
+    /// Events of one ordering key are delivered one at a time, in order. Chosen when the endpoint is created; what
+    /// happens when one of them fails for too long may change.
+    pub ordered: Option<WhenBlocked>,
     /// Signing secrets, newest first.
     pub secrets: Vec<SealedSecret>,
     /// Whether it is delivered to.
@@ -43,6 +44,16 @@ pub struct Endpoint {
     pub discard_matched_before: u64,
     /// When it was created.
     pub created_at_ms: i64,
+}
+
+/// What becomes of a delivery to an ordered endpoint that fails for so long that it holds back its ordering key too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhenBlocked {
+    /// It is dead-lettered, and the key goes on without it.
+    #[default]
+    DeadLetter,
+    /// It is tried on, and the key waits, until it succeeds or somebody decides.
+    Wait,
 }
 
 /// Whether an endpoint is delivered to.

@@ -73,7 +73,7 @@ mod tests {
             retry_schedule: None,
             attempt_timeout_ms: None,
             rate_limit: None,
-            ordered: false,
+            ordered: None,
             secrets: vec![],
             state,
             discard_matched_before: 0,

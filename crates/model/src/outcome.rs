@@ -9,10 +9,14 @@ use std::str::FromStr;
 use jiff::civil::{self, DateTime};
 
 use crate::delivery::{Settlement, WorkId};
+use crate::endpoint::WhenBlocked;
 use crate::retry::RetrySchedule;
 
 /// Longest wait that a `Retry-After` can ask for.
 pub const RETRY_AFTER_MS_MAX: i64 = 24 * 60 * 60 * 1000;
+
+/// A delivery that is tried for ever is not tried more often, even where the schedule has no delays.
+const WAIT_MS_MIN: i64 = 60_000;
 
 /// The one form of date that HTTP still lets anyone send.
 const HTTP_DATE: &str = "%a, %d %b %Y %H:%M:%S GMT";
@@ -33,6 +37,18 @@ pub enum Outcome {
     Unanswered(Reason),
     /// The event's data does not fit the endpoint's format; nothing was sent.
     Unsendable,
+}
+
+impl Outcome {
+    /// How long the endpoint asked to be left alone.
+    fn asked_wait_ms(&self) -> i64 {
+        match self {
+            Self::Answered { retry_after_ms, .. } => {
+                retry_after_ms.unwrap_or(0).clamp(0, RETRY_AFTER_MS_MAX)
+            }
+            Self::Unanswered(_) | Self::Unsendable => 0,
+        }
+    }
 }
 
 macro_rules! reasons {
@@ -98,6 +114,8 @@ reasons! {
     FormatMismatch = "format_mismatch",
     /// The retry schedule is exhausted.
     Exhausted = "exhausted",
+    /// It failed for too long at an ordered endpoint, where it held back its ordering key.
+    BlockedTooLong = "blocked_too_long",
     /// The endpoint was deleted.
     EndpointDeleted = "endpoint_deleted",
     /// The endpoint is disabled.
@@ -147,17 +165,13 @@ pub fn decide(
     schedule: &RetrySchedule,
     now_ms: i64,
 ) -> Decision {
-    let (reason, throttles, retry_after_ms) = match outcome {
-        Outcome::Answered {
-            status,
-            retry_after_ms,
-        } => (
+    let (reason, throttles) = match outcome {
+        Outcome::Answered { status, .. } => (
             reason_of_status(*status),
             matches!(status, 429 | 502 | 503 | 504),
-            retry_after_ms.unwrap_or(0),
         ),
-        Outcome::Unanswered(reason) => (*reason, *reason == Reason::Timeout, 0),
-        Outcome::Unsendable => (Reason::FormatMismatch, false, 0),
+        Outcome::Unanswered(reason) => (*reason, *reason == Reason::Timeout),
+        Outcome::Unsendable => (Reason::FormatMismatch, false),
     };
     let settled = |settlement, dead_letter_reason| Decision {
         reason,
@@ -174,7 +188,7 @@ pub fn decide(
         _ => match schedule.delay_after(work, attempt) {
             None => settled(Settlement::DeadLettered, Some(Reason::Exhausted)),
             Some(delay_ms) => {
-                let wait_ms = delay_ms.max(retry_after_ms.clamp(0, RETRY_AFTER_MS_MAX));
+                let wait_ms = delay_ms.max(outcome.asked_wait_ms());
                 settled(
                     Settlement::RetryScheduled {
                         due_at_ms: now_ms.saturating_add(wait_ms),
@@ -183,6 +197,56 @@ pub fn decide(
                 )
             }
         },
+    }
+}
+
+/// How a delivery holds back the others of its ordering key.
+#[derive(Debug, Clone, Copy)]
+pub struct Blocks {
+    /// What the endpoint wants to become of it in the end.
+    pub when_blocked: WhenBlocked,
+    /// When it failed first.
+    pub since_ms: i64,
+    /// How long it may hold them back where it is dead-lettered in the end.
+    pub wait_ms_max: i64,
+}
+
+impl Decision {
+    /// The decision where the delivery holds back others: it is tried for so long, and a last time at the end of it; or for
+    /// ever, with the longest delay of the schedule.
+    #[must_use]
+    pub fn of_head(
+        self,
+        outcome: &Outcome,
+        blocks: Blocks,
+        schedule: &RetrySchedule,
+        now_ms: i64,
+    ) -> Self {
+        let (settlement, dead_letter_reason) = match (blocks.when_blocked, self.settlement) {
+            (WhenBlocked::Wait, Settlement::DeadLettered)
+                if self.dead_letter_reason == Some(Reason::Exhausted) =>
+            {
+                let longest_ms = schedule.delays_ms().iter().max().copied().unwrap_or(0);
+                let due_at_ms = now_ms.saturating_add(longest_ms.max(WAIT_MS_MIN));
+                (Settlement::RetryScheduled { due_at_ms }, None)
+            }
+            (WhenBlocked::DeadLetter, Settlement::RetryScheduled { due_at_ms }) => {
+                let ends_ms = blocks.since_ms.saturating_add(blocks.wait_ms_max);
+                let not_before_ms = now_ms.saturating_add(outcome.asked_wait_ms());
+                let due_at_ms = due_at_ms.min(ends_ms.max(not_before_ms));
+                if now_ms >= ends_ms {
+                    (Settlement::DeadLettered, Some(Reason::BlockedTooLong))
+                } else {
+                    (Settlement::RetryScheduled { due_at_ms }, None)
+                }
+            }
+            _ => return self,
+        };
+        Self {
+            settlement,
+            dead_letter_reason,
+            ..self
+        }
     }
 }
 

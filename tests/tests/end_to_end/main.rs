@@ -36,6 +36,7 @@ mod deliveries;
 mod foreign_programs;
 mod frozen;
 mod load;
+mod order;
 mod outage;
 mod poison;
 mod recover;

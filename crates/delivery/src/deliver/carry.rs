@@ -15,7 +15,7 @@ use postrider_model::delivery::{Attempt, AttemptOutcome, Delivery, Settlement};
 use postrider_model::endpoint::Endpoint;
 use postrider_model::ids::EndpointId;
 use postrider_model::operational;
-use postrider_model::outcome::{Decision, Outcome, Reason, decide};
+use postrider_model::outcome::{Blocks, Decision, Outcome, Reason, decide};
 use postrider_model::payload;
 use postrider_model::retry::{DelayLadder, RetrySchedule};
 use postrider_model::signature::{self, SigningSecret};
@@ -73,6 +73,8 @@ pub(super) struct Carried {
     pub(super) slow: bool,
     /// Since when nothing succeeded at the endpoint.
     pub(super) failing_since_ms: Option<i64>,
+    /// When this head of an ordering key failed first.
+    pub(super) failed_at_ms: Option<i64>,
     /// Our own network seems down: that the endpoint cannot be reached spends nothing.
     pub(super) spared: bool,
     /// It waited so long that the log would lose it soon: it is dead-lettered instead of attempted.
@@ -260,13 +262,21 @@ impl<S: Sender> CarryContext<S> {
             .unwrap_or(&self.default_schedule);
         let work = delivery.work_id();
         let now_ms = self.clock.now_ms();
-        let decision = decide(
+        let mut decision = decide(
             &made.response.outcome,
             &work,
             delivery.attempt,
             schedule,
             now_ms,
         );
+        if delivery.order_key().is_some() {
+            let blocks = Blocks {
+                when_blocked: endpoint.value.ordered.unwrap_or_default(),
+                since_ms: carried.failed_at_ms.unwrap_or(made.started_at_ms),
+                wait_ms_max: self.config.blocked_ms_max(),
+            };
+            decision = decision.of_head(&made.response.outcome, blocks, schedule, now_ms);
+        }
         if carried.spared && made.response.is_unreachable() {
             return Carry::Unstarted;
         }
@@ -330,6 +340,10 @@ impl<S: Sender> CarryContext<S> {
     ) -> Settlement {
         let mut buried_for = decision.dead_letter_reason.unwrap_or(decision.reason);
         match decision.settlement {
+            // It keeps its place in its lane, which reads of it in `attempts`.
+            Settlement::RetryScheduled { .. } if delivery.order_key().is_some() => {
+                return decision.settlement;
+            }
             Settlement::RetryScheduled { due_at_ms } => {
                 if self.schedule_retry(delivery, due_at_ms, now_ms).await {
                     return decision.settlement;

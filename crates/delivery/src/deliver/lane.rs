@@ -21,6 +21,7 @@ use postrider_model::flow::bucket::TokenBucket;
 use postrider_model::flow::concurrency::{ConcurrencyLimit, ConcurrencyLimits};
 use postrider_model::ids::{EndpointId, TenantId};
 
+use super::order::{Again, Order, OrderLimits, Placed};
 use super::status::LaneStatus;
 
 /// A delivery that waits for its attempt.
@@ -67,6 +68,8 @@ pub(crate) struct LaneLimits {
     pub(crate) hold_ms_max: i64,
     /// Age of a record at which retention comes near: it is dead-lettered before the log loses it.
     pub(crate) expires_after_ms: i64,
+    /// What may stand aside at an ordered endpoint.
+    pub(crate) order: OrderLimits,
     pub(crate) breaker: BreakerLimits,
     pub(crate) concurrency: ConcurrencyLimits,
 }
@@ -119,6 +122,8 @@ pub(super) struct Lane {
     in_flight: BTreeMap<Offset, Flight>,
     /// In memory and not settled: in the queue, under way, or waiting beside work that is.
     open: BTreeSet<Offset>,
+    /// The ordering keys, if order matters to the endpoint.
+    order: Order,
     /// Settled, but above an offset that is not.
     done: BTreeSet<Offset>,
     /// Everything below is settled.
@@ -160,6 +165,7 @@ impl Lane {
             queue_bytes: 0,
             in_flight: BTreeMap::new(),
             open: BTreeSet::new(),
+            order: Order::default(),
             done: BTreeSet::new(),
             floor: 0,
             position: None,
@@ -197,7 +203,9 @@ impl Lane {
         lane.failing_since_ms = state.failing_since_ms;
         if let Some(cursor) = &state.cursor {
             lane.floor = cursor.lowest_unsettled;
-            lane.position = Some(cursor.lowest_unsettled);
+            lane.order = Order::restored(state.blocked.clone(), cursor, now);
+            let aside = lane.order.lowest().unwrap_or(cursor.lowest_unsettled);
+            lane.position = Some(aside.min(cursor.lowest_unsettled));
             lane.done.clone_from(&cursor.settled);
             lane.wants_cover = true;
             lane.behind_since_ms = cursor.behind_since_ms;
@@ -212,7 +220,14 @@ impl Lane {
 
     /// Whether the record at this offset is settled or in memory already, so that it is not to be taken again.
     pub(super) fn knows(&self, offset: Offset) -> bool {
-        offset < self.floor || self.done.contains(&offset) || self.open.contains(&offset)
+        (offset < self.floor && self.order.unread_below() == 0)
+            || self.done.contains(&offset)
+            || self.open.contains(&offset)
+    }
+
+    /// Whether this record was settled before the lane was taken over, which for an ordered endpoint its key decides.
+    pub(super) fn has_passed(&self, offset: Offset, key: Option<&str>) -> bool {
+        offset < self.order.unread_below() && self.order.has_passed(key, offset)
     }
 
     /// Whose it is.
@@ -232,17 +247,47 @@ impl Lane {
 
     /// Whether a record that comes in live fits into memory.
     pub(super) fn has_room(&self, limits: &LaneLimits) -> bool {
-        self.queue.len() < limits.queue_max && self.queue_bytes < limits.queue_bytes_max
+        self.queue.len() + self.order.waiting() < limits.queue_max
+            && self.queue_bytes < limits.queue_bytes_max
+            && !self.order.is_full(&limits.order)
     }
 
     /// Takes a record into memory, in the order of the log.
     pub(super) fn take(&mut self, step: Step, now: Now) {
+        self.see(&step, now);
+        self.open.insert(step.offset);
+        self.queue_bytes += step.bytes;
+        self.enqueue(step);
+    }
+
+    /// Puts a record of an ordering key into its order, and counts its bytes if it stays in memory. A head that is answered
+    /// is the caller's, who may [`Lane::enqueue`] it.
+    pub(super) fn place(&mut self, key: &str, step: Step, now: Now) -> Placed {
+        self.see(&step, now);
+        let bytes = step.bytes;
+        let placed = self.order.place(key, step, now);
+        if !matches!(placed, Placed::Stays) {
+            self.queue_bytes += bytes;
+        }
+        placed
+    }
+
+    fn see(&mut self, step: &Step, now: Now) {
         self.active_ms = now.mono_ms;
         if self.tenant.is_none() {
             self.tenant = Some(step.delivery.event.tenant.clone());
         }
-        self.open.insert(step.offset);
+    }
+
+    /// A delivery that was taken under way, but could not begin.
+    pub(super) fn put_back(&mut self, step: Step, now: Now) {
+        self.active_ms = now.mono_ms;
         self.queue_bytes += step.bytes;
+        self.enqueue(step);
+    }
+
+    /// Puts a delivery in its place in the queue.
+    pub(super) fn enqueue(&mut self, step: Step) {
         let after = self
             .queue
             .partition_point(|queued| queued.offset < step.offset);
@@ -282,31 +327,100 @@ impl Lane {
         std::mem::take(&mut self.held).into_keys().collect()
     }
 
+    // ---- ordering keys ----
+
+    /// How the head of a key goes on, if it failed.
+    pub(super) fn again(&self, key: &str) -> Option<Again> {
+        self.order.again(key)
+    }
+
+    /// The head of a key failed, and the key waits. Answers with the bytes that are no longer in memory.
+    pub(super) fn block(&mut self, key: &str, again: Again, now: Now) -> usize {
+        let freed = self.order.block(key, again, now);
+        let bytes = freed.iter().map(|step| step.bytes).sum();
+        self.queue_bytes -= bytes;
+        bytes
+    }
+
+    /// A head that was to be enqueued is not.
+    pub(super) fn leave(&mut self, head: &Step) {
+        self.queue_bytes -= head.bytes;
+    }
+
+    /// Whether heads of keys that stand aside are to be read.
+    pub(super) fn wants_heads(
+        &self,
+        limits: &LaneLimits,
+        memory: Memory,
+        next: Offset,
+        now: Now,
+    ) -> bool {
+        self.order.wants(next, now) && self.heads_to_read(limits, memory, now) > 0
+    }
+
+    /// Where to read them.
+    pub(super) fn want_heads(
+        &mut self,
+        limits: &LaneLimits,
+        memory: Memory,
+        next: Offset,
+        now: Now,
+    ) -> Option<Offset> {
+        let heads = self.heads_to_read(limits, memory, now);
+        self.order.want(heads, next, now)
+    }
+
+    /// Whether this record is one of them, or comes right after one.
+    pub(super) fn is_wanted(&self, offset: Offset) -> bool {
+        self.order.is_wanted(offset)
+    }
+
+    fn heads_to_read(&self, limits: &LaneLimits, memory: Memory, now: Now) -> usize {
+        let reads = self.reads(limits, memory, now) && self.queue_bytes < limits.queue_bytes_max;
+        let target = if reads { self.target(limits, now) } else { 0 };
+        target.saturating_sub(self.queue.len())
+    }
+
     // ---- catching up ----
 
-    /// How many records it would take from the log now.
-    pub(super) fn appetite(&self, limits: &LaneLimits, memory: Memory, now: Now) -> usize {
+    /// Whether records may be read for it.
+    fn reads(&self, limits: &LaneLimits, memory: Memory, now: Now) -> bool {
         let has_memory = match memory {
             Memory::Free => true,
             Memory::Tight => !self.is_stuck(now),
             Memory::Full => false,
         };
-        // Of a lane that waits for long, the oldest records may have to be dead-lettered before the log loses them.
-        let is_old = now.wall_ms - self.behind_since_ms >= limits.expires_after_ms;
-        if self.position.is_none() || !has_memory || (self.parked && !is_old) {
-            return 0;
-        }
-        let target = if self.breaker.is_closed() || is_old {
+        has_memory && (!self.parked || self.is_old(limits, now))
+    }
+
+    /// Of a lane that waits for long, the oldest records may have to be dead-lettered before the log loses them.
+    fn is_old(&self, limits: &LaneLimits, now: Now) -> bool {
+        now.wall_ms - self.behind_since_ms >= limits.expires_after_ms
+    }
+
+    /// How many records it is to have in its queue.
+    fn target(&self, limits: &LaneLimits, now: Now) -> usize {
+        if self.breaker.is_closed() || self.is_old(limits, now) {
             (self.limit.limit() * 4).max(16).min(limits.queue_max)
         } else {
             1
-        };
-        // What is settled beyond the lowest unsettled record is remembered one by one, so it must not become too much.
-        let window_is_full = self.done.len() >= limits.window_max && !self.open.is_empty();
-        if self.queue_bytes >= limits.queue_bytes_max || window_is_full {
+        }
+    }
+
+    /// How many records it would take from the log now.
+    pub(super) fn appetite(&self, limits: &LaneLimits, memory: Memory, now: Now) -> usize {
+        if self.position.is_none() || !self.reads(limits, memory, now) {
             return 0;
         }
-        target.saturating_sub(self.queue.len())
+        // What is settled beyond the lowest unsettled record is remembered one by one, so it must not become too much.
+        let window_is_full = self.done.len() >= limits.window_max && self.lowest_open().is_some();
+        let is_full = self.queue_bytes >= limits.queue_bytes_max
+            || self.order.waiting() >= limits.queue_max
+            || self.order.is_full(&limits.order);
+        if is_full || window_is_full {
+            return 0;
+        }
+        self.target(limits, now).saturating_sub(self.queue.len())
     }
 
     /// Whether it is hungry enough to be read for.
@@ -318,17 +432,53 @@ impl Lane {
     /// Everything up to `to` was read; at `next`, where the live stream is, nothing is left in the log.
     pub(super) fn read_up_to(&mut self, to: Offset, next: Offset) {
         self.position = (to < next).then_some(to);
+        self.came_up_to(next);
     }
 
-    /// Gives the memory of what waits back to the log, all but the first `keep`. Answers with what was taken out.
-    pub(super) fn shed(&mut self, keep: usize, now: Now) -> Vec<Step> {
-        let shed: Vec<_> = self.queue.drain(keep.min(self.queue.len())..).collect();
-        for step in &shed {
-            self.open.remove(&step.offset);
-            self.queue_bytes -= step.bytes;
+    /// The live stream has come up to `next`.
+    pub(super) fn came_up_to(&mut self, next: Offset) {
+        let unread_below = self.order.unread_below();
+        if unread_below > 0 && self.position.unwrap_or(next) >= unread_below {
+            self.order.all_read();
         }
-        if let Some(first) = shed.first() {
-            self.leave_in_log(first.offset, now);
+    }
+
+    /// The log no longer has what is before `start`. Answers with where the lane was, if that is before.
+    pub(super) fn truncated(&mut self, start: Offset, next: Offset, now: Now) -> Option<Offset> {
+        let lost_from = [self.position, self.order.lowest()]
+            .into_iter()
+            .flatten()
+            .min();
+        let lost_from = lost_from.filter(|from| *from < start)?;
+        self.order.truncated(start, now);
+        if self.position.is_some_and(|position| position < start) {
+            self.read_up_to(start, next);
+        }
+        Some(lost_from)
+    }
+
+    /// Gives the memory of what waits back to the log. Answers with what was taken out.
+    pub(super) fn shed(&mut self, now: Now) -> Vec<Step> {
+        let mut shed: Vec<_> = std::mem::take(&mut self.queue).into();
+        let mut behind_heads = Vec::new();
+        let mut lowest = None;
+        for step in &shed {
+            let is_read_again = match step.delivery.order_key() {
+                Some(key) => {
+                    let (freed, is_read_again) = self.order.shed(key, now);
+                    behind_heads.extend(freed);
+                    is_read_again
+                }
+                None => self.open.remove(&step.offset),
+            };
+            if is_read_again {
+                lowest = Some(lowest.map_or(step.offset, |lowest: Offset| lowest.min(step.offset)));
+            }
+        }
+        shed.extend(behind_heads);
+        self.queue_bytes -= shed.iter().map(|step| step.bytes).sum::<usize>();
+        if let Some(lowest) = lowest {
+            self.leave_in_log(lowest, now);
         }
         shed
     }
@@ -344,11 +494,13 @@ impl Lane {
     /// When the next attempt may start, as far as the queue, the limit and the breaker say.
     pub(super) fn turn(&self, limits: &LaneLimits, now: Now) -> Turn {
         let Some(head) = self.queue.front() else {
-            return Turn::Later;
+            return self.turn_to_read(now);
         };
         // The lowest unsettled record may always start: it is what a full window waits for.
-        let window_is_full =
-            self.done.len() >= limits.window_max && self.open.first() != Some(&head.offset);
+        let window_is_full = self.done.len() >= limits.window_max
+            && self
+                .lowest_open()
+                .is_some_and(|lowest| head.offset > lowest);
         if window_is_full || self.in_flight.len() >= self.limit.limit() {
             return Turn::Later;
         }
@@ -363,6 +515,22 @@ impl Lane {
             Admission::Probe if self.in_flight.is_empty() => Turn::Now,
             Admission::Probe | Admission::Probing => Turn::Later,
             Admission::Wait { until_ms } => Turn::At(until_ms),
+        }
+    }
+
+    /// When there is something to be read for, with an empty queue.
+    fn turn_to_read(&self, now: Now) -> Turn {
+        let Some(due_ms) = self.order.next_due_ms().filter(|_| !self.parked) else {
+            return Turn::Later;
+        };
+        let at_ms = match self.breaker.admission(now.mono_ms) {
+            Admission::Wait { until_ms } => due_ms.max(until_ms),
+            Admission::Open | Admission::Probe | Admission::Probing => due_ms,
+        };
+        if at_ms > now.mono_ms {
+            Turn::At(at_ms)
+        } else {
+            Turn::Later
         }
     }
 
@@ -429,9 +597,12 @@ impl Lane {
         }
     }
 
-    /// A record is settled. Answers with whether it held the commit.
-    pub(super) fn settle(&mut self, offset: Offset, next: Offset) -> bool {
+    /// A record is settled. Answers with whether it held the commit, and with the next head of its ordering key.
+    pub(super) fn settle(&mut self, step: &Step, next: Offset, now: Now) -> (bool, Option<Step>) {
+        let offset = step.offset;
         self.open.remove(&offset);
+        let key = step.delivery.order_key();
+        let next_head = key.and_then(|key| self.order.settle(key, offset, now));
         let held = self.held.remove(&offset).is_some();
         let lowest = self.lowest_unsettled(next);
         if offset > lowest {
@@ -440,13 +611,21 @@ impl Lane {
         if self.done.first().is_some_and(|first| *first < lowest) {
             self.done = self.done.split_off(&lowest);
         }
-        held
+        (held, next_head)
     }
 
-    /// The lowest offset that is not settled; where the live stream is, if all are.
-    pub(super) fn lowest_unsettled(&self, next: Offset) -> Offset {
-        let open = self.open.first().copied().unwrap_or(next);
-        self.position.map_or(open, |position| position.min(open))
+    /// The lowest offset that is not settled, but for keys that stand aside; where the live stream is, if all are. Once
+    /// written down, it never moves back.
+    fn lowest_unsettled(&self, next: Offset) -> Offset {
+        let open = self.lowest_open().unwrap_or(next);
+        let lowest = self.position.map_or(open, |position| position.min(open));
+        lowest.max(self.order.unread_below())
+    }
+
+    /// The same, as far as it is in memory.
+    fn lowest_open(&self) -> Option<Offset> {
+        let open = [self.open.first().copied(), self.order.lowest_open()];
+        open.into_iter().flatten().min()
     }
 
     // ---- what is written ----
@@ -468,8 +647,8 @@ impl Lane {
             .held
             .first_key_value()
             .is_some_and(|(_, since_ms)| now.mono_ms - since_ms >= hold_ms_max);
-        let waits = (self.parked || !self.breaker.is_closed()) && !self.held.is_empty();
-        self.presses |= held_too_long || waits;
+        let waits = self.parked || !self.breaker.is_closed() || self.order.aside() > 0;
+        self.presses |= held_too_long || (waits && !self.held.is_empty());
         if self.position.is_some() || self.presses {
             if !self.wants_cover {
                 self.behind_since_ms = now.wall_ms;
@@ -492,9 +671,7 @@ impl Lane {
                 .map_or(cursor.lowest_unsettled, |last| last + 1)
                 .max(cursor.lowest_unsettled)
         });
-        let is_live = self.position.is_none()
-            && self.open.first().is_none_or(|open| *open >= self.live_from)
-            && committed >= self.live_from.max(known_to);
+        let is_live = self.is_settling_down() && committed >= self.live_from.max(known_to);
         if is_live {
             self.wants_cover = false;
             self.presses = false;
@@ -546,6 +723,9 @@ impl Lane {
         Some(LaneState {
             endpoint: endpoint.clone(),
             state_id,
+            blocked: cursor
+                .as_ref()
+                .map_or_else(Vec::new, |_| self.order.blocked()),
             cursor,
             failing_since_ms: failing_long,
             breaker_openings: openings,
@@ -559,7 +739,9 @@ impl Lane {
 
     /// Everything below `live_from` is settled, so only the commit separates it from being live.
     fn is_settling_down(&self) -> bool {
-        self.position.is_none() && self.open.first().is_none_or(|open| *open >= self.live_from)
+        self.position.is_none()
+            && self.order.aside() == 0
+            && self.lowest_open().is_none_or(|open| open >= self.live_from)
     }
 
     /// What is to be written now, if anything: a first cursor at once, the rest no more often than `interval_ms`.
@@ -574,14 +756,14 @@ impl Lane {
         self.judge_live(write.committed, write.limits, write.now);
         let wanted = self.wanted(endpoint, write.state_id, write.next, write.now);
         if wanted == self.durable {
+            self.order.nothing_new();
             return None;
         }
         let urgent = has_cursor(wanted.as_ref()) && !has_cursor(self.durable.as_ref());
         if !urgent && write.now.mono_ms - self.sent_ms < write.interval_ms {
             return None;
         }
-        self.sent_ms = write.now.mono_ms;
-        self.sent = Some(wanted.clone());
+        self.send(wanted.clone(), write);
         Some(wanted)
     }
 
@@ -592,14 +774,20 @@ impl Lane {
         write: &WriteContext<'_>,
     ) -> Option<LaneState> {
         let wanted = self.wanted(endpoint, write.state_id, write.next, write.now);
-        self.sent_ms = write.now.mono_ms;
-        self.sent = Some(wanted.clone());
+        self.send(wanted.clone(), write);
         wanted
+    }
+
+    fn send(&mut self, state: Option<LaneState>, write: &WriteContext<'_>) {
+        self.sent_ms = write.now.mono_ms;
+        self.sent = Some(state);
+        self.order.sent();
     }
 
     /// What was sent is durable, under this id.
     pub(super) fn written(&mut self, state_id: i64) {
         self.may_have_ended = false;
+        self.order.written();
         if let Some(sent) = self.sent.take() {
             self.durable = sent.map(|state| LaneState { state_id, ..state });
         }
@@ -607,6 +795,7 @@ impl Lane {
 
     /// The fate of what was sent is not known, and nothing more goes under its id.
     pub(super) fn not_written(&mut self) {
+        self.order.not_written();
         if let Some(sent) = self.sent.take() {
             self.may_have_ended |= !has_cursor(sent.as_ref());
         }
@@ -619,7 +808,9 @@ impl Lane {
             .as_ref()
             .and_then(|state| state.cursor.as_ref())
         {
-            Some(cursor) => cursor.has_settled(offset),
+            Some(cursor) => {
+                cursor.has_settled(offset) && !self.order.has_news_of(offset, self.position)
+            }
             None => offset < committed,
         }
     }
@@ -687,11 +878,13 @@ impl Lane {
         next: Offset,
         now: Now,
     ) -> LaneStatus {
-        let lowest_unsettled = self.lowest_unsettled(next);
+        let aside = self.order.lowest().unwrap_or(next);
+        let lowest_unsettled = self.lowest_unsettled(next).min(aside);
         let is_behind = self.wants_cover;
         LaneStatus {
             partition,
-            queued: self.queue.len(),
+            queued: self.queue.len() + self.order.waiting(),
+            blocked_keys: self.order.aside(),
             in_flight: self.in_flight.len(),
             concurrency_limit: self.limit.limit(),
             latency_ms: self.limit.latency_ms(),
@@ -722,6 +915,7 @@ impl Lane {
     /// Whether it can be forgotten without losing anything but what was learned lately.
     pub(super) fn is_idle(&self, idle_ms: i64, now: Now) -> bool {
         self.open.is_empty()
+            && self.order.is_empty()
             && self.held.is_empty()
             && self.position.is_none()
             && self.durable.is_none()
@@ -733,6 +927,7 @@ impl Lane {
     /// Forgets what is not under way: the partition leaves.
     pub(super) fn clear(&mut self) {
         self.queue.clear();
+        self.order.clear();
         self.queue_bytes = 0;
     }
 

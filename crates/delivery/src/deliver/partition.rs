@@ -12,6 +12,7 @@ use postrider_model::ids::EndpointId;
 use tokio_util::sync::CancellationToken;
 
 use super::lane::{Lane, LaneLimits, Memory, Now, Seen, Step, Turn, WriteContext};
+use super::order::{Again, Placed};
 use super::settled::SettledSet;
 use super::state;
 use super::status::LaneStatus;
@@ -47,6 +48,8 @@ pub(super) struct Partition {
     /// Nobody was hungry when last asked, and nothing has happened since.
     sated: bool,
     fed: Option<EndpointId>,
+    /// The last read was for heads of ordering keys.
+    heads_first: bool,
     /// Records that hold the commit without a lane, while their dead letters are written.
     pub(super) burying: usize,
     /// Records of lanes that hold the commit.
@@ -101,6 +104,7 @@ impl Partition {
             sweep: None,
             sated: false,
             fed: None,
+            heads_first: false,
             burying: 0,
             held: 0,
             bytes: 0,
@@ -154,7 +158,8 @@ impl Partition {
         let endpoint = step.delivery.endpoint.clone();
         let lane = self.lanes.entry(endpoint.clone());
         let lane = lane.or_insert_with(|| Lane::new(&endpoint, limits, now));
-        if lane.knows(offset) {
+        lane.came_up_to(self.next);
+        if lane.knows(offset) || lane.has_passed(offset, step.delivery.order_key()) {
             self.resolved.push(offset);
             return Taken::Passed;
         }
@@ -179,14 +184,20 @@ impl Partition {
         self.resolved.extend(released);
     }
 
-    /// Takes a record into memory: into its lane's queue, or beside the work that it is another step of.
+    /// Takes a record into memory: into its lane's queue, into the order of its key, or beside the work that it is another
+    /// step of.
     fn take(&mut self, step: Step, now: Now) -> Taken {
+        if let Some(key) = step.delivery.order_key() {
+            let key = key.to_owned();
+            return self.take_ordered(&key, step, now);
+        }
         let work = step.delivery.work_id();
         let Some(lane) = self.lanes.get_mut(&work.endpoint) else {
             return Taken::Passed;
         };
         if self.settled.is_copy(&work, step.delivery.attempt) {
-            self.held -= usize::from(lane.settle(step.offset, self.next));
+            let (held, _) = lane.settle(&step, self.next, now);
+            self.held -= usize::from(held);
             self.resolved.push(step.offset);
             return Taken::Copy;
         }
@@ -201,15 +212,78 @@ impl Partition {
         Taken::Queued
     }
 
+    /// Takes a record into the order of its key.
+    fn take_ordered(&mut self, key: &str, step: Step, now: Now) -> Taken {
+        let bytes = step.bytes;
+        let Some(lane) = self.lanes.get_mut(&step.delivery.endpoint) else {
+            return Taken::Passed;
+        };
+        match lane.place(key, step, now) {
+            Placed::Stays => Taken::Passed,
+            Placed::Waits => {
+                self.bytes += bytes;
+                Taken::Passed
+            }
+            Placed::Head(head) => {
+                self.bytes += bytes;
+                let (queued, copies) = self.bring_up(key, head, now);
+                match (queued, copies) {
+                    (true, _) => Taken::Queued,
+                    (false, 0) => Taken::Passed,
+                    (false, _) => Taken::Copy,
+                }
+            }
+        }
+    }
+
+    /// A delivery is its key's head. It goes to the queue with the attempt that is next, or waits until that is due; of
+    /// what was settled before, this is a copy, and the next one is the head. Answers with whether one is in the queue now,
+    /// and with how many were copies.
+    fn bring_up(&mut self, key: &str, mut head: Step, now: Now) -> (bool, u64) {
+        let mut copies = 0;
+        loop {
+            let work = head.delivery.work_id();
+            let Some(lane) = self.lanes.get_mut(&work.endpoint) else {
+                return (false, copies);
+            };
+            if self.settled.has_ended(&work) {
+                let (held, next) = lane.settle(&head, self.next, now);
+                self.held -= usize::from(held);
+                self.resolved.push(head.offset);
+                self.bytes -= head.bytes;
+                lane.leave(&head);
+                copies += 1;
+                match next {
+                    Some(next) => head = next,
+                    None => return (false, copies),
+                }
+                continue;
+            }
+            let written = lane.again(key);
+            let known = self.settled.again(&work);
+            let again =
+                known.filter(|known| written.is_none_or(|written| known.attempt > written.attempt));
+            if let Some(again) = again.filter(|again| again.due_at_ms > now.wall_ms) {
+                lane.leave(&head);
+                self.bytes -= head.bytes + lane.block(key, again, now);
+                return (false, copies);
+            }
+            let attempt = again.or(written).map_or(1, |again| again.attempt);
+            head.delivery.attempt = head.delivery.attempt.max(attempt);
+            lane.enqueue(head);
+            return (true, copies);
+        }
+    }
+
     // ---- catching up ----
 
-    /// Where to read on, if some lane is hungry.
+    /// Where to read on, if some lane is hungry, and whether only single records are to be read there.
     pub(super) fn next_read(
         &mut self,
         limits: &LaneLimits,
         memory: Memory,
         now: Now,
-    ) -> Option<Offset> {
+    ) -> Option<(Offset, bool)> {
         if self.reading || self.draining || self.sated {
             return None;
         }
@@ -220,8 +294,9 @@ impl Partition {
                 lane.appetite(limits, memory, now) > 0 && lane.position() == Some(sweep.at)
             })
         {
-            return Some(sweep.at);
+            return Some((sweep.at, false));
         }
+        self.sweep = None;
         let after = self.fed.take();
         let later = self
             .watched
@@ -230,20 +305,28 @@ impl Partition {
         let all = later.chain(&self.watched);
         let chosen = all
             .filter_map(|endpoint| self.lanes.get(endpoint).map(|lane| (endpoint, lane)))
-            .find(|(_, lane)| hungry(lane))
-            .and_then(|(endpoint, lane)| Some((endpoint.clone(), lane.position()?)));
-        let Some((lane, at)) = chosen else {
+            .find(|(_, lane)| hungry(lane) || lane.wants_heads(limits, memory, self.next, now))
+            .map(|(endpoint, lane)| (endpoint.clone(), hungry(lane)));
+        let Some((lane, is_hungry)) = chosen else {
             self.sated = true;
-            self.sweep = None;
             return None;
         };
         self.fed = Some(lane.clone());
+        let owned = self.lanes.get_mut(&lane)?;
+        // Heads that are due, and what comes next, have every other turn.
+        self.heads_first = !self.heads_first || !is_hungry;
+        if self.heads_first
+            && let Some(at) = owned.want_heads(limits, memory, self.next, now)
+        {
+            return Some((at, true));
+        }
+        let at = owned.position()?;
         self.sweep = Some(Sweep {
             lane,
             at,
             records_left: SWEEP_RECORDS_MAX,
         });
-        Some(at)
+        Some((at, false))
     }
 
     /// Records that were read again, from `from` on. Every hungry lane takes its own, and none is waited for. Answers
@@ -266,18 +349,18 @@ impl Partition {
             else {
                 continue;
             };
-            let Some(position) = lane.position() else {
-                continue;
-            };
-            if record.offset < position
-                || position < from
-                || full.contains(endpoint)
-                || lane.knows(record.offset)
-            {
+            let is_next = lane.position().is_some_and(|position| {
+                from <= position
+                    && position <= record.offset
+                    && !full.contains(endpoint)
+                    && !lane.knows(record.offset)
+            });
+            let is_wanted = lane.is_wanted(record.offset);
+            if !is_next && !is_wanted {
                 continue;
             }
             let endpoint = endpoint.clone();
-            if lane.appetite(limits, memory, now) == 0 {
+            if !is_wanted && lane.appetite(limits, memory, now) == 0 {
                 self.read_up_to(&endpoint, record.offset);
                 full.insert(endpoint);
                 continue;
@@ -285,6 +368,9 @@ impl Partition {
             let Ok(delivery) = Delivery::decode(record.value.as_deref().unwrap_or_default()) else {
                 continue;
             };
+            if !is_wanted && self.has_passed(&endpoint, record.offset, &delivery) {
+                continue;
+            }
             let step = Step {
                 offset: record.offset,
                 bytes: record.size_bytes(),
@@ -312,11 +398,16 @@ impl Partition {
         for endpoint in passed {
             self.read_up_to(&endpoint, to);
         }
-        if let Some(sweep) = &mut self.sweep {
+        if let Some(sweep) = self.sweep.as_mut().filter(|sweep| sweep.at == from) {
             sweep.at = to;
             sweep.records_left = sweep.records_left.saturating_sub(records.len().max(1));
         }
         (grown.into_iter().collect(), copies)
+    }
+
+    fn has_passed(&self, endpoint: &EndpointId, offset: Offset, delivery: &Delivery) -> bool {
+        let lane = self.lanes.get(endpoint);
+        lane.is_some_and(|lane| lane.has_passed(offset, delivery.order_key()))
     }
 
     fn read_up_to(&mut self, endpoint: &EndpointId, to: Offset) {
@@ -326,15 +417,12 @@ impl Partition {
     }
 
     /// The log no longer has anything before `start`: lanes go on there. Answers with where the first of them was.
-    pub(super) fn truncated(&mut self, start: Offset) -> Option<Offset> {
-        let mut lost_from = None;
-        for lane in self.lanes.values_mut() {
-            if let Some(position) = lane.position().filter(|position| *position < start) {
-                lost_from = Some(lost_from.map_or(position, |from: Offset| from.min(position)));
-                lane.read_up_to(start, self.next);
-            }
-        }
-        lost_from
+    pub(super) fn truncated(&mut self, start: Offset, now: Now) -> Option<Offset> {
+        let next = self.next;
+        let lanes = self.lanes.values_mut();
+        lanes
+            .filter_map(|lane| lane.truncated(start, next, now))
+            .min()
     }
 
     /// Gives memory back to the log: of lanes that may not start anything for now.
@@ -354,7 +442,7 @@ impl Partition {
         let Some(lane) = self.lanes.get_mut(endpoint) else {
             return;
         };
-        for step in lane.shed(0, now) {
+        for step in lane.shed(now) {
             self.bytes -= step.bytes;
             for waiting in self
                 .active
@@ -398,7 +486,7 @@ impl Partition {
         if let Some(lane) = self.lanes.get_mut(&endpoint) {
             lane.finish(step.offset, probe, Seen::Nothing, now);
             if goes_back && !self.draining {
-                lane.take(step, now);
+                lane.put_back(step, now);
             } else {
                 self.bytes -= step.bytes;
             }
@@ -412,9 +500,14 @@ impl Partition {
         self.watched.insert(work.endpoint.clone());
         if let Some(lane) = self.lanes.get_mut(&work.endpoint) {
             lane.finish(step.offset, probe, seen, now);
-            self.held -= usize::from(lane.settle(step.offset, self.next));
+            let (held, next) = lane.settle(step, self.next, now);
+            self.held -= usize::from(held);
             self.bytes -= step.bytes;
             self.resolved.push(step.offset);
+            if let (Some(key), Some(next), false) = (step.delivery.order_key(), next, self.draining)
+            {
+                return self.bring_up(key, next, now).1;
+            }
         }
         let waiting = self.active.remove(&work).unwrap_or_default();
         if self.draining {
@@ -426,6 +519,28 @@ impl Partition {
             copies += u64::from(self.take(step, now) == Taken::Copy);
         }
         copies
+    }
+
+    /// The head of an ordering key failed, and is tried again later, in its place.
+    pub(super) fn block(&mut self, step: &Step, probe: bool, seen: Seen, again: Again, now: Now) {
+        self.sated = false;
+        let endpoint = step.delivery.endpoint.clone();
+        if let Some(lane) = self.lanes.get_mut(&endpoint)
+            && let Some(key) = step.delivery.order_key()
+        {
+            lane.finish(step.offset, probe, seen, now);
+            self.bytes -= step.bytes + lane.block(key, again, now);
+        }
+        self.watched.insert(endpoint);
+    }
+
+    /// When the head of an ordering key failed first, if it did.
+    pub(super) fn failed_at_ms(&self, delivery: &Delivery) -> Option<i64> {
+        let again = self
+            .lanes
+            .get(&delivery.endpoint)?
+            .again(delivery.order_key()?)?;
+        Some(again.failed_at_ms)
     }
 
     // ---- time passes ----
@@ -451,6 +566,7 @@ impl Partition {
                 unparked.push(endpoint.clone());
                 self.sated = false;
             }
+            lane.came_up_to(self.next);
             lane.judge_cover(limits, pressed, now);
             released.extend(lane.release_covered(self.next));
             if lane.is_idle(LANE_IDLE_MS, now) {

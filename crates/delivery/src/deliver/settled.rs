@@ -8,8 +8,10 @@
 use std::collections::BTreeMap;
 
 use postrider_log::Offset;
-use postrider_model::delivery::{Attempt, WorkId};
+use postrider_model::delivery::{Attempt, Settlement, WorkId};
 use postrider_model::ids::EndpointId;
+
+use super::order::Again;
 
 /// Versions of metadata that are understood; the last is written.
 const METADATA_VERSIONS: [&str; 2] = ["1", "2"];
@@ -30,6 +32,10 @@ struct Entry {
     ended: bool,
     /// Interruptions in a row of the attempt after the settled one.
     interruptions: u32,
+    /// When the next attempt is due.
+    due_at_ms: Option<i64>,
+    /// When the first attempt that is known of failed.
+    failed_at_ms: Option<i64>,
     /// Offset of its record in `attempts`.
     place: Offset,
     at_ms: i64,
@@ -72,6 +78,10 @@ impl SettledSet {
         entry.attempt = entry.attempt.max(attempt.number);
         entry.ended |= settlement.is_end();
         entry.interruptions = 0;
+        if let Settlement::RetryScheduled { due_at_ms } = settlement {
+            entry.due_at_ms = Some(due_at_ms);
+            entry.failed_at_ms.get_or_insert(attempt.started_at_ms);
+        }
         // The place is that of the record that says the most: whoever reads from there on knows as much.
         self.by_place.remove(&entry.place);
         self.by_place.insert(place, work.clone());
@@ -83,6 +93,22 @@ impl SettledSet {
         self.by_work
             .get(work)
             .is_some_and(|entry| entry.ended || attempt <= entry.attempt)
+    }
+
+    /// Whether nothing more is to be done of the work.
+    pub(super) fn has_ended(&self, work: &WorkId) -> bool {
+        self.by_work.get(work).is_some_and(|entry| entry.ended)
+    }
+
+    /// How the work goes on after the last attempt, if it failed: where order matters, nothing else says so at once.
+    pub(super) fn again(&self, work: &WorkId) -> Option<Again> {
+        let entry = self.by_work.get(work).filter(|entry| !entry.ended)?;
+        let (due_at_ms, failed_at_ms) = entry.due_at_ms.zip(entry.failed_at_ms)?;
+        Some(Again {
+            attempt: entry.attempt + 1,
+            due_at_ms,
+            failed_at_ms,
+        })
     }
 
     /// How often the attempt after the settled one was interrupted, in a row.

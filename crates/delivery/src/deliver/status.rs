@@ -19,6 +19,8 @@ pub struct LaneStatus {
     pub partition: Partition,
     /// Deliveries that wait in memory.
     pub queued: usize,
+    /// Ordering keys that are held back by a delivery that failed, or have more deliveries than fit into memory.
+    pub blocked_keys: usize,
     /// Attempts under way.
     pub in_flight: usize,
     /// How many attempts the endpoint is given at once, as learned.

@@ -1,5 +1,6 @@
 //! Everything that goes wrong on purpose.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ impl World {
     pub(super) fn unleash(&self) {
         let faults = self.faults.clone();
         let gates = self.gates.clone();
+        let mut broken = BTreeSet::new();
         self.log.faults().on_append(move |site, random| {
             let mut delay = Duration::from_millis(random.below(30));
             let index = site.process.strip_prefix("worker-");
@@ -26,11 +28,25 @@ impl World {
                 return acked(delay);
             };
             delay += gates[index].remaining();
+            // Appends without a time limit fail together: what comes after one is not in the log without it, and later
+            // neither, since the log takes a producer's batches in their order only.
+            let (producer, name) = site.producer;
+            let keeps_order = name == GROUP_FAN_OUT && site.topic == DELIVERIES;
+            if keeps_order && broken.contains(&producer) {
+                return AppendPlan {
+                    delay,
+                    fate: AppendFate::Failed,
+                };
+            }
             if !random.once_in(25) {
                 return acked(delay);
             }
+            if keeps_order {
+                broken.insert(producer);
+            }
             faults.fetch_add(1, Ordering::Relaxed);
-            let fate = match random.below(4) {
+            let fates = if keeps_order { 3 } else { 4 };
+            let fate = match random.below(fates) {
                 0 => AppendFate::Failed,
                 1 => AppendFate::UnknownLanded,
                 2 => AppendFate::UnknownAbsent,

@@ -7,6 +7,7 @@
 mod breakers;
 mod commits;
 mod lanes;
+mod order;
 mod requests;
 mod topics;
 mod views;
@@ -27,6 +28,7 @@ use postrider_model::topics::{DELIVERIES, GROUP_DELIVER};
 use super::chronicle::Sent;
 use breakers::Breakers;
 use lanes::LaneStates;
+use order::Orders;
 use topics::Source;
 use views::Views;
 pub(crate) use wishes::EVERYBODY;
@@ -69,6 +71,7 @@ pub(crate) struct Audit {
     lanes: LaneStates,
     /// Offsets in `deliveries` of first attempts that were not made, by endpoint.
     unserved: BTreeMap<String, BTreeSet<Offset>>,
+    orders: Orders,
     succeeded: BTreeSet<(String, String, u32)>,
     breakers: Breakers,
     views: Views,
@@ -86,11 +89,15 @@ pub(crate) struct Counts {
     pub(crate) lane_states: usize,
     /// Deliveries that a commit passed while only a cursor covered them.
     pub(crate) covered: usize,
+    /// Keys of ordered endpoints that lanes' states told of.
+    pub(crate) blocked: usize,
 }
 
 /// What the topics say of one piece of work.
 #[derive(Debug, Default)]
 struct Work {
+    /// The ordering key, if its endpoint wants order.
+    order_key: Option<String>,
     /// By attempt: its records in `deliveries`.
     steps: BTreeMap<u32, Step>,
     /// By attempt: its records in `retry`.
@@ -129,8 +136,14 @@ struct Settled {
 }
 
 impl Work {
+    /// A failed attempt settles its record, but for where order matters: there it is made again from the same record.
     fn is_settled(&self, attempt: u32) -> bool {
-        self.ended || self.settled_to >= attempt
+        self.ended || (self.order_key.is_none() && self.settled_to >= attempt)
+    }
+
+    fn asks_for(&self, attempt: u32) -> bool {
+        let again = self.order_key.is_some() && self.retries.contains_key(&attempt);
+        again || self.steps.contains_key(&attempt)
     }
 }
 
@@ -149,6 +162,7 @@ impl Audit {
             open_retries: BTreeMap::new(),
             lanes: LaneStates::default(),
             unserved: BTreeMap::new(),
+            orders: Orders::default(),
             succeeded: BTreeSet::new(),
             breakers: Breakers::default(),
             views: Views::default(),
@@ -166,13 +180,19 @@ impl Audit {
 
     /// What is left of the promises.
     pub(crate) fn unsettled(&self, patience_ends_at_ms: i64) -> Vec<(&WorkId, u32)> {
-        let waits = |work: &Work| {
-            let retry = work.retries.get(&(work.settled_to + 1));
-            retry.is_some_and(|retry| retry.due_at_ms > patience_ends_at_ms)
+        let waits = |id: &WorkId| {
+            let work = self.works.get(id)?;
+            let retry = work.retries.get(&(work.settled_to + 1))?;
+            Some(retry.due_at_ms > patience_ends_at_ms)
         };
         let promised = self.promised.iter();
         let open = promised.filter_map(|id| match self.works.get(id) {
-            Some(work) => (!waits(work)).then_some((id, work.settled_to)),
+            Some(work) => {
+                // A key waits with its head, and so many may that the endpoint's other deliveries wait, too.
+                let held_back = self.lanes.holds_back(&id.endpoint, patience_ends_at_ms);
+                let waits = held_back || waits(id) == Some(true);
+                (!waits).then_some((id, work.settled_to))
+            }
             None => Some((id, 0)),
         });
         open.collect()
@@ -226,10 +246,10 @@ impl Audit {
     }
 
     /// Lanes that are behind as far as their states say.
-    pub(crate) fn behind(&mut self) -> Vec<String> {
+    pub(crate) fn behind(&mut self, patience_ends_at_ms: i64) -> Vec<String> {
         self.catch_up();
         let committed = self.committed(GROUP_DELIVER, DELIVERIES);
-        self.lanes.behind(&committed)
+        self.lanes.behind(&committed, patience_ends_at_ms)
     }
 }
 

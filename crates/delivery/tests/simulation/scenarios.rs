@@ -117,6 +117,7 @@ fn forged(far: &Event) -> Vec<(&'static str, i32, Bytes)> {
         attempt,
         registry_position: u64::MAX,
         due_at_ms,
+        ordered: false,
     };
     let mut forged = vec![(EVENTS, 0, far.encode())];
     for partition in 0..4 {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use postrider_log::memory::SplitMix64;
-use postrider_model::endpoint::{Endpoint, EndpointState, PayloadFormat, RateLimit};
+use postrider_model::endpoint::{Endpoint, EndpointState, PayloadFormat, RateLimit, WhenBlocked};
 use postrider_model::filter::{EventTypeFilter, EventTypeName};
 use postrider_model::ids::{EndpointId, TenantId};
 use postrider_model::retry::RetrySchedule;
@@ -32,11 +32,14 @@ pub(crate) struct Tenants {
     /// Endpoints that were not deleted, and whose they are.
     endpoints: BTreeMap<String, TenantId>,
     created: usize,
+    /// Who wants order.
+    order: SplitMix64,
 }
 
 impl Tenants {
-    pub(crate) async fn register(registry: Registry, watch: Arc<Watch>) -> Self {
+    pub(crate) async fn register(registry: Registry, watch: Arc<Watch>, seed: u64) -> Self {
         let mut tenants = Self {
+            order: SplitMix64::new(seed ^ 0x0de2),
             registry,
             watch,
             endpoints: BTreeMap::new(),
@@ -238,6 +241,11 @@ impl Tenants {
         let secret = self.registry.seal(&id, &SigningSecret::generate(&[7; 32]));
         let wanted = [format!("to.{name}"), "thing.*".to_owned()];
         let url = format!("https://example.com/{name}");
+        let ordered = match self.order.below(6) {
+            0 => Some(WhenBlocked::DeadLetter),
+            1 => Some(WhenBlocked::Wait),
+            _ => None,
+        };
         let endpoint = Endpoint {
             id,
             tenant: tenant.clone(),
@@ -249,7 +257,7 @@ impl Tenants {
             retry_schedule: Some(schedule()),
             attempt_timeout_ms: Some(ATTEMPT_TIMEOUT_MS),
             rate_limit: None,
-            ordered: false,
+            ordered,
             secrets: vec![secret],
             state: EndpointState::Enabled,
             discard_matched_before: 0,

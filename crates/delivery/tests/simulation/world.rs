@@ -66,6 +66,7 @@ impl Report {
         counts.dead_letters += other.counts.dead_letters;
         counts.lane_states += other.counts.lane_states;
         counts.covered += other.counts.covered;
+        counts.blocked += other.counts.blocked;
         self.requests += other.requests;
         self.faults += other.faults;
         moves.kills += other.moves.kills;
@@ -152,7 +153,7 @@ impl World {
         let clock_is_set = rules.clock_is_set;
         let audit = Audit::new(log.clone(), rules).await;
         let watch = Watch::new(log.clone(), clock.clone(), audit, DELIVERY_PARTITIONS);
-        let tenants = Tenants::register(registry, watch.clone()).await;
+        let tenants = Tenants::register(registry, watch.clone(), seed).await;
         Self {
             random,
             network: Network::new(seed, clock.clone(), chronicle.clone(), watch.clone()),
@@ -289,6 +290,9 @@ impl World {
         self.published += 1;
         let id = EventId::try_new(&format!("evt_{}", self.published)).expect("an id");
         let event_type = EventTypeName::try_new(event_type).expect("a type");
+        let keys = ["", "a", "a", "b", "c", "d"];
+        let key = self.random.below(keys.len() as u64);
+        let ordering_key = keys[usize::try_from(key).expect("few")].to_owned();
         let (registry_position, wanted) = self.tenants.who_wants(&tenant, &event_type);
         self.watch.audit(|audit| audit.wanted(id.clone(), wanted));
         Event {
@@ -297,7 +301,7 @@ impl World {
             event_type,
             occurred_at_ms: self.clock.now_ms(),
             data: Bytes::from(format!("{{\"n\":{}}}", self.published)),
-            ordering_key: String::new(),
+            ordering_key,
             registry_position,
             accepted_at_ms: self.clock.now_ms(),
             trace: TraceContext::default(),
@@ -346,7 +350,10 @@ impl World {
             self.pass(Duration::from_secs(2)).await;
             let workers = self.workers.iter().flatten();
             let in_flight = workers.map(|worker| worker.metrics.attempts_in_flight.get());
-            behind = self.watch.audit(Audit::behind);
+            behind = {
+                let patience_ends_at_ms = self.clock.now_ms() + PATIENCE_MS;
+                self.watch.audit(|audit| audit.behind(patience_ends_at_ms))
+            };
             if in_flight.sum::<i64>() == 0 && behind.is_empty() {
                 return;
             }
@@ -373,6 +380,9 @@ fn temper(random: &mut SplitMix64) -> DeliveryConfig {
     config.deliver.catch_up_read_bytes_max = pick([1_000, 20_000, 1 << 20]);
     config.deliver.hold_ms_max = pick([500, 5_000, 5_000]) as u64;
     config.deliver.state_interval_ms = pick([100, 1_000, 1_000]) as u64;
+    config.deliver.lane_blocked_keys_max = pick([1, 2, 4_096]);
+    config.deliver.lane_blocked_offsets_max = pick([3, 20, 100_000]);
+    config.deliver.blocked_ms_max = pick([4_000, 3_600_000, 3_600_000]) as u64;
     config.deliver.lease_ms = pick([8_000, 12_000, 20_000]) as u64;
     config
 }

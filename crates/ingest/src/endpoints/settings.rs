@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use postrider_model::address::check_url;
-use postrider_model::endpoint::{BURST_MAX, Endpoint, EndpointState, PayloadFormat, RateLimit};
+use postrider_model::endpoint::{
+    BURST_MAX, Endpoint, EndpointState, PayloadFormat, RateLimit, WhenBlocked,
+};
 use postrider_model::filter::EventTypeFilter;
 use postrider_model::payload::rfc3339;
 use postrider_model::retry::RetrySchedule;
@@ -18,6 +20,8 @@ use crate::problem::Problem;
 const DESCRIPTION_BYTES_MAX: usize = 512;
 const ATTEMPT_TIMEOUT_MS_MIN: i64 = 100;
 const ATTEMPT_TIMEOUT_MS_MAX: i64 = 60_000;
+const DEAD_LETTER: &str = "dead_letter";
+const WAIT: &str = "wait";
 const NOT_YET: &str = "is not supported yet";
 /// What an endpoint shows but a patch does not set, and what does.
 const NOT_PATCHED: [(&str, &str); 9] = [
@@ -46,6 +50,7 @@ pub(crate) struct Settings {
     retry_schedule: Option<RetrySchedule>,
     attempt_timeout_ms: Option<u32>,
     rate_limit: Option<RateLimit>,
+    ordered: Option<WhenBlocked>,
 }
 
 impl Settings {
@@ -61,9 +66,8 @@ impl Settings {
         let retry_schedule = fields.optional("retry_schedule", parse_schedule);
         let attempt_timeout_ms = fields.optional("attempt_timeout", parse_attempt_timeout);
         let rate_limit = fields.optional("rate_limit", parse_rate_limit);
-        for unsupported in ["ordered", "channels"] {
-            fields.refuse(unsupported, NOT_YET);
-        }
+        let ordered = take_ordered(fields);
+        fields.refuse("channels", NOT_YET);
         Some(Self {
             url: url?,
             description: description.unwrap_or_default(),
@@ -73,6 +77,7 @@ impl Settings {
             retry_schedule,
             attempt_timeout_ms,
             rate_limit,
+            ordered,
         })
     }
 
@@ -87,6 +92,7 @@ impl Settings {
             retry_schedule: endpoint.retry_schedule,
             attempt_timeout_ms: endpoint.attempt_timeout_ms,
             rate_limit: endpoint.rate_limit,
+            ordered: endpoint.ordered,
         }
     }
 
@@ -102,6 +108,7 @@ impl Settings {
             retry_schedule: settings.retry_schedule,
             attempt_timeout_ms: settings.attempt_timeout_ms,
             rate_limit: settings.rate_limit,
+            ordered: settings.ordered,
             ..endpoint
         }
     }
@@ -128,6 +135,15 @@ impl Settings {
         };
         let mut fields = Fields::new(document);
         let settings = Self::take(&mut fields);
+        if settings
+            .as_ref()
+            .is_some_and(|new| new.ordered.is_some() != self.ordered.is_some())
+        {
+            fields.wrong(
+                "ordered",
+                "is chosen when the endpoint is created; create another one and delete this",
+            );
+        }
         fields.finish()?;
         let Some(settings) = settings else {
             unreachable!("what is wrong was noted")
@@ -159,7 +175,11 @@ impl Settings {
             "retry_schedule": schedule,
             "attempt_timeout": attempt_timeout,
             "rate_limit": self.rate_limit.map(rate_limit_to_json),
-            "ordered": false,
+            "ordered": self.ordered.is_some(),
+            "when_blocked": self.ordered.map(|when| match when {
+                WhenBlocked::DeadLetter => DEAD_LETTER,
+                WhenBlocked::Wait => WAIT,
+            }),
         });
         match json {
             Value::Object(object) => object,
@@ -211,6 +231,26 @@ fn merge(target: &mut Value, patch: Value) {
         } else {
             merge(members.entry(name).or_insert(Value::Null), value);
         }
+    }
+}
+
+/// Whether order matters, and what then becomes of a delivery that holds back the others of its ordering key.
+fn take_ordered(fields: &mut Fields) -> Option<WhenBlocked> {
+    let ordered = fields.optional("ordered", |value| {
+        value.as_bool().ok_or("must be `true` or `false`")
+    });
+    let when = fields.optional("when_blocked", parsed(parse_when_blocked));
+    if when.is_some() && ordered != Some(true) {
+        fields.wrong("when_blocked", "is for endpoints with `\"ordered\": true`");
+    }
+    (ordered == Some(true)).then(|| when.unwrap_or_default())
+}
+
+fn parse_when_blocked(text: &str) -> Result<WhenBlocked, &'static str> {
+    match text {
+        DEAD_LETTER => Ok(WhenBlocked::DeadLetter),
+        WAIT => Ok(WhenBlocked::Wait),
+        _ => Err("must be `dead_letter` or `wait`"),
     }
 }
 

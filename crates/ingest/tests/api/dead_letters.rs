@@ -40,6 +40,7 @@ fn letter(number: i64, tenant: &str, endpoint: &str) -> DeadLetter {
         attempt: 10,
         registry_position: 1,
         due_at_ms: START_MS,
+        ordered: false,
     };
     DeadLetter {
         id: format!("dl_{number}"),

@@ -56,7 +56,7 @@ async fn a_new_endpoint_has_the_documented_fields_and_a_place_in_the_list() {
     let expected = json!({
         "id": created["id"], "tenant": "acme", "url": "https://example.com/hooks", "description": "",
         "metadata": {"a": "1"}, "event_types": ["invoice.*"], "format": "standard", "rate_limit": null,
-        "retry_schedule": null, "attempt_timeout": null, "ordered": false, "state": "enabled",
+        "retry_schedule": null, "attempt_timeout": null, "ordered": false, "when_blocked": null, "state": "enabled",
         "disabled_reason": null, "disabled_since": null, "created_at": rfc3339(START_MS), "version": 1,
     });
     assert_eq!(created, expected);
@@ -83,7 +83,8 @@ async fn what_is_wrong_or_not_supported_is_named() {
         (json!({"secret": "hunter2"}), "secret"),
         (json!({"rate_limit": {"per_second": 0}}), "rate_limit"),
         (json!({"rate_limit": {"burst": 5}}), "rate_limit"),
-        (json!({"ordered": true}), "ordered"),
+        (json!({"ordered": 1}), "ordered"),
+        (json!({"when_blocked": "wait"}), "when_blocked"),
         (json!({"channels": ["a"]}), "channels"),
         (json!({"format": "cloudevents"}), "format"),
         (json!({"format": "xml"}), "format"),
@@ -360,7 +361,7 @@ async fn an_import_has_a_result_for_every_item() {
     let items = json!([
         {"url": "https://example.com/1", "id": "ep_1", "secret": given},
         {"url": "https://example.com/2"},
-        {"url": "nowhere", "ordered": true},
+        {"url": "nowhere", "ordered": "yes"},
         7,
         {"url": "https://example.com/1", "id": "ep_1"},
     ]);

@@ -35,6 +35,7 @@ impl LocalProducer {
             origin: Origin {
                 client: Arc::clone(&log.client),
                 producer,
+                name: options.name,
             },
             append_timeout: options.append_timeout,
             budget: Arc::new(Budget::new(options.queue_bytes_max)),
@@ -200,6 +201,7 @@ pub(crate) fn lone_fate() -> (Origin, Fate, Append) {
         Origin {
             client: Arc::new(client),
             producer: 0,
+            name: "test",
         },
         fate,
         append,

@@ -67,6 +67,8 @@ pub(crate) struct Appending {
 pub(crate) struct Origin {
     pub(crate) client: Arc<super::Client>,
     pub(crate) producer: u64,
+    /// What it is called.
+    pub(crate) name: &'static str,
 }
 
 /// Records as read, and where to go on.

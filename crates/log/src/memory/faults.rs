@@ -13,6 +13,8 @@ use crate::port::{Offset, Partition};
 pub struct AppendSite<'a> {
     /// The process that appends.
     pub process: &'a str,
+    /// The producer, and what it is called.
+    pub producer: (u64, &'a str),
     /// The topic.
     pub topic: &'a str,
     /// The partition.

@@ -221,6 +221,7 @@ impl Storage for MemoryStorage {
         self.change(|state, tell, now_ms| {
             let site = AppendSite {
                 process: &append.origin.client.name,
+                producer: (append.origin.producer, append.origin.name),
                 topic: &append.topic.spec.name,
                 partition,
                 key: &append.record.key,

@@ -220,3 +220,74 @@ proptest! {
         }
     }
 }
+
+fn of_head(decision: Decision, when_blocked: WhenBlocked, now_ms: i64) -> Decision {
+    let blocks = Blocks {
+        when_blocked,
+        since_ms: 0,
+        wait_ms_max: 3_600_000,
+    };
+    decision.of_head(&answered(500), blocks, &RetrySchedule::standard(), now_ms)
+}
+
+#[test]
+fn a_head_is_tried_a_last_time_at_the_end_of_its_hour() {
+    let schedule = RetrySchedule::standard();
+    let third = |now_ms| decide(&answered(500), &work(), 4, &schedule, now_ms);
+    let last = of_head(third(2_100_000), WhenBlocked::DeadLetter, 2_100_000);
+    assert_eq!(
+        last.settlement,
+        Settlement::RetryScheduled {
+            due_at_ms: 3_600_000
+        }
+    );
+    let ended = of_head(third(3_600_000), WhenBlocked::DeadLetter, 3_600_000);
+    assert_eq!(ended.settlement, Settlement::DeadLettered);
+    assert_eq!(ended.dead_letter_reason, Some(Reason::BlockedTooLong));
+    assert_eq!(
+        ended.reason,
+        Reason::ServerError,
+        "what the attempt ended with is still told"
+    );
+}
+
+#[test]
+fn a_head_that_waits_is_never_given_up() {
+    let schedule = RetrySchedule::standard();
+    let exhausted = decide(&answered(500), &work(), 1_000, &schedule, 0);
+    assert_eq!(exhausted.settlement, Settlement::DeadLettered);
+    let waits = of_head(exhausted, WhenBlocked::Wait, 0);
+    assert_eq!(
+        waits.settlement,
+        Settlement::RetryScheduled {
+            due_at_ms: 86_400_000
+        }
+    );
+    let gone = decide(&answered(410), &work(), 1, &schedule, 0);
+    assert_eq!(
+        of_head(gone, WhenBlocked::Wait, 0),
+        gone,
+        "what cannot succeed is not tried again"
+    );
+}
+
+#[test]
+fn a_head_is_not_tried_before_the_endpoint_asked_for() {
+    let asks = Outcome::Answered {
+        status: 503,
+        retry_after_ms: Some(7_200_000),
+    };
+    let blocks = Blocks {
+        when_blocked: WhenBlocked::DeadLetter,
+        since_ms: 0,
+        wait_ms_max: 3_600_000,
+    };
+    let schedule = RetrySchedule::standard();
+    let decision = decide(&asks, &work(), 1, &schedule, 0).of_head(&asks, blocks, &schedule, 0);
+    assert_eq!(
+        decision.settlement,
+        Settlement::RetryScheduled {
+            due_at_ms: 7_200_000
+        }
+    );
+}

@@ -8,8 +8,8 @@ use super::{
     InvalidRecord, field, message, position_from_proto, position_to_proto, proto, status_from_proto,
 };
 use crate::delivery::{
-    Attempt, AttemptOutcome, Cursor, DeadLetter, DeadLetterContent, Delivery, LaneState, RawRecord,
-    Settlement, WorkId,
+    Attempt, AttemptOutcome, BlockedKey, Cursor, DeadLetter, DeadLetterContent, Delivery,
+    LaneState, RawRecord, Settlement, WorkId,
 };
 use crate::filter::EventTypeName;
 use crate::ids::{EndpointId, EventId, TenantId};
@@ -38,6 +38,7 @@ fn delivery_to_proto(delivery: &Delivery) -> proto::Delivery {
         attempt: delivery.attempt,
         registry_position: delivery.registry_position,
         due_at_ms: delivery.due_at_ms,
+        ordered: delivery.ordered,
     }
 }
 
@@ -56,6 +57,7 @@ fn delivery_from_proto(delivery: proto::Delivery) -> Result<Delivery, InvalidRec
         attempt: delivery.attempt,
         registry_position: delivery.registry_position,
         due_at_ms: delivery.due_at_ms,
+        ordered: delivery.ordered,
     })
 }
 
@@ -135,6 +137,7 @@ impl LaneState {
             breaker_openings: self.breaker_openings,
             breaker_open_until_ms: self.breaker_open_until_ms,
             behind_since_ms: cursor.map_or(0, |cursor| cursor.behind_since_ms),
+            blocked: self.blocked.iter().map(blocked_to_proto).collect(),
         };
         state.encode_to_vec().into()
     }
@@ -158,7 +161,28 @@ impl LaneState {
             failing_since_ms: (state.failing_since_ms != 0).then_some(state.failing_since_ms),
             breaker_openings: state.breaker_openings,
             breaker_open_until_ms: state.breaker_open_until_ms,
+            blocked: state.blocked.into_iter().map(blocked_from_proto).collect(),
         })
+    }
+}
+
+fn blocked_to_proto(blocked: &BlockedKey) -> proto::BlockedKey {
+    proto::BlockedKey {
+        ordering_key: blocked.ordering_key.clone(),
+        cursor: blocked.cursor,
+        attempt: blocked.attempt,
+        due_at_ms: blocked.due_at_ms,
+        failed_at_ms: blocked.failed_at_ms.unwrap_or(0),
+    }
+}
+
+fn blocked_from_proto(blocked: proto::BlockedKey) -> BlockedKey {
+    BlockedKey {
+        ordering_key: blocked.ordering_key,
+        cursor: blocked.cursor,
+        attempt: blocked.attempt,
+        due_at_ms: blocked.due_at_ms,
+        failed_at_ms: (blocked.failed_at_ms != 0).then_some(blocked.failed_at_ms),
     }
 }
 

@@ -4,7 +4,9 @@ use url::Url;
 
 use super::{InvalidRecord, field, proto};
 use crate::address::check_url;
-use crate::endpoint::{Endpoint, EndpointState, PayloadFormat, RateLimit, SealedSecret};
+use crate::endpoint::{
+    Endpoint, EndpointState, PayloadFormat, RateLimit, SealedSecret, WhenBlocked,
+};
 use crate::filter::EventTypeFilter;
 use crate::ids::{EndpointId, TenantId};
 use crate::retry::RetrySchedule;
@@ -75,7 +77,8 @@ impl Endpoint {
             rate_limit: self.rate_limit.map(rate_limit_to_proto),
             retry_schedule: self.retry_schedule.as_ref().map(schedule_to_proto),
             attempt_timeout_ms: self.attempt_timeout_ms.unwrap_or(0),
-            ordered: self.ordered,
+            ordered: self.ordered.is_some(),
+            waits_when_blocked: self.ordered == Some(WhenBlocked::Wait),
             secrets: self.secrets.iter().map(secret_to_proto).collect(),
             state: state.into(),
             disabled_reason,
@@ -112,7 +115,11 @@ impl TryFrom<proto::Endpoint> for Endpoint {
             attempt_timeout_ms: (endpoint.attempt_timeout_ms != 0)
                 .then_some(endpoint.attempt_timeout_ms),
             rate_limit: endpoint.rate_limit.map(rate_limit_from_proto).transpose()?,
-            ordered: endpoint.ordered,
+            ordered: endpoint.ordered.then_some(if endpoint.waits_when_blocked {
+                WhenBlocked::Wait
+            } else {
+                WhenBlocked::DeadLetter
+            }),
             secrets: endpoint
                 .secrets
                 .into_iter()

@@ -6,10 +6,12 @@ use url::Url;
 
 use super::*;
 use crate::delivery::{
-    Attempt, AttemptOutcome, Cursor, DeadLetter, DeadLetterContent, Delivery, LaneState, RawRecord,
-    Route, Settlement, WorkId,
+    Attempt, AttemptOutcome, BlockedKey, Cursor, DeadLetter, DeadLetterContent, Delivery,
+    LaneState, RawRecord, Route, Settlement, WorkId,
 };
-use crate::endpoint::{Endpoint, EndpointState, PayloadFormat, RateLimit, SealedSecret};
+use crate::endpoint::{
+    Endpoint, EndpointState, PayloadFormat, RateLimit, SealedSecret, WhenBlocked,
+};
 use crate::event::{Event, TraceContext};
 use crate::filter::{EventTypeFilter, EventTypeName};
 use crate::ids::{EndpointId, EventId, TenantId};
@@ -90,8 +92,9 @@ prop_compose! {
         attempt in 1..=u32::MAX,
         registry_position: u64,
         due_at_ms: i64,
+        ordered: bool,
     ) -> Delivery {
-        Delivery { event, endpoint, position, run, attempt, registry_position, due_at_ms }
+        Delivery { event, endpoint, position, run, attempt, registry_position, due_at_ms, ordered }
     }
 }
 
@@ -156,6 +159,18 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn blocked_key()(
+        ordering_key in "\\PC{0,30}",
+        cursor: i64,
+        attempt: u32,
+        due_at_ms: i64,
+        failed_at_ms in prop::option::of(1..i64::MAX),
+    ) -> BlockedKey {
+        BlockedKey { ordering_key, cursor, attempt, due_at_ms, failed_at_ms }
+    }
+}
+
+prop_compose! {
     fn lane_state()(
         endpoint in endpoint_id(),
         state_id: i64,
@@ -163,9 +178,10 @@ prop_compose! {
         failing_since_ms in prop::option::of(1..i64::MAX),
         breaker_openings: u32,
         breaker_open_until_ms: i64,
+        blocked in prop::collection::vec(blocked_key(), 0..4),
     ) -> LaneState {
         let cursor = cursor.map(|(lowest_unsettled, settled, behind_since_ms)| Cursor { lowest_unsettled, settled, behind_since_ms });
-        LaneState { endpoint, state_id, cursor, failing_since_ms, breaker_openings, breaker_open_until_ms }
+        LaneState { endpoint, state_id, cursor, failing_since_ms, breaker_openings, breaker_open_until_ms, blocked }
     }
 }
 
@@ -225,6 +241,10 @@ fn endpoint_state() -> impl Strategy<Value = EndpointState> {
     ]
 }
 
+fn when_blocked() -> impl Strategy<Value = WhenBlocked> {
+    prop_oneof![Just(WhenBlocked::DeadLetter), Just(WhenBlocked::Wait)]
+}
+
 fn rate_limit() -> impl Strategy<Value = RateLimit> {
     (0.001..=100_000.0, 1..=100_000_u32)
         .prop_map(|(per_second, burst)| RateLimit::try_new(per_second, burst).unwrap())
@@ -241,7 +261,7 @@ prop_compose! {
         attempt_timeout_ms in prop::option::of(1..=u32::MAX),
         secrets in prop::collection::vec(sealed_secret(), 0..3),
         (rate_limit, ordered, discard_matched_before) in
-            (prop::option::of(rate_limit()), any::<bool>(), any::<u64>()),
+            (prop::option::of(rate_limit()), prop::option::of(when_blocked()), any::<u64>()),
         state in endpoint_state(),
         created_at_ms: i64,
     ) -> Endpoint {

@@ -27,7 +27,7 @@ fn endpoint(id: &str, tenant: &str, description: &str) -> Content {
         retry_schedule: None,
         attempt_timeout_ms: None,
         rate_limit: None,
-        ordered: false,
+        ordered: None,
         secrets: vec![],
         state: EndpointState::Enabled,
         discard_matched_before: 0,

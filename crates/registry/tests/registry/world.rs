@@ -166,7 +166,7 @@ pub(crate) fn endpoint(id: &str, tenant: &str) -> Endpoint {
         retry_schedule: None,
         attempt_timeout_ms: None,
         rate_limit: None,
-        ordered: false,
+        ordered: None,
         secrets: vec![],
         state: EndpointState::Enabled,
         discard_matched_before: 0,

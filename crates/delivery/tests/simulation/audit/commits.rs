@@ -74,7 +74,10 @@ impl Audit {
             if self.works[&id].is_settled(attempt) {
                 continue;
             }
-            let covered = self.lanes.covers(partition, committed, &id, offset);
+            let covered = {
+                let key = self.works[&id].order_key.as_deref();
+                self.lanes.covers(partition, committed, (&id, key), offset)
+            };
             let place = place(DELIVERIES, partition, offset);
             if let Err(why) = covered {
                 let story = self.lanes.story(partition, &id);

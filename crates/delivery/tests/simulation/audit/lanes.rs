@@ -21,21 +21,24 @@ pub(super) struct LaneStates {
 }
 
 impl LaneStates {
-    pub(super) fn read(&mut self, record: &Record) {
+    /// Answers with how many keys it tells of that are held back.
+    pub(super) fn read(&mut self, record: &Record) -> usize {
         let key = (record.partition, record.key.clone());
         let shown = String::from_utf8_lossy(&record.key);
         let cursor = record
             .value
             .as_ref()
             .and_then(|value| LaneState::decode(value).ok());
-        let cursor = cursor.map(|state| state.cursor);
+        let cursor = cursor.map(|state| (state.cursor, state.blocked));
         let line = format!("{} {shown}: {cursor:?}", record.offset);
         self.history.push((record.partition, line));
         match &record.value {
             Some(value) if record.key.starts_with(b"lane/") => {
                 let state = LaneState::decode(value).expect("a lane's state");
+                let blocked = state.blocked.len();
                 self.written_ms.insert(key.clone(), record.timestamp_ms);
                 self.latest.insert(key, state);
+                return blocked;
             }
             Some(_) => {
                 let claim = (record.partition, record.offset);
@@ -45,6 +48,7 @@ impl LaneStates {
                 self.latest.remove(&key);
             }
         }
+        0
     }
 
     /// Whether the cursor of the work's lane, under the state id that the commit names, says that this offset is still
@@ -53,13 +57,17 @@ impl LaneStates {
         &self,
         partition: Partition,
         committed: &Committed,
-        work: &WorkId,
+        (work, order_key): (&WorkId, Option<&str>),
         offset: Offset,
     ) -> Result<(), String> {
         let Some(state) = self.counting(partition, committed, &work.endpoint) else {
             return Err(format!("no record under {:?}", committed.metadata));
         };
+        let mut blocked = state.blocked.iter();
+        let blocked = blocked.find(|blocked| Some(blocked.ordering_key.as_str()) == order_key);
         match &state.cursor {
+            Some(_) if blocked.is_some_and(|blocked| offset >= blocked.cursor) => Ok(()),
+            Some(_) if blocked.is_some() => Err(format!("taken as settled by {blocked:?}")),
             Some(cursor) if !cursor.has_settled(offset) => Ok(()),
             Some(cursor) => Err(format!("taken as settled by {cursor:?}")),
             None => Err(format!("its lane is live: {state:?}")),
@@ -90,8 +98,21 @@ impl LaneStates {
         (written_ms < since_ms || claimed_ms >= since_ms).then_some(written_ms)
     }
 
+    /// Whether keys of the endpoint are held back for longer than that by heads that asked for it.
+    pub(super) fn holds_back(&self, endpoint: &EndpointId, patience_ends_at_ms: i64) -> bool {
+        let states = self.latest.values();
+        states
+            .filter(|state| state.endpoint == *endpoint)
+            .flat_map(|state| &state.blocked)
+            .any(|blocked| blocked.due_at_ms > patience_ends_at_ms)
+    }
+
     /// Lanes whose states that count have a cursor.
-    pub(super) fn behind(&self, committed: &[(Partition, Committed)]) -> Vec<String> {
+    pub(super) fn behind(
+        &self,
+        committed: &[(Partition, Committed)],
+        patience_ends_at_ms: i64,
+    ) -> Vec<String> {
         let counts = |state: &LaneState, of: Partition| {
             let committed = committed.iter().find(|(partition, _)| *partition == of);
             let counts = committed.and_then(|(_, committed)| state_id(&committed.metadata));
@@ -100,7 +121,11 @@ impl LaneStates {
         let behind = self
             .latest
             .iter()
-            .filter(|((partition, _), state)| state.cursor.is_some() && counts(state, *partition));
+            .filter(|((partition, _), state)| state.cursor.is_some() && counts(state, *partition))
+            .filter(|(_, state)| {
+                let mut blocked = state.blocked.iter();
+                blocked.all(|blocked| blocked.due_at_ms <= patience_ends_at_ms)
+            });
         behind.map(|(_, state)| format!("{state:?}")).collect()
     }
 

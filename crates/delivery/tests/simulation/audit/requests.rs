@@ -22,7 +22,8 @@ impl Audit {
         self.check_time(&id, sent);
         self.check_probe(&id, sent);
         self.check_wishes(sent);
-        if sent.attempt == 1 {
+        self.check_order(&id, sent);
+        if sent.attempt == 1 && self.works[&id].order_key.is_none() {
             self.check_turn(&id, sent);
         }
         let work = self.works.get_mut(&id).expect("it was found");
@@ -32,7 +33,7 @@ impl Audit {
     pub(super) fn work_of(&self, sent: &Sent) -> Option<WorkId> {
         let shown = (sent.event_id.clone(), sent.endpoint.clone());
         let mut works = self.shown.get(&shown)?.iter();
-        let asks = |id: &&WorkId| self.works[*id].steps.contains_key(&sent.attempt);
+        let asks = |id: &&WorkId| self.works[*id].asks_for(sent.attempt);
         works.find(asks).cloned()
     }
 

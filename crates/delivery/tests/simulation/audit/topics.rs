@@ -90,7 +90,7 @@ impl Audit {
                     ATTEMPTS => self.read_attempt(&record),
                     _ => {
                         self.counts.lane_states += 1;
-                        self.lanes.read(&record);
+                        self.counts.blocked += self.lanes.read(&record);
                     }
                 }
             }
@@ -119,13 +119,21 @@ impl Audit {
             self.shown.entry(shown).or_default().push(id.clone());
         }
         let work = self.works.entry(id.clone()).or_default();
+        work.order_key = delivery.order_key().map(str::to_owned);
+        if let Some(key) = delivery.order_key()
+            && id.run == 0
+            && !work.ended
+        {
+            self.orders.expect(&id, key);
+        }
         let step = work.steps.entry(attempt).or_insert(Step {
             offset: record.offset,
             landed_ms: record.timestamp_ms,
             copies: 0,
         });
         step.copies += 1;
-        if attempt == 1 && id.run == 0 && step.copies == 1 && !work.is_settled(1) {
+        let is_first = attempt == 1 && id.run == 0 && step.copies == 1;
+        if is_first && work.order_key.is_none() && !work.is_settled(1) {
             self.unserved
                 .entry(endpoint)
                 .or_default()
@@ -228,6 +236,9 @@ impl Audit {
         work.settled_to = work.settled_to.max(made.number);
         if settlement.is_end() {
             work.ended = true;
+            if let Some(key) = &work.order_key {
+                self.orders.ended(&made.work, key);
+            }
             self.promised.remove(&made.work);
         }
     }
@@ -246,9 +257,13 @@ impl Audit {
         }
     }
 
-    fn check_consequence(&self, made: &Attempt, settlement: Settlement, record: &Record) {
+    fn check_consequence(&mut self, made: &Attempt, settlement: Settlement, record: &Record) {
         let work = self.works.get(&made.work);
         let left = match settlement {
+            Settlement::RetryScheduled { due_at_ms } if self.is_ordered(&made.work) => {
+                self.expect_again(made, due_at_ms);
+                return;
+            }
             Settlement::RetryScheduled { due_at_ms } => {
                 self.check_wait(made, due_at_ms);
                 let retry = work.and_then(|work| work.retries.get(&(made.number + 1)));

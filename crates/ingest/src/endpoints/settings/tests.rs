@@ -16,6 +16,8 @@ fn full() -> Settings {
         "retry_schedule": [5, 60.5],
         "attempt_timeout": 2.5,
         "rate_limit": {"per_second": 0.5, "burst": 3},
+        "ordered": true,
+        "when_blocked": "wait",
     }))
     .unwrap()
 }
@@ -40,6 +42,22 @@ fn a_patch_changes_what_it_names_and_nothing_else() {
         }
     );
     assert_eq!(patched(&json!({})).unwrap(), full());
+}
+
+#[test]
+fn order_is_chosen_once_but_what_blocks_a_key_may_change() {
+    let changed = patched(&json!({"when_blocked": "dead_letter"})).unwrap();
+    assert_eq!(changed.ordered, Some(WhenBlocked::DeadLetter));
+    assert_eq!(patched(&json!({"ordered": true})).unwrap(), full());
+    for patch in [
+        json!({"ordered": false, "when_blocked": null}),
+        json!({"ordered": null, "when_blocked": null}),
+    ] {
+        match patched(&patch) {
+            Err(Problem::Invalid(errors)) => assert_eq!(errors[0].field, "ordered"),
+            other => panic!("{patch}: {other:?}"),
+        }
+    }
 }
 
 #[test]
@@ -129,7 +147,9 @@ fn refuses_what_is_not_supported_and_says_which() {
         ("rate_limit", json!({"per_second": 1, "burst": 0})),
         ("rate_limit", json!({"per_second": 1, "burst": 1.5})),
         ("rate_limit", json!({"per_second": 1, "per_minute": 2})),
-        ("ordered", json!(true)),
+        ("ordered", json!("yes")),
+        ("when_blocked", json!("wait")),
+        ("when_blocked", json!("skip")),
         ("channels", json!(["a"])),
         ("format", json!("cloudevents")),
         ("retry_schedule", json!([0])),

@@ -116,6 +116,9 @@ pub struct Delivery {
     /// In `retry`: not before this time.
     #[prost(int64, tag = "7")]
     pub due_at_ms: i64,
+    /// The endpoint is ordered: of one ordering key, one delivery at a time.
+    #[prost(bool, tag = "8")]
+    pub ordered: bool,
 }
 /// One attempt, or a settlement without one. The value of every record in `attempts`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -321,7 +324,7 @@ impl Settlement {
 /// the partition that its deliveries have. The key is `lane/<endpoint id>/<state id>`; only the state id that the commit
 /// of the `deliver` group names counts. Two more keys: `claim`, whose offset becomes a new state id, and `ready`, with
 /// the id under which every lane was written last.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LaneState {
     /// The endpoint's id; empty under the keys `claim` and `ready`.
     #[prost(string, tag = "1")]
@@ -347,6 +350,29 @@ pub struct LaneState {
     /// Since when the lane is behind.
     #[prost(int64, tag = "8")]
     pub behind_since_ms: i64,
+    /// Of an ordered endpoint that is behind: ordering keys with deliveries before the cursor that are not settled.
+    #[prost(message, repeated, tag = "9")]
+    pub blocked: ::prost::alloc::vec::Vec<BlockedKey>,
+}
+/// An ordering key that is held back by its lowest unsettled delivery. Everything of the key before it is settled, and
+/// nothing of the key from there on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BlockedKey {
+    /// The ordering key.
+    #[prost(string, tag = "1")]
+    pub ordering_key: ::prost::alloc::string::String,
+    /// Offset in `deliveries` of its lowest unsettled delivery.
+    #[prost(int64, tag = "2")]
+    pub cursor: i64,
+    /// Number of that delivery's next attempt.
+    #[prost(uint32, tag = "3")]
+    pub attempt: u32,
+    /// Not before this time; 0: at once.
+    #[prost(int64, tag = "4")]
+    pub due_at_ms: i64,
+    /// When that delivery failed first, 0 if it did not.
+    #[prost(int64, tag = "5")]
+    pub failed_at_ms: i64,
 }
 /// One version of one entity. The value of every record in `registry`; its key is `kind/id/version/nonce`.
 /// The highest version wins; of one version, the first record.
@@ -482,6 +508,9 @@ pub struct Endpoint {
     /// Deliveries matched at a registry position before this one are dropped: a backlog that was discarded. 0: none are.
     #[prost(uint64, tag = "18")]
     pub discard_matched_before: u64,
+    /// Of an ordered endpoint: a delivery that fails for long keeps its ordering key waiting, instead of being dead-lettered.
+    #[prost(bool, tag = "19")]
+    pub waits_when_blocked: bool,
 }
 /// A secret, encrypted under the installation's key with the endpoint's id as associated data.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
