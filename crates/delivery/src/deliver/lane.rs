@@ -974,3 +974,6 @@ fn seed(endpoint: &EndpointId) -> u64 {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         })
 }
+
+#[cfg(test)]
+mod tests;

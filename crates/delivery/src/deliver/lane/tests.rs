@@ -1,0 +1,122 @@
+//! A lane by itself: its queue, its limit and its breaker together.
+
+use bytes::Bytes;
+use postrider_model::event::{Event, EventPosition, TraceContext};
+use postrider_model::filter::EventTypeName;
+use postrider_model::ids::EventId;
+
+use super::*;
+use crate::config::DeliverConfig;
+
+fn endpoint() -> EndpointId {
+    EndpointId::try_new("ep_1").unwrap()
+}
+
+fn at(ms: i64) -> Now {
+    Now {
+        mono_ms: ms,
+        wall_ms: 1_700_000_000_000 + ms,
+    }
+}
+
+fn step(offset: Offset) -> Step {
+    let delivery = Delivery {
+        event: Event {
+            id: EventId::try_new("evt_1").unwrap(),
+            tenant: TenantId::try_new("acme").unwrap(),
+            event_type: EventTypeName::try_new("thing.happened").unwrap(),
+            occurred_at_ms: 0,
+            data: Bytes::from_static(b"{}"),
+            ordering_key: String::new(),
+            registry_position: 0,
+            accepted_at_ms: 0,
+            trace: TraceContext::default(),
+        },
+        endpoint: endpoint(),
+        position: EventPosition {
+            partition: 0,
+            offset,
+        },
+        run: 0,
+        attempt: 1,
+        registry_position: 0,
+        due_at_ms: 0,
+    };
+    Step {
+        offset,
+        bytes: 100,
+        appended_ms: at(0).wall_ms,
+        delivery: Box::new(delivery),
+    }
+}
+
+/// Starts whatever may start now; the offsets, and whether each is a probe.
+fn start_all(lane: &mut Lane, limits: &LaneLimits, now: Now) -> Vec<(Offset, bool)> {
+    let mut started = Vec::new();
+    while lane.turn(limits, now) == Turn::Now {
+        let (step, probe) = lane.start(0, false, now).unwrap();
+        started.push((step.offset, probe));
+    }
+    started
+}
+
+/// Ends each of them alike.
+fn finish_all(lane: &mut Lane, started: &[(Offset, bool)], seen: Seen, now: Now) {
+    for &(offset, probe) in started {
+        lane.finish(offset, probe, seen, now);
+    }
+}
+
+#[test]
+fn who_comes_back_is_met_by_a_ramp_and_not_by_a_wall() {
+    let limits = DeliverConfig::default().lane_limits();
+    let mut lane = Lane::new(&endpoint(), &limits, at(0));
+    for offset in 0..900 {
+        lane.take(step(offset), at(0));
+    }
+    let (mut now_ms, answered) = (0, Seen::Succeeded { latency_ms: 50 });
+    // It answers until it is given all there is, and then no more.
+    while lane.limit.limit() < limits.concurrency.max {
+        let started = start_all(&mut lane, &limits, at(now_ms));
+        now_ms += 50;
+        finish_all(&mut lane, &started, answered, at(now_ms));
+    }
+    let refused = Seen::Failed {
+        throttles: false,
+        hold_ms: None,
+    };
+    let started = start_all(&mut lane, &limits, at(now_ms));
+    assert_eq!(started.len(), limits.concurrency.max);
+    finish_all(&mut lane, &started, refused, at(now_ms));
+    // While it is gone there is one probe, and the pause between two of them grows.
+    let mut pauses = Vec::new();
+    for _ in 0..4 {
+        let Turn::At(probe_ms) = lane.turn(&limits, at(now_ms)) else {
+            panic!("the breaker is not open");
+        };
+        pauses.push(probe_ms - now_ms);
+        now_ms = probe_ms;
+        let probe = start_all(&mut lane, &limits, at(now_ms));
+        assert!(matches!(probe[..], [(_, true)]), "{probe:?}");
+        finish_all(&mut lane, &probe, refused, at(now_ms));
+    }
+    assert!(
+        pauses.is_sorted_by(|one, next| next * 10 >= one * 19),
+        "{pauses:?}"
+    );
+    // It is back: what waits comes in rounds, each at most twice the one before.
+    now_ms += lane.breaker.wait_ms(now_ms);
+    let mut rounds = Vec::new();
+    while rounds.last() != Some(&limits.concurrency.max) {
+        let started = start_all(&mut lane, &limits, at(now_ms));
+        rounds.push(started.len());
+        now_ms += 50;
+        finish_all(&mut lane, &started, answered, at(now_ms));
+        assert!(rounds.len() < 20, "it grows: {rounds:?}");
+    }
+    assert_eq!(rounds[0], 1, "{rounds:?}");
+    assert!(
+        rounds.windows(2).all(|pair| pair[1] <= 2 * pair[0]),
+        "{rounds:?}"
+    );
+}
