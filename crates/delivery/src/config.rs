@@ -113,6 +113,10 @@ impl DeliveryConfig {
                 "scheduler.releases_in_flight_max",
                 self.scheduler.releases_in_flight_max,
             ),
+            (
+                "scheduler.releases_per_second_max",
+                self.scheduler.releases_per_second_max as usize,
+            ),
         ];
         if let Some((key, _)) = at_least_1.into_iter().find(|(_, limit)| *limit == 0) {
             return Err(InvalidLimits::Zero(key));
@@ -347,18 +351,21 @@ fn millis(limit: u64) -> i64 {
 pub struct SchedulerConfig {
     /// A retry that is due within this time waits in memory instead of in a shorter delay.
     pub timer_ms_max: u64,
-    /// Bytes of retries that wait in memory.
+    /// Bytes of retries in memory; when half of it is taken, more wait in the log until they are due.
     pub timer_bytes_max: usize,
     /// Retries whose next append is not yet acknowledged.
     pub releases_in_flight_max: usize,
+    /// Retries that one process returns to one partition of `deliveries` in a second.
+    pub releases_per_second_max: u32,
 }
 
 impl Default for SchedulerConfig {
     fn default() -> Self {
         Self {
-            timer_ms_max: 60_000,
+            timer_ms_max: 90_000,
             timer_bytes_max: 128 * 1024 * 1024,
             releases_in_flight_max: 1_000,
+            releases_per_second_max: 1_000,
         }
     }
 }

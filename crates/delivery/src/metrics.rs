@@ -28,6 +28,9 @@ pub struct DeliveryMetrics {
     pub copies_dropped: IntCounter,
     /// Retries that returned to `deliveries`.
     pub retries_released: IntCounter,
+    retry_lateness: Histogram,
+    /// Retries that got a later time because too many were due.
+    pub retries_postponed: IntCounter,
     dead_letters: IntCounterVec,
     /// Records that retention took before they were read.
     pub records_lost: IntCounterVec,
@@ -43,8 +46,8 @@ pub struct DeliveryMetrics {
     queued_deliveries: IntGauge,
     queued_bytes: IntGauge,
     queued_bytes_max: IntGauge,
-    /// Bytes of the retries that spend their last time in memory.
-    pub retries_held_bytes: IntGauge,
+    retries_held: IntGauge,
+    retries_held_bytes: IntGauge,
 }
 
 impl DeliveryMetrics {
@@ -64,6 +67,8 @@ impl DeliveryMetrics {
             events_repeated: catalogue::EVENTS_REPEATED.counter(registry)?,
             copies_dropped: catalogue::COPIES_DROPPED.counter(registry)?,
             retries_released: catalogue::RETRIES_RELEASED.counter(registry)?,
+            retry_lateness: catalogue::RETRY_LATENESS.histogram(registry)?,
+            retries_postponed: catalogue::RETRIES_POSTPONED.counter(registry)?,
             dead_letters: catalogue::DEAD_LETTERS.counters(registry)?,
             records_lost: catalogue::RECORDS_LOST.counters(registry)?,
             partitions_stopped: catalogue::PARTITIONS_STOPPED.gauges(registry)?,
@@ -75,6 +80,7 @@ impl DeliveryMetrics {
             queued_deliveries: catalogue::QUEUED_DELIVERIES.gauge(registry)?,
             queued_bytes: catalogue::QUEUED_BYTES.gauge(registry)?,
             queued_bytes_max: catalogue::QUEUED_BYTES_MAX.gauge(registry)?,
+            retries_held: catalogue::RETRIES_HELD.gauge(registry)?,
             retries_held_bytes: catalogue::RETRIES_HELD_BYTES.gauge(registry)?,
         })
     }
@@ -134,6 +140,20 @@ impl DeliveryMetrics {
         self.queued_deliveries.set(number(held.queued));
         self.queued_bytes.set(number(held.bytes));
         self.queued_bytes_max.set(number(held.bytes_max));
+    }
+
+    /// A retry returned to `deliveries`, so long after it was due.
+    pub(crate) fn retry_released(&self, late_ms: i64) {
+        self.retries_released.inc();
+        let late_ms = u32::try_from(late_ms.max(0)).unwrap_or(u32::MAX);
+        self.retry_lateness.observe(f64::from(late_ms) / 1000.0);
+    }
+
+    /// Shows what the scheduler holds.
+    pub(crate) fn retries_held(&self, records: usize, bytes: usize) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.retries_held.set(number(records));
+        self.retries_held_bytes.set(number(bytes));
     }
 
     pub(crate) fn dead_lettered(&self, reason: Reason) {

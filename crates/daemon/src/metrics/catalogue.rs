@@ -226,8 +226,14 @@ catalogue! {
         "Records dropped because their step was settled already";
     RETRIES_RELEASED = Delivery Counter "postrider_retries_released_total" []
         "Retries that fell due and returned to deliveries";
+    RETRY_LATENESS = Delivery Histogram "postrider_retry_lateness_seconds" [] in LATENCY_BUCKETS
+        "Time from when a retry was due to its return to deliveries; of one that was postponed, from its later time";
+    RETRIES_POSTPONED = Delivery Counter "postrider_retries_postponed_total" []
+        "Times that a due retry got a later time because too many were due";
+    RETRIES_HELD = Delivery Gauge "postrider_retries_held" []
+        "Retries that were read and are in memory";
     RETRIES_HELD_BYTES = Delivery Gauge "postrider_retries_held_bytes" []
-        "Bytes of the retries that spend their last time in memory";
+        "Bytes of the retries that were read and are in memory";
     DEAD_LETTERS = Delivery Counter "postrider_dead_letters_total" ["reason"]
         "Dead letters written";
     RECORDS_LOST = Delivery Counter "postrider_records_lost_total" ["topic"]

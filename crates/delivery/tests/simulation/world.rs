@@ -176,7 +176,10 @@ impl World {
     }
 
     pub(crate) async fn run(mut self) -> Report {
-        self.note(format!("limits: {:?}", self.config.deliver));
+        self.note(format!(
+            "limits: {:?} {:?}",
+            self.config.deliver, self.config.scheduler
+        ));
         for index in 0..WORKERS {
             self.start(index);
         }
@@ -384,6 +387,10 @@ fn temper(random: &mut SplitMix64) -> DeliveryConfig {
     config.deliver.lane_blocked_offsets_max = pick([3, 20, 100_000]);
     config.deliver.blocked_ms_max = pick([4_000, 3_600_000, 3_600_000]) as u64;
     config.deliver.lease_ms = pick([8_000, 12_000, 20_000]) as u64;
+    config.scheduler.timer_ms_max = pick([0, 2_000, 90_000]) as u64;
+    config.scheduler.timer_bytes_max = pick([1, 10_000, 1 << 27]);
+    config.scheduler.releases_per_second_max =
+        u32::try_from(pick([2, 1_000, 1_000])).expect("small");
     config
 }
 
