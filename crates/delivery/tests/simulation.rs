@@ -14,6 +14,7 @@ mod simulation {
     pub(crate) mod chronicle;
     pub(crate) mod clock;
     pub(crate) mod freeze;
+    mod load;
     pub(crate) mod network;
     mod scenarios;
     pub(crate) mod tenants;
@@ -153,6 +154,14 @@ fn an_idle_system_retries_in_time_and_never_early() {
         late_ms.iter().all(|late_ms| (0..=1_000).contains(late_ms)),
         "{late_ms:?}"
     );
+}
+
+#[test]
+fn slow_endpoints_under_load_cost_the_others_no_time() {
+    let load = simulate(async { World::plain(3, true).await.run_half_slow().await });
+    assert_eq!(load.healthy_made, load.healthy, "{load:?}");
+    assert!(load.healthy_late_ms_max <= 500, "{load:?}");
+    assert!(load.slow_made_meanwhile > 50, "{load:?}");
 }
 
 #[test]

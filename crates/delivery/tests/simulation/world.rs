@@ -273,7 +273,7 @@ impl World {
         }
     }
 
-    async fn append_event(&mut self, event: &Event, poison: bool) {
+    pub(super) async fn append_event(&mut self, event: &Event, poison: bool) {
         let value = if poison {
             Bytes::from_static(b"\xff\xff")
         } else {
