@@ -16,6 +16,7 @@ mod simulation {
     pub(crate) mod freeze;
     mod load;
     pub(crate) mod network;
+    mod recovery;
     mod scenarios;
     pub(crate) mod tenants;
     pub(crate) mod watch;
@@ -176,4 +177,14 @@ fn forged_records_hold_nothing_up() {
         simulate(async { World::plain(11, false).await.run_forged().await }),
         "the honest event was not delivered in 10 s"
     );
+}
+
+#[test]
+fn an_endpoint_that_refused_connections_is_asked_soon_and_catches_up_at_once() {
+    let recovery = simulate(async { World::plain(13, true).await.run_refused().await });
+    // The breaker's pauses double, so the last is no longer than the outage was, jitter aside.
+    assert!(recovery.asked_after <= 30_000, "{recovery:?}");
+    assert!(recovery.caught_up_after <= 12_000, "{recovery:?}");
+    assert!(recovery.waited_then <= 1_000, "{recovery:?}");
+    assert!(recovery.neighbour_waited <= 1_000, "{recovery:?}");
 }

@@ -743,3 +743,6 @@ impl Partition {
         self.lanes.values().map(Lane::in_flight).sum()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,8 @@ use super::worker::Worker;
 use super::world::{WORKERS, World};
 
 const GROUPS: [&str; 3] = [GROUP_FAN_OUT, GROUP_DELIVER, GROUP_SCHEDULER];
+/// How long the log may take for an append.
+const SLOW_APPEND_MS_MAX: u64 = 3_000;
 /// How far off the wall clock is set, at most.
 const CLOCK_OFF_MS: u64 = 10 * 60_000;
 
@@ -28,6 +30,10 @@ impl World {
                 return acked(delay);
             };
             delay += gates[index].remaining();
+            if random.once_in(60) {
+                // Later ones of the producer wait behind it.
+                delay += Duration::from_millis(random.below(SLOW_APPEND_MS_MAX));
+            }
             // Appends without a time limit fail together: what comes after one is not in the log without it, and later
             // neither, since the log takes a producer's batches in their order only.
             let (producer, name) = site.producer;

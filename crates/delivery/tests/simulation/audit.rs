@@ -19,9 +19,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrider_log::memory::MemoryLog;
-use postrider_log::{Offset, Partition};
-use postrider_model::delivery::WorkId;
+use postrider_log::{Committed, Offset, Partition};
+use postrider_model::delivery::{Cursor, WorkId};
 use postrider_model::event::EventPosition;
+use postrider_model::ids::EndpointId;
 use postrider_model::retry::RetrySchedule;
 use postrider_model::topics::{DELIVERIES, GROUP_DELIVER};
 
@@ -73,6 +74,8 @@ pub(crate) struct Audit {
     unserved: BTreeMap<String, BTreeSet<Offset>>,
     orders: Orders,
     succeeded: BTreeSet<(String, String, u32)>,
+    /// What lanes' states said when a partition was assigned, by the number of the tenure.
+    cursors: BTreeMap<usize, BTreeMap<EndpointId, Cursor>>,
     breakers: Breakers,
     views: Views,
     wishes: Wishes,
@@ -164,6 +167,7 @@ impl Audit {
             unserved: BTreeMap::new(),
             orders: Orders::default(),
             succeeded: BTreeSet::new(),
+            cursors: BTreeMap::new(),
             breakers: Breakers::default(),
             views: Views::default(),
             wishes: Wishes::default(),
@@ -217,6 +221,13 @@ impl Audit {
             self.lanes.show(partition, &committed, &mut shown);
         }
         shown
+    }
+
+    /// A partition of `deliveries` is assigned.
+    pub(crate) fn assigned(&mut self, tenure: usize, partition: Partition, from: &Committed) {
+        self.catch_up();
+        let cursors = self.lanes.cursors(partition, from);
+        self.cursors.insert(tenure, cursors);
     }
 
     /// The endpoint answered that it has it.

@@ -34,7 +34,8 @@ pub(crate) const BEHAVIOURS: [&str; 12] = [
     "recovering",
 ];
 
-const FLAPS_MS: i64 = 30_000;
+/// An endpoint that flaps takes connections for so long, then refuses them for as long, and so on.
+pub(crate) const FLAPS_MS: i64 = 30_000;
 const LIMITED_PER_SECOND: usize = 4;
 const SLOW_START_MS: i64 = 15_000;
 const RECOVERS_AT_MS: i64 = 30_000;

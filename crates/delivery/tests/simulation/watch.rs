@@ -16,7 +16,7 @@ use postrider_log::{
     TopicDescription, TopicSpec, partition_for,
 };
 use postrider_model::topics::{ATTEMPTS, GROUP_DELIVER, REGISTRY};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::audit::Audit;
 use super::chronicle::Tenure;
@@ -24,6 +24,9 @@ use super::freeze::Gate;
 
 /// Two reads of it are less than the time after which everybody knows a change.
 const REGISTRY_LATE_MS_MAX: u64 = 900;
+
+/// A member hears late that it lost partitions: until then it may take itself for their owner.
+const LOSS_LATE_MS_MAX: u64 = 1_000;
 
 /// What is known of who owns what.
 #[derive(Debug)]
@@ -97,10 +100,17 @@ impl Watch {
             let by_member = |committed: &&Committed| !committed.metadata.is_empty();
             let from = assignment.committed.as_ref().filter(by_member);
             let from = from.map(|committed| committed.offset);
+            let number = {
+                let mut owners = self.owners.lock().expect("no panic");
+                owners.tenures += 1;
+                owners.tenures
+            };
+            if let Some(committed) = &assignment.committed {
+                self.audit(|audit| audit.assigned(number, partition, committed));
+            }
             let mut owners = self.owners.lock().expect("no panic");
-            owners.tenures += 1;
             let tenure = Tenure {
-                number: owners.tenures,
+                number,
                 since_wall_ms: self.clock.now_ms(),
                 from,
                 known_to: known.end,
@@ -197,6 +207,8 @@ impl Log for WatchedLog {
             life: self.life,
             of_deliver,
             watch: self.watch.clone(),
+            random: SplitMix64::new(self.life as u64),
+            losing: None,
         }))
     }
 }
@@ -233,18 +245,32 @@ struct WatchedGroup {
     life: usize,
     of_deliver: bool,
     watch: Arc<Watch>,
+    random: SplitMix64,
+    /// Partitions that are lost, which the member hears then.
+    losing: Option<(Instant, Vec<Partition>)>,
 }
 
 #[async_trait]
 impl Group for WatchedGroup {
     async fn next(&mut self) -> Result<GroupEvent, LogError> {
-        let event = self.inner.next().await?;
-        if let GroupEvent::Assigned(assignments) = &event
-            && self.of_deliver
-        {
-            self.watch.assigned(self.life, assignments).await;
+        if self.losing.is_none() {
+            let event = self.inner.next().await?;
+            let GroupEvent::Lost(partitions) = event else {
+                if let GroupEvent::Assigned(assignments) = &event
+                    && self.of_deliver
+                {
+                    self.watch.assigned(self.life, assignments).await;
+                }
+                return Ok(event);
+            };
+            let late = Duration::from_millis(self.random.below(LOSS_LATE_MS_MAX));
+            self.losing = Some((Instant::now() + late, partitions));
         }
-        Ok(event)
+        if let Some((told_at, _)) = &self.losing {
+            sleep_until(*told_at).await;
+        }
+        let lost = self.losing.take().map(|(_, partitions)| partitions);
+        Ok(GroupEvent::Lost(lost.unwrap_or_default()))
     }
 
     fn start(&mut self, partition: Partition, from: Offset) {

@@ -391,6 +391,9 @@ fn temper(random: &mut SplitMix64) -> DeliveryConfig {
     config.scheduler.timer_bytes_max = pick([1, 10_000, 1 << 27]);
     config.scheduler.releases_per_second_max =
         u32::try_from(pick([2, 1_000, 1_000])).expect("small");
+    // Some are over before an attempt is, which is cut then.
+    config.stage.revoke_drain_ms = pick([200, 1_000, 5_000]) as u64;
+    config.stage.stop_drain_ms = pick([200, 1_000, 25_000]) as u64;
     config
 }
 

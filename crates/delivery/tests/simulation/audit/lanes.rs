@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 use postrider_log::{Committed, Offset, Partition, Record};
-use postrider_model::delivery::{LaneState, WorkId};
+use postrider_model::delivery::{Cursor, LaneState, WorkId};
 use postrider_model::ids::EndpointId;
 
 /// What was written.
@@ -105,6 +105,22 @@ impl LaneStates {
             .filter(|state| state.endpoint == *endpoint)
             .flat_map(|state| &state.blocked)
             .any(|blocked| blocked.due_at_ms > patience_ends_at_ms)
+    }
+
+    /// How far lanes are served, as whoever is assigned the partition with this commit is told.
+    pub(super) fn cursors(
+        &self,
+        partition: Partition,
+        committed: &Committed,
+    ) -> BTreeMap<EndpointId, Cursor> {
+        let counts = state_id(&committed.metadata);
+        let of_partition = self.latest.range((partition, Bytes::new())..);
+        let of_partition = of_partition.take_while(|((of, _), _)| *of == partition);
+        let counting =
+            of_partition.filter(|(_, state)| Some(state.state_id.to_string().as_str()) == counts);
+        counting
+            .filter_map(|(_, state)| Some((state.endpoint.clone(), state.cursor.clone()?)))
+            .collect()
     }
 
     /// Lanes whose states that count have a cursor.

@@ -49,7 +49,7 @@ impl Audit {
                 !covers
                     || !knows
                     || may_be_forgotten_copy
-                    || self.may_be_forgotten(settled, tenure),
+                    || self.may_be_forgotten(id, settled, tenure),
                 "repeats what was settled before: {settled:?}, {sent:?}"
             );
         }
@@ -60,9 +60,15 @@ impl Audit {
         );
     }
 
-    /// A settlement may be forgotten once the commit has passed the record it settled.
-    fn may_be_forgotten(&self, settled: &Settled, tenure: Tenure) -> bool {
-        let passed = |offset| tenure.from.is_none_or(|from| offset < from);
+    /// A settlement may be forgotten once the commit has passed the record it settled, unless a cursor says that this
+    /// record is to be read again.
+    fn may_be_forgotten(&self, id: &WorkId, settled: &Settled, tenure: Tenure) -> bool {
+        let cursors = self.cursors.get(&tenure.number);
+        let cursor = cursors.and_then(|cursors| cursors.get(&id.endpoint));
+        let passed = |offset| match cursor {
+            Some(cursor) => cursor.has_settled(offset),
+            None => tenure.from.is_none_or(|from| offset < from),
+        };
         !self.rules.remembers_all && settled.delivery_offset.is_none_or(passed)
     }
 

@@ -16,7 +16,7 @@ use postrider_model::topics::{
 };
 use tokio::task::coop::unconstrained;
 
-use super::{Audit, Retry, Settled, Step, name};
+use super::{Audit, Retry, Settled, Step, Work, name};
 
 /// What a record leads to comes before the record: where both landed since the last look, it is known then.
 const TOPICS: [&str; 7] = [
@@ -114,7 +114,9 @@ impl Audit {
         };
         let id = delivery.work_id();
         let (attempt, endpoint) = (delivery.attempt, name(&id).to_owned());
-        if !self.works.contains_key(&id) {
+        // A retry of it may have been read before.
+        let is_new = |work: &Work| work.steps.is_empty();
+        if self.works.get(&id).is_none_or(is_new) {
             let shown = (delivery.event.id.as_str().to_owned(), endpoint.clone());
             self.shown.entry(shown).or_default().push(id.clone());
         }

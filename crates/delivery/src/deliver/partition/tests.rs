@@ -1,0 +1,249 @@
+//! The rules of a partition that need a rare order of things, one at a time; the simulation breaks them together.
+
+use bytes::Bytes;
+use postrider_log::{Offset, Record};
+use postrider_model::delivery::{
+    Attempt, AttemptOutcome, Cursor, Delivery, LaneState, Settlement, WorkId,
+};
+use postrider_model::event::{Event, EventPosition, TraceContext};
+use postrider_model::filter::EventTypeName;
+use postrider_model::ids::{EndpointId, EventId, TenantId};
+use postrider_model::outcome::Reason;
+
+use super::{Partition, Taken};
+use crate::config::DeliverConfig;
+use crate::deliver::lane::{LaneLimits, Memory, Now, Seen, Step};
+use crate::deliver::settled::SettledSet;
+
+/// Where the next record of `attempts` is expected when a test begins.
+const ATTEMPTS_END: Offset = 5;
+const DELIVERED: Seen = Seen::Succeeded { latency_ms: 1 };
+
+fn endpoint() -> EndpointId {
+    EndpointId::try_new("ep_a").unwrap()
+}
+
+fn limits(queue_max: usize) -> LaneLimits {
+    let config = DeliverConfig {
+        lane_queue_max: queue_max,
+        ..DeliverConfig::default()
+    };
+    config.lane_limits()
+}
+
+fn at(mono_ms: i64) -> Now {
+    let wall_ms = 1_000_000 + mono_ms;
+    Now { mono_ms, wall_ms }
+}
+
+fn delivery(offset: Offset) -> Delivery {
+    let event = Event {
+        id: EventId::try_new(&format!("evt_{offset}")).unwrap(),
+        tenant: TenantId::try_new("acme").unwrap(),
+        event_type: EventTypeName::try_new("a").unwrap(),
+        occurred_at_ms: 1,
+        data: Bytes::from_static(b"1"),
+        ordering_key: String::new(),
+        registry_position: 1,
+        accepted_at_ms: 1,
+        trace: TraceContext::default(),
+    };
+    Delivery {
+        event,
+        endpoint: endpoint(),
+        position: EventPosition {
+            partition: 0,
+            offset,
+        },
+        run: 0,
+        attempt: 1,
+        registry_position: 1,
+        due_at_ms: 0,
+    }
+}
+
+fn record(offset: Offset) -> Record {
+    Record {
+        partition: 0,
+        offset,
+        timestamp_ms: at(0).wall_ms,
+        key: Bytes::from_static(b"ep_a"),
+        value: Some(delivery(offset).encode()),
+        headers: Vec::new(),
+    }
+}
+
+fn step(offset: Offset) -> Step {
+    Step {
+        offset,
+        bytes: 1,
+        appended_ms: at(0).wall_ms,
+        delivery: Box::new(delivery(offset)),
+    }
+}
+
+/// A partition of which everything below an offset was read and committed.
+fn partition(from: Offset) -> Partition {
+    let settled = SettledSet::new(ATTEMPTS_END, 1_000, 1_000);
+    Partition::new(1, from, from, settled)
+}
+
+/// The same, with a lane that a former owner left behind.
+fn behind(from: Offset, lowest_unsettled: Offset, settled: &[Offset]) -> Partition {
+    let mut partition = partition(from);
+    let cursor = Cursor {
+        lowest_unsettled,
+        settled: settled.iter().copied().collect(),
+        behind_since_ms: 1,
+    };
+    let state = LaneState {
+        endpoint: endpoint(),
+        state_id: 1,
+        cursor: Some(cursor),
+        failing_since_ms: None,
+        breaker_openings: 0,
+        breaker_open_until_ms: 0,
+    };
+    partition.restore(1, vec![state], &limits(8), at(0));
+    partition
+}
+
+fn admit(partition: &mut Partition, offset: Offset, limits: &LaneLimits) -> Taken {
+    partition.admit(step(offset), limits, Memory::Free, at(0))
+}
+
+/// Reads what the log has from an offset up to another.
+fn feed(partition: &mut Partition, from: Offset, to: Offset, limits: &LaneLimits) {
+    let records: Vec<_> = (from..to).map(record).collect();
+    partition.feed(from, &records, to, limits, Memory::Free, at(0));
+}
+
+fn start(partition: &mut Partition) -> Step {
+    partition.start(&endpoint(), false, at(0)).unwrap().0
+}
+
+/// The attempt succeeded, and its record is at this place in `attempts`.
+fn settle(partition: &mut Partition, step: &Step, place: Offset) {
+    let work = WorkId {
+        position: step.delivery.position,
+        endpoint: endpoint(),
+        run: 0,
+    };
+    let attempt = Attempt {
+        event_id: step.delivery.event.id.clone(),
+        tenant: step.delivery.event.tenant.clone(),
+        event_type: step.delivery.event.event_type.clone(),
+        work,
+        number: 1,
+        started_at_ms: 0,
+        duration_ms: 0,
+        outcome: AttemptOutcome::Succeeded,
+        reason: Reason::Ok,
+        status: None,
+        detail: String::new(),
+        response_excerpt: Bytes::new(),
+        settlement: Some(Settlement::Delivered),
+        accepted_at_ms: 0,
+        traceparent: String::new(),
+        delivery_offset: Some(step.offset),
+    };
+    let at_ms = at(0).wall_ms;
+    partition.settled.note(&attempt, place, at_ms, step.offset);
+    partition.settle(step, false, DELIVERED, at(0));
+}
+
+/// Long after everything that a test does.
+const LATE: i64 = 1_000_000;
+
+#[test]
+fn a_cursor_releases_the_commit_when_it_is_durable_and_not_before() {
+    let limits = limits(1);
+    let mut partition = partition(0);
+    assert_eq!(admit(&mut partition, 0, &limits), Taken::Queued);
+    admit(&mut partition, 1, &limits);
+    let due = partition.due_writes(&limits, 1_000, at(LATE));
+    assert!(matches!(&due[..], [(_, Some(state))] if state.cursor.is_some()));
+    admit(&mut partition, 2, &limits);
+    partition.tick(&limits, false, |_| false, at(LATE));
+    assert_eq!(
+        partition.resolved(),
+        [] as [Offset; 0],
+        "nothing says where to go on"
+    );
+    partition.written(1);
+    assert_eq!(partition.resolved(), [0, 1, 2]);
+}
+
+#[test]
+fn a_commit_remembers_from_where_attempts_under_way_may_be_written() {
+    let limits = limits(8);
+    let mut partition = partition(0);
+    admit(&mut partition, 0, &limits);
+    admit(&mut partition, 1, &limits);
+    let (first, _under_way) = (start(&mut partition), start(&mut partition));
+    settle(&mut partition, &first, ATTEMPTS_END + 4);
+    // The record of the other one may be before that of the first, and nobody has noted it yet.
+    assert_eq!(
+        partition.rebuild_from(1, at(LATE).wall_ms),
+        ATTEMPTS_END,
+        "what is committed and old is forgotten, what is under way is not"
+    );
+}
+
+#[test]
+fn a_commit_remembers_what_it_has_passed_and_no_cursor_says_is_settled() {
+    let limits = limits(8);
+    let mut partition = behind(3, 0, &[]);
+    feed(&mut partition, 0, 3, &limits);
+    let (first, second) = (start(&mut partition), start(&mut partition));
+    settle(&mut partition, &second, ATTEMPTS_END + 2);
+    partition.unsettled(first, false, true, at(0));
+    assert_eq!(
+        partition.rebuild_from(3, at(LATE).wall_ms),
+        ATTEMPTS_END + 2,
+        "whoever goes on from the durable cursor would deliver it again"
+    );
+}
+
+#[test]
+fn a_lane_goes_live_when_the_commit_has_passed_what_its_cursor_says_is_settled() {
+    let limits = limits(8);
+    // Of the two above the commit the cursor knows that one is settled.
+    let mut partition = behind(3, 2, &[4]);
+    feed(&mut partition, 2, 3, &limits);
+    let last = start(&mut partition);
+    settle(&mut partition, &last, ATTEMPTS_END);
+    for write in 1..4 {
+        let due = partition.due_writes(&limits, 1_000, at(LATE * write));
+        assert!(
+            due.iter().all(|(_, state)| state.is_some()),
+            "the cursor is taken back, but offset 4 will be read again: {due:?}"
+        );
+        partition.written(1);
+    }
+    partition.committed(5);
+    let due = partition.due_writes(&limits, 1_000, at(LATE * 4));
+    assert_eq!(due, [(endpoint(), None)]);
+}
+
+#[test]
+fn what_is_read_again_ends_where_the_live_stream_is() {
+    let limits = limits(2);
+    let mut partition = partition(0);
+    for offset in 0..3 {
+        admit(&mut partition, offset, &limits);
+    }
+    for place in [ATTEMPTS_END, ATTEMPTS_END + 1] {
+        let step = start(&mut partition);
+        settle(&mut partition, &step, place);
+    }
+    assert_eq!(partition.resolved(), [0, 1]);
+    // The log has one more, which has not come live yet.
+    feed(&mut partition, 2, 4, &limits);
+    admit(&mut partition, 3, &limits);
+    assert_eq!(
+        partition.resolved(),
+        [] as [Offset; 0],
+        "offset 3 is not settled and must hold the commit"
+    );
+}
