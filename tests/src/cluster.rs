@@ -254,17 +254,21 @@ impl Cluster {
     /// # Panics
     /// When it fails.
     pub fn run(&self, arguments: &[&str]) -> String {
-        let output = self.command(arguments).output().expect("the binary starts");
-        let (said, talk) = (
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr),
-        );
-        assert!(
-            output.status.success(),
-            "postrider {arguments:?}: {}\n{said}\n{talk}",
-            output.status
-        );
-        said.into_owned()
+        end(arguments, self.command(arguments))
+    }
+
+    /// The same, for a command that asks the API, as an operator.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn operate(&self, arguments: &[&str]) -> String {
+        let mut command = self.command(arguments);
+        let api = self.members.values().find_map(|member| member.api);
+        let api = api.expect("some process serves the API");
+        command
+            .env("POSTRIDER_URL", format!("http://{api}"))
+            .env("POSTRIDER_API_KEY", OPERATOR_KEY);
+        end(arguments, command)
     }
 
     fn spawn(&mut self, name: &str) {
@@ -409,9 +413,14 @@ impl Cluster {
             .collect()
     }
 
+    /// Where the process of this role or stage says how it is.
+    pub fn health_address(&self, name: &str) -> SocketAddr {
+        self.member(self.resolve(name)).health
+    }
+
     /// Metrics of the process of this role or stage.
     pub async fn metrics(&self, name: &str) -> String {
-        let client = HttpClient::new(self.member(self.resolve(name)).health);
+        let client = HttpClient::new(self.health_address(name));
         let request = Request::get("/metrics")
             .body(Body::empty())
             .expect("the request is valid");
@@ -455,4 +464,19 @@ impl Cluster {
     pub fn data_directory(&self) -> PathBuf {
         self.directory.path().join("data")
     }
+}
+
+/// Runs a command of the binary to its end and gives what it printed.
+fn end(arguments: &[&str], mut command: Command) -> String {
+    let output = command.output().expect("the binary starts");
+    let (said, talk) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success(),
+        "postrider {arguments:?}: {}\n{said}\n{talk}",
+        output.status
+    );
+    said.into_owned()
 }

@@ -34,6 +34,8 @@ mod many_partitions;
 mod moved_retries;
 mod refused_writes;
 mod rolling;
+mod scaling;
+mod slow_half;
 mod three_brokers;
 mod topics;
 mod world;
