@@ -43,6 +43,7 @@ pub struct Plan {
     log: LogKind,
     ingests: usize,
     delivers: Vec<(String, Vec<&'static str>)>,
+    exports: bool,
     settings: BTreeMap<String, String>,
     broker: Option<&'static KafkaBroker>,
 }
@@ -74,6 +75,7 @@ impl Plan {
             log,
             ingests: 1,
             delivers: vec![("deliver".to_owned(), Vec::new())],
+            exports: false,
             settings: settings.into(),
             broker: None,
         }
@@ -111,6 +113,16 @@ impl Plan {
     pub fn also_delivers(mut self, name: &str, stages: &[&'static str]) -> Self {
         self.delivers.push((name.to_owned(), stages.to_vec()));
         self
+    }
+
+    /// On Kafka: an `exporter`, too. It gathers twice a second.
+    #[must_use]
+    pub fn exports(self) -> Self {
+        let plan = self.set("POSTRIDER_EXPORTER__INTERVAL_MS", "500");
+        Self {
+            exports: true,
+            ..plan
+        }
     }
 
     /// On Kafka: groups of this protocol, `classic` or `consumer`.
@@ -215,6 +227,9 @@ impl Cluster {
                 &["deliver", "--stages", &stages]
             };
             self.add_member(&name, arguments, false);
+        }
+        if self.plan.exports {
+            self.add_member("exporter", &["exporter"], false);
         }
     }
 

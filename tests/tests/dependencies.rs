@@ -14,7 +14,7 @@ use serde_json::Value;
 type Dependencies = BTreeMap<String, BTreeSet<String>>;
 
 /// What a crate must not know, neither directly nor through another of ours.
-const FORBIDDEN: [(&str, &[&str]); 7] = [
+const FORBIDDEN: [(&str, &[&str]); 8] = [
     (
         "postrider-model",
         &[
@@ -53,6 +53,10 @@ const FORBIDDEN: [(&str, &[&str]); 7] = [
     ),
     ("postrider-ingest", &["postrider-delivery", "reqwest"]),
     ("postrider-delivery", &["postrider-ingest", "axum"]),
+    (
+        "postrider-exporter",
+        &["postrider-ingest", "postrider-delivery", "axum", "reqwest"],
+    ),
     (
         "postrider-tests",
         &[

@@ -131,7 +131,7 @@ fn described(part: Part) -> (&'static str, &'static str) {
         Part::Registry => ("The view of the registry", "Every process has its own."),
         Part::Kafka => (
             "Kafka's clients",
-            "From librdkafka's statistics, every 5 s unless `kafka.\"statistics.interval.ms\"` says otherwise (0: none). `client` is what the client is for: the name of a producer or group, or `reader`; those of one name are added up.",
+            "From librdkafka's statistics, every 5 s unless `kafka.\"statistics.interval.ms\"` says otherwise (0: none). `client` is the name of a producer or group; those of one name are added up. Other clients tell nothing.",
         ),
         Part::Process => ("The process", "From `/proc`, where there is one."),
     }

@@ -13,6 +13,7 @@ mod producer;
 mod query;
 mod reader;
 mod record;
+mod statistics;
 
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -32,6 +33,7 @@ use errors::log_error;
 use group::KafkaGroup;
 use producer::KafkaProducer;
 use reader::KafkaReader;
+pub use statistics::{ClientStatistics, ClientTotals};
 
 /// How often the client for questions is served: its log lines, and whether brokers can be reached.
 const SERVE: Duration = Duration::from_millis(500);
@@ -85,6 +87,11 @@ impl KafkaLog {
     /// Whether brokers could be reached, as far as is known without asking.
     pub fn connected(&self) -> bool {
         self.health.connected()
+    }
+
+    /// What the producers and groups have told of themselves, by name.
+    pub fn statistics(&self) -> Vec<ClientStatistics> {
+        self.health.statistics().read()
     }
 
     /// What stands before the name of every topic and group.
@@ -174,6 +181,15 @@ impl Log for KafkaLog {
             query::bounds(client, full, &[partition])?
                 .remove(&partition)
                 .ok_or(LogError::NoSuchTopic(name))
+        })
+        .await
+    }
+
+    async fn all_bounds(&self, topic: &str) -> Result<Vec<Bounds>, LogError> {
+        let partitions = self.partitions(topic).await?;
+        self.ask(topic, move |client, full| {
+            let bounds = query::bounds(client, full, &partitions)?;
+            Ok(bounds.into_values().collect())
         })
         .await
     }

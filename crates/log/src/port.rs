@@ -49,6 +49,14 @@ pub trait Log: Debug + Send + Sync + 'static {
     async fn partition_count(&self, topic: &str) -> Result<i32, LogError>;
     /// First offset kept, and the offset the next record gets.
     async fn bounds(&self, topic: &str, partition: Partition) -> Result<Bounds, LogError>;
+    /// The bounds of every partition, by number, with as few questions as the log allows.
+    async fn all_bounds(&self, topic: &str) -> Result<Vec<Bounds>, LogError> {
+        let mut bounds = Vec::new();
+        for partition in 0..self.partition_count(topic).await? {
+            bounds.push(self.bounds(topic, partition).await?);
+        }
+        Ok(bounds)
+    }
     /// First offset whose record was appended at or after the time; the end if there is none.
     async fn offset_for_time(
         &self,

@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Ingest(IngestArgs),
     /// Run the delivery stages, on Kafka.
     Deliver(DeliverArgs),
+    /// Run the metrics exporter, on Kafka: what the topics look like from outside. One is enough.
+    Exporter(ExporterArgs),
     /// Create and check the topics in Kafka.
     #[command(subcommand)]
     Topic(TopicCommand),
@@ -131,6 +133,13 @@ pub(crate) struct DeliverArgs {
     /// The stages to run in this process.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Stage::ALL)]
     pub(crate) stages: Vec<Stage>,
+}
+
+/// `postrider exporter`.
+#[derive(Debug, Args)]
+pub(crate) struct ExporterArgs {
+    #[command(flatten)]
+    pub(crate) health: HealthArgs,
 }
 
 /// A stage of delivery.

@@ -10,6 +10,7 @@ use postrider_daemon::config::{self, ConfigError, Secret};
 use postrider_daemon::telemetry::TelemetryConfig;
 use postrider_delivery::DeliveryConfig;
 use postrider_delivery::config::EgressConfig;
+use postrider_exporter::ExporterConfig;
 use postrider_ingest::IngestConfig;
 use postrider_model::retry::RetrySchedule;
 use postrider_model::topics::TopicLayout;
@@ -39,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) ingest: IngestConfig,
     /// Limits of fan-out, deliver and the scheduler.
     pub(crate) delivery: DeliveryConfig,
+    /// Limits of the exporter.
+    pub(crate) exporter: ExporterConfig,
     /// When to try again.
     pub(crate) retry: RetryConfig,
     /// Which addresses webhooks may leave for.

@@ -1,6 +1,6 @@
 //! Postrider: events in, webhooks out.
 //!
-//! `up`, `ingest` and `deliver` are roles, in [`roles`]; everything else is a command of an operator, in
+//! `up`, `ingest`, `deliver` and `exporter` are roles, in [`roles`]; everything else is a command of an operator, in
 //! [`commands`]. The library crates do the work; here they are put together.
 
 mod cli;
@@ -73,6 +73,7 @@ fn configuration(cli: &Cli) -> Result<Config, String> {
         }
         Some(Command::Ingest(args)) => config.listen(&args.listen),
         Some(Command::Deliver(args)) => config.listen_health(&args.health),
+        Some(Command::Exporter(args)) => config.listen_health(&args.health),
         Some(_) | None => {}
     }
     config.check()?;
@@ -91,6 +92,7 @@ fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
             Command::Up(args) => roles::up::run(&args, config).await,
             Command::Ingest(_) => roles::ingest::run(config).await,
             Command::Deliver(args) => roles::deliver::run(&args, config).await,
+            Command::Exporter(_) => roles::exporter::run(config).await,
             Command::Topic(command) => commands::topic::run(&command, &config).await,
             Command::Recover(args) => commands::recover::run(&args, &config).await,
             Command::Tenant(command) => commands::tenant::run(command, &data_dir).await.map(done),

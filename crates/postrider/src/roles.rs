@@ -1,6 +1,7 @@
 //! The roles: each builds its parts, runs them until a signal or a failure, and lets them end in order.
 
 pub(crate) mod deliver;
+pub(crate) mod exporter;
 pub(crate) mod ingest;
 pub(crate) mod log;
 pub(crate) mod up;

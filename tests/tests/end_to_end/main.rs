@@ -33,6 +33,7 @@ macro_rules! on_kafka {
 
 mod crashes;
 mod deliveries;
+mod exporter;
 mod foreign_programs;
 mod frozen;
 mod load;

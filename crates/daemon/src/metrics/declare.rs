@@ -198,7 +198,10 @@ impl Metric {
             pair.set_value(value);
             pair
         });
-        let mut metric = proto::Metric::from_label(labels.collect());
+        // As the library sorts those of its own metrics.
+        let mut labels: Vec<_> = labels.collect();
+        labels.sort();
+        let mut metric = proto::Metric::from_label(labels);
         match (self.kind, sample.value) {
             (Kind::Counter, Value::Number(value)) => {
                 let mut counter = Counter::default();

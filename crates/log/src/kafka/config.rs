@@ -67,6 +67,11 @@ pub struct KafkaOptions {
     pub client_id: String,
 }
 
+/// How often a producer or member of a group tells what it does.
+const STATISTICS_INTERVAL: (&str, &str) = ("statistics.interval.ms", "5000");
+/// Other clients are not polled for as long as nobody has a question, and would gather what they tell.
+const NO_STATISTICS: (&str, &str) = ("statistics.interval.ms", "0");
+
 /// Refuses properties that would break a guarantee, and a missing address.
 pub(super) fn validate(options: &KafkaOptions) -> Result<(), LogError> {
     let properties = &options.properties;
@@ -118,7 +123,10 @@ fn group_protocol(options: &KafkaOptions) -> &str {
 /// For asking brokers: metadata, offsets, administration.
 pub(super) fn query(options: &KafkaOptions) -> ClientConfig {
     let mut config = base(options, &[]);
-    set(&mut config, &[("isolation.level", "read_committed")]);
+    set(
+        &mut config,
+        &[("isolation.level", "read_committed"), NO_STATISTICS],
+    );
     config
 }
 
@@ -156,6 +164,7 @@ pub(super) fn producer(options: &KafkaOptions, producer: &ProducerOptions) -> Cl
             ("topic.metadata.propagation.max.ms", "10000"),
             ("queue.buffering.max.messages", "1000000"),
             ("max.in.flight.requests.per.connection", "5"),
+            STATISTICS_INTERVAL,
         ],
     );
     // Zero is for ever.
@@ -198,6 +207,7 @@ pub(super) fn reader(options: &KafkaOptions) -> ClientConfig {
             ("group.id", &prefixed(options, "reader")),
             ("enable.partition.eof", "true"),
             ("queued.max.messages.kbytes", "4096"),
+            NO_STATISTICS,
         ],
     );
     config
@@ -215,6 +225,7 @@ pub(super) fn group(options: &KafkaOptions, group: &GroupOptions) -> ClientConfi
                 &ahead.clamp(1 << 20, 8 << 20).to_string(),
             ),
             ("max.partition.fetch.bytes", "262144"),
+            STATISTICS_INTERVAL,
             ("fetch.wait.max.ms", "100"),
             ("fetch.queue.backoff.ms", "20"),
         ],

@@ -8,6 +8,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use super::statistics::Board;
 use crate::port::LogError;
 
 /// Whether brokers could be reached, as far as the clients of one log know, and if not, why.
@@ -19,6 +20,7 @@ struct State {
     connected: AtomicBool,
     /// What a client said last since brokers were reached: a refused password or certificate, an unknown host.
     trouble: Mutex<Option<String>>,
+    statistics: Arc<Board>,
 }
 
 impl Health {
@@ -26,6 +28,7 @@ impl Health {
         Self(Arc::new(State {
             connected: AtomicBool::new(true),
             trouble: Mutex::new(None),
+            statistics: Arc::default(),
         }))
     }
 
@@ -38,6 +41,11 @@ impl Health {
         if connected {
             *self.trouble() = None;
         }
+    }
+
+    /// What the clients told of themselves.
+    pub(super) fn statistics(&self) -> &Arc<Board> {
+        &self.0.statistics
     }
 
     /// Adds to an error that names no cause what the clients know of it.
@@ -74,9 +82,8 @@ impl ClientContext for PlainContext {
         note_error(self.client, &self.health, &error, reason);
     }
 
-    fn stats_raw(&self, statistics: &[u8]) {
-        log_statistics(self.client, statistics);
-    }
+    /// Nobody asks these clients for statistics: some are not polled for long, and would gather them.
+    fn stats_raw(&self, _: &[u8]) {}
 }
 
 impl ConsumerContext for PlainContext {}
@@ -100,13 +107,6 @@ pub(super) fn log_line(client: &str, level: RDKafkaLogLevel, facility: &str, tex
         }
         RDKafkaLogLevel::Debug => tracing::debug!(client, facility, text, "librdkafka"),
     }
-}
-
-/// Statistics, for whoever asked for them by `statistics.interval.ms`. They are passed on unread: the client may cut them
-/// off, and reading them takes the time of the thread that polls.
-pub(super) fn log_statistics(client: &str, statistics: &[u8]) {
-    let statistics = String::from_utf8_lossy(statistics);
-    tracing::debug!(client, %statistics, "librdkafka");
 }
 
 /// An error that belongs to no call.

@@ -16,11 +16,12 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
 use rdkafka::util::Timeout;
-use rdkafka::{ClientContext, producer::NoCustomPartitioner};
+use rdkafka::{ClientContext, Statistics, producer::NoCustomPartitioner};
 use tokio::sync::oneshot;
 
-use super::context::{Health, log_line, log_statistics, note_error};
+use super::context::{Health, log_line, note_error};
 use super::errors::{append_error, log_error};
+use super::statistics::Place;
 use crate::port::{
     Append, AppendError, LogError, NewRecord, Position, Producer, ProducerOptions, Target,
 };
@@ -263,7 +264,7 @@ fn create(
     queue: &Arc<Queue>,
 ) -> Result<Client, LogError> {
     let context = Context {
-        name,
+        place: health.statistics().place(name),
         health: health.clone(),
         queue: Arc::clone(queue),
     };
@@ -279,22 +280,22 @@ fn size_bytes(record: &NewRecord) -> usize {
 }
 
 struct Context {
-    name: &'static str,
+    place: Place,
     health: Health,
     queue: Arc<Queue>,
 }
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        log_line(self.name, level, facility, text);
+        log_line(self.place.name(), level, facility, text);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        note_error(self.name, &self.health, &error, reason);
+        note_error(self.place.name(), &self.health, &error, reason);
     }
 
-    fn stats_raw(&self, statistics: &[u8]) {
-        log_statistics(self.name, statistics);
+    fn stats(&self, statistics: Statistics) {
+        self.place.told(&statistics);
     }
 }
 

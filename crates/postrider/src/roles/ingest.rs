@@ -16,7 +16,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     ));
     let listener = api::bind(address).await?;
     let address = listener.local_addr()?;
-    let log = log::kafka(&config)?;
+    let log = log::kafka_of(&process, &config)?;
     let registry = registry::open(&mut process, &config, log.clone(), keyring).await?;
     let api = api::open(&process, &config, log, registry).await?;
     api::spawn(&mut process.api, listener, api);

@@ -1,5 +1,7 @@
 //! Opening the log: in a directory or on Kafka.
 
+mod kafka_metrics;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,15 +130,25 @@ fn topic_spec(plan: TopicPlan) -> TopicSpec {
     }
 }
 
+/// The log on Kafka for a role, which shows what its clients do.
+pub(crate) fn kafka_of(process: &Process, config: &Config) -> anyhow::Result<Arc<dyn Log>> {
+    let log = connect(config)?;
+    kafka_metrics::declare(process.metrics.registry(), log.clone()).context("declare metrics")?;
+    Ok(log)
+}
+
 /// The log on Kafka. Does not wait for a broker.
 pub(crate) fn kafka(config: &Config) -> anyhow::Result<Arc<dyn Log>> {
+    Ok(connect(config)?)
+}
+
+fn connect(config: &Config) -> anyhow::Result<Arc<KafkaLog>> {
     let options = KafkaOptions {
         prefix: config.kafka.prefix.clone(),
         properties: config.kafka.properties.clone(),
         replication: config.topics.replication,
         client_id: "postrider".to_owned(),
     };
-    let log = KafkaLog::connect(options)
-        .context("connect to Kafka as the section `kafka` says, for example by POSTRIDER_KAFKA__BOOTSTRAP_SERVERS")?;
-    Ok(log)
+    KafkaLog::connect(options)
+        .context("connect to Kafka as the section `kafka` says, for example by POSTRIDER_KAFKA__BOOTSTRAP_SERVERS")
 }

@@ -7,7 +7,7 @@ use anyhow::Context;
 use postrider_daemon::config::Secret;
 use postrider_registry::Keyring;
 
-use super::{Process, api, log, registry, stages};
+use super::{Process, api, exporter, log, registry, stages};
 use crate::cli::{Stage, UpArgs};
 use crate::config::Config;
 use crate::data_dir::DataDir;
@@ -38,6 +38,7 @@ pub(crate) async fn run(args: &UpArgs, mut config: Config) -> anyhow::Result<Exi
     let api = api::open(&process, &config, log.clone(), registry.clone()).await?;
     api::spawn(&mut process.api, listener, api);
     data_dir.remember_api_url(&url)?;
+    exporter::spawn(&mut process, &config, log.clone(), registry.clone())?;
 
     if args.demo {
         // Before the stages start: deliveries left over from the last time wait for its endpoints' new addresses.

@@ -6,9 +6,10 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{ClientContext, TopicPartitionList};
+use rdkafka::{ClientContext, Statistics, TopicPartitionList};
 
-use crate::kafka::context::{Health, log_line, log_statistics, note_error};
+use crate::kafka::context::{Health, log_line, note_error};
+use crate::kafka::statistics::Place;
 use crate::port::Partition;
 
 /// Callbacks only note what happened; the thread acts when the poll has returned.
@@ -24,16 +25,16 @@ pub(super) enum Signal {
 pub(super) type Client = BaseConsumer<GroupContext>;
 
 pub(super) struct GroupContext {
-    group: String,
+    place: Place,
     health: Health,
     /// At most one rebalance is unanswered, so this stays short.
     signals: Mutex<Vec<Signal>>,
 }
 
 impl GroupContext {
-    pub(super) fn new(group: String, health: Health) -> Self {
+    pub(super) fn new(group: &str, health: Health) -> Self {
         Self {
-            group,
+            place: health.statistics().place(group),
             health,
             signals: Mutex::new(Vec::new()),
         }
@@ -53,15 +54,15 @@ impl GroupContext {
 
 impl ClientContext for GroupContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        log_line(&self.group, level, facility, text);
+        log_line(self.place.name(), level, facility, text);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        note_error(&self.group, &self.health, &error, reason);
+        note_error(self.place.name(), &self.health, &error, reason);
     }
 
-    fn stats_raw(&self, statistics: &[u8]) {
-        log_statistics(&self.group, statistics);
+    fn stats(&self, statistics: Statistics) {
+        self.place.told(&statistics);
     }
 }
 

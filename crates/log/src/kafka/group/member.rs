@@ -66,7 +66,7 @@ pub(super) fn start(
     options: &GroupOptions,
     health: Health,
 ) -> Result<Arc<Shared>, LogError> {
-    let context = GroupContext::new(options.group.clone(), health.clone());
+    let context = GroupContext::new(&options.group, health.clone());
     let client: Client = config
         .create_with_context(context)
         .map_err(|error| log_error(&options.topic, &error))?;

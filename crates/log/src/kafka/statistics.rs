@@ -1,0 +1,229 @@
+//! What librdkafka tells of its clients, summed up by what they are for.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rdkafka::Statistics;
+use rdkafka::statistics::{Broker, Partition};
+
+/// The clients of one name: a producer's or a group's. What is a total goes on when a client is replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClientStatistics {
+    /// Name of the producer or group, without prefix.
+    pub client: String,
+    /// Connections that are up.
+    pub brokers_connected: u64,
+    /// Records in the producer's queue or under way.
+    pub producer_queue_records: u64,
+    /// Their bytes.
+    pub producer_queue_bytes: u64,
+    /// Records read ahead.
+    pub consumer_queue_records: u64,
+    /// Their bytes.
+    pub consumer_queue_bytes: u64,
+    /// Requests not sent yet, or not answered.
+    pub requests_in_flight: u64,
+    /// 99th percentile of the slowest broker's answers, in microseconds.
+    pub round_trip_us: u64,
+    /// What was counted since the process started.
+    pub totals: ClientTotals,
+}
+
+/// What a client has counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClientTotals {
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Requests not sent, and answers not understood.
+    pub request_errors: u64,
+    /// Requests not answered in time.
+    pub request_timeouts: u64,
+    /// Requests sent again.
+    pub request_retries: u64,
+    /// Rebalances of the group.
+    pub rebalances: u64,
+}
+
+/// Collects what the clients of one log tell.
+#[derive(Debug, Default)]
+pub(super) struct Board {
+    clients: Mutex<Clients>,
+}
+
+#[derive(Debug, Default)]
+struct Clients {
+    next_id: u64,
+    /// What each client told last.
+    live: BTreeMap<u64, ClientStatistics>,
+    /// Of clients that are gone, by name.
+    ended: BTreeMap<String, ClientTotals>,
+}
+
+/// A client's place on the board, for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Place {
+    board: Arc<Board>,
+    id: u64,
+    name: String,
+}
+
+impl Board {
+    /// A place for a client.
+    pub(super) fn place(self: &Arc<Self>, name: &str) -> Place {
+        let mut clients = self.lock();
+        clients.next_id += 1;
+        Place {
+            board: Arc::clone(self),
+            id: clients.next_id,
+            name: name.to_owned(),
+        }
+    }
+
+    /// All that told something, by name.
+    pub(super) fn read(&self) -> Vec<ClientStatistics> {
+        let clients = self.lock();
+        let mut by_name: BTreeMap<&str, ClientStatistics> = BTreeMap::new();
+        for (name, totals) in &clients.ended {
+            by_name.entry(name).or_default().totals.add(totals);
+        }
+        for live in clients.live.values() {
+            by_name.entry(&live.client).or_default().add(live);
+        }
+        let named = by_name.into_iter();
+        named
+            .map(|(name, sum)| ClientStatistics {
+                client: name.to_owned(),
+                ..sum
+            })
+            .collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Clients> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// What the client is for.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Notes what it told.
+    pub(super) fn told(&self, statistics: &Statistics) {
+        let statistics = ClientStatistics::of(&self.name, statistics);
+        self.board.lock().live.insert(self.id, statistics);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut clients = self.board.lock();
+        if let Some(last) = clients.live.remove(&self.id) {
+            clients
+                .ended
+                .entry(last.client)
+                .or_default()
+                .add(&last.totals);
+        }
+    }
+}
+
+impl ClientStatistics {
+    fn of(name: &str, statistics: &Statistics) -> Self {
+        let brokers = || statistics.brokers.values();
+        let partitions = || {
+            statistics
+                .topics
+                .values()
+                .flat_map(|topic| topic.partitions.values())
+        };
+        let sum = |count: fn(&Broker) -> u64| brokers().map(count).sum();
+        let ahead = |count: fn(&Partition) -> u64| partitions().map(count).sum();
+        let round_trips = brokers().filter_map(|broker| broker.rtt.as_ref());
+        let group = statistics.cgrp.as_ref();
+        Self {
+            client: name.to_owned(),
+            brokers_connected: sum(|broker| u64::from(broker.state == "UP")),
+            producer_queue_records: statistics.msg_cnt,
+            producer_queue_bytes: statistics.msg_size,
+            consumer_queue_records: ahead(|partition| unsigned(partition.fetchq_cnt)),
+            consumer_queue_bytes: ahead(|partition| partition.fetchq_size),
+            requests_in_flight: sum(|broker| {
+                unsigned(broker.outbuf_cnt) + unsigned(broker.waitresp_cnt)
+            }),
+            round_trip_us: round_trips
+                .map(|window| unsigned(window.p99))
+                .max()
+                .unwrap_or(0),
+            totals: ClientTotals {
+                sent_bytes: unsigned(statistics.tx_bytes),
+                received_bytes: unsigned(statistics.rx_bytes),
+                request_errors: sum(|broker| broker.txerrs + broker.rxerrs),
+                request_timeouts: sum(|broker| broker.req_timeouts),
+                request_retries: sum(|broker| broker.txretries),
+                rebalances: group.map_or(0, |group| unsigned(group.rebalance_cnt)),
+            },
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.brokers_connected += other.brokers_connected;
+        self.producer_queue_records += other.producer_queue_records;
+        self.producer_queue_bytes += other.producer_queue_bytes;
+        self.consumer_queue_records += other.consumer_queue_records;
+        self.consumer_queue_bytes += other.consumer_queue_bytes;
+        self.requests_in_flight += other.requests_in_flight;
+        self.round_trip_us = self.round_trip_us.max(other.round_trip_us);
+        self.totals.add(&other.totals);
+    }
+}
+
+impl ClientTotals {
+    fn add(&mut self, other: &Self) {
+        self.sent_bytes += other.sent_bytes;
+        self.received_bytes += other.received_bytes;
+        self.request_errors += other.request_errors;
+        self.request_timeouts += other.request_timeouts;
+        self.request_retries += other.request_retries;
+        self.rebalances += other.rebalances;
+    }
+}
+
+/// The client counts with signs, and says -1 for what it does not know.
+fn unsigned(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_go_on_when_a_client_is_replaced_and_what_it_held_is_gone() {
+        let board = Arc::new(Board::default());
+        let told = |bytes, queued| Statistics {
+            tx_bytes: bytes,
+            msg_cnt: queued,
+            ..Statistics::default()
+        };
+        let (first, other) = (board.place("deliver"), board.place("deliver"));
+        first.told(&told(10, 1));
+        first.told(&told(20, 2));
+        other.told(&told(5, 3));
+        let read = board.read();
+        assert_eq!(
+            (read[0].totals.sent_bytes, read[0].producer_queue_records),
+            (25, 5)
+        );
+        drop(first);
+        let read = board.read();
+        assert_eq!(
+            (read[0].totals.sent_bytes, read[0].producer_queue_records),
+            (25, 3)
+        );
+        assert_eq!((read.len(), read[0].client.as_str()), (1, "deliver"));
+    }
+}
