@@ -52,6 +52,7 @@ use settled::CommitNote;
 pub use status::{LaneAnswers, LaneQuestions, LaneStatus, lane_questions};
 
 use crate::dead_letter;
+use crate::metrics::Held;
 use crate::progress::Lease;
 use crate::sender::Sender;
 use crate::stage::{Stage, StageContext, StageError, run_stage};
@@ -945,6 +946,23 @@ impl<S: Sender> Stage for Deliver<S> {
                 });
             }
         }
+    }
+
+    fn show(&self) {
+        let now = self.now();
+        let mut held = Held {
+            in_flight: self.in_flight,
+            attempts_max: self.context.config.attempts_in_flight_max,
+            bytes: self.partitions.values().map(Partition::bytes).sum(),
+            bytes_max: self.context.config.unsettled_bytes_max,
+            ..Held::default()
+        };
+        for (number, owned) in &self.partitions {
+            for lane in owned.statuses(*number, &self.limits, now) {
+                held.add(&lane);
+            }
+        }
+        self.context.metrics.held(&held);
     }
 
     fn drain(&mut self, partitions: &[PartitionNumber]) {

@@ -176,8 +176,10 @@ pub struct Held {
     pub bytes: usize,
     /// What they may take.
     pub bytes_max: usize,
-    lanes: BTreeMap<&'static str, usize>,
-    breakers: BTreeMap<&'static str, usize>,
+    /// Lanes by state.
+    pub lanes: BTreeMap<&'static str, usize>,
+    /// Breakers by state.
+    pub breakers: BTreeMap<&'static str, usize>,
 }
 
 impl Held {

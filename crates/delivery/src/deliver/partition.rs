@@ -721,6 +721,17 @@ impl Partition {
         Some(lane.status(number, limits, self.next, now))
     }
 
+    /// What is known of every lane.
+    pub(super) fn statuses<'a>(
+        &'a self,
+        number: i32,
+        limits: &'a LaneLimits,
+        now: Now,
+    ) -> impl Iterator<Item = LaneStatus> + 'a {
+        let lanes = self.lanes.values();
+        lanes.map(move |lane| lane.status(number, limits, self.next, now))
+    }
+
     /// A dead letter is durable.
     pub(super) fn buried(&mut self, offset: Offset) {
         self.burying -= 1;
