@@ -102,6 +102,14 @@ faults: ## Kill, freeze and restart workers and brokers under load for half an h
 	cargo build --locked --package postrider
 	cargo test --locked --package postrider-tests --test faults -- --test-threads=1 --nocapture $(ARGS)
 
+.PHONY: traces
+traces: export POSTRIDER_TEST_COLLECTOR := otelcol
+traces: need-test $(PYTHON_TOOLS)/.installed ## Run the tests of traces against the OpenTelemetry Collector, which is built by Go
+	tests/tools/fetch-kafka
+	tests/tools/fetch-collector
+	cargo build --locked --package postrider
+	cargo test --locked --package postrider-tests --test end_to_end traces:: -- --nocapture
+
 .PHONY: clean-tools
 clean-tools: ## Remove what was fetched for checks and tests
 	rm -rf $(TOOLS)

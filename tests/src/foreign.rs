@@ -242,7 +242,7 @@ pub fn github_payloads() -> Vec<GitHubPayload> {
 }
 
 /// Something below `.tools`, which must be there.
-fn tool(path: &str) -> PathBuf {
+pub(crate) fn tool(path: &str) -> PathBuf {
     let full = repository().join(".tools").join(path);
     assert!(
         full.exists(),

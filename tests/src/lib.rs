@@ -8,6 +8,7 @@ mod ports;
 
 pub mod api;
 pub mod cluster;
+pub mod collector;
 pub mod foreign;
 pub mod http;
 pub mod kafka;
@@ -17,6 +18,7 @@ pub mod receiver;
 
 pub use api::Api;
 pub use cluster::{Cluster, LogKind, Plan};
+pub use collector::Collector;
 pub use kafka::KafkaBroker;
 pub use poll::eventually;
 pub use receiver::{Received, Receiver, Reply};

@@ -6,6 +6,7 @@
 
 mod context;
 mod format;
+mod spans;
 
 use std::env;
 use std::error::Error;
@@ -30,6 +31,7 @@ use tracing_subscriber::{EnvFilter, Registry};
 
 pub use context::{current_traceparent, current_tracestate, set_parent, trace_id};
 use format::WithTrace;
+pub use spans::{calling, carry, context_in, describe, fail, follow, link, processing, sending};
 
 use crate::tasks::panic_text;
 
@@ -162,8 +164,9 @@ fn assemble<W>(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(&config.log)
-        .map_err(|error| TelemetryError::Filter(error.to_string()))?;
+    let log = format!("{}=off,{}", spans::TARGET, config.log);
+    let filter =
+        EnvFilter::try_new(log).map_err(|error| TelemetryError::Filter(error.to_string()))?;
     let provider = match &config.otlp_endpoint {
         Some(endpoint) => Some(exporting(
             endpoint,
@@ -173,6 +176,9 @@ where
         )?),
         None => None,
     };
+    if provider.is_some() {
+        spans::begin_export();
+    }
     // The filter is for the lines written; a span that is not logged is still part of its trace.
     let traces = provider.as_ref().map(|provider| {
         tracing_opentelemetry::layer()
@@ -227,7 +233,8 @@ fn exporting(
         .with_timeout(EXPORT_TIMEOUT)
         .build()
         .map_err(|error| TelemetryError::Exporter(error.into()))?;
-    let resource = Resource::builder_empty()
+    // With what the standard variables of OpenTelemetry add, such as the pod's name.
+    let resource = Resource::builder()
         .with_attribute(KeyValue::new("service.name", service.to_owned()))
         .with_attribute(KeyValue::new("service.version", version.to_owned()))
         .build();

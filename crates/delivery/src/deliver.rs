@@ -25,11 +25,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
+use postrider_daemon::telemetry;
 use postrider_log::{
     Assignment, Batch, Commit, Generation, Log, LogError, Offset, Partition as PartitionNumber,
     Producer, Reader, Record,
 };
+<<<<<<< HEAD
 use postrider_model::delivery::{Delivery, LaneState, Settlement};
+=======
+use postrider_model::delivery::{Delivery, LaneState};
+use postrider_model::event::TraceContext;
+>>>>>>> 341b8ba (Follow an event through every topic in one trace)
 use postrider_model::flow::line::FairLine;
 use postrider_model::flow::network::NetworkHealth;
 use postrider_model::ids::{EndpointId, TenantId};
@@ -684,7 +690,9 @@ impl<S: Sender> Deliver<S> {
     fn admit(&mut self, record: &Record, generation: Generation, memory: Memory, now: Now) {
         let value = record.value.as_deref().unwrap_or_default();
         let partition = record.partition;
-        let delivery = Delivery::decode(value).and_then(|delivery| keyed(record, delivery));
+        let delivery = Delivery::decode(value)
+            .and_then(|delivery| keyed(record, delivery))
+            .map(|delivery| in_trace(record, delivery));
         let Some(owned) = self.partitions.get_mut(&partition) else {
             return;
         };
@@ -803,6 +811,17 @@ fn keyed(record: &Record, delivery: Delivery) -> Result<Delivery, InvalidRecord>
         field: "key",
         detail: "is not the endpoint's id".to_owned(),
     })
+}
+
+/// The delivery goes on from where whoever appended it was in the trace, if they said so.
+fn in_trace(record: &Record, mut delivery: Delivery) -> Delivery {
+    if let Some((traceparent, tracestate)) = telemetry::context_in(&record.headers) {
+        delivery.event.trace = TraceContext {
+            traceparent: traceparent.to_owned(),
+            tracestate: tracestate.to_owned(),
+        };
+    }
+    delivery
 }
 
 /// How an endpoint wants to be called, as the registry has it now.

@@ -2,12 +2,16 @@
 //!
 //! Repeating is harmless: every record that goes through here is named by its work and attempt, and whoever reads a
 //! second copy drops it.
+//!
+//! Each append is a span of its trace, and the record's headers carry it on.
 
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use postrider_daemon::telemetry;
 use postrider_log::{Append, AppendError, NewRecord, Position, Producer, Target};
 use tokio::time::sleep;
+use tracing::Instrument;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
@@ -17,10 +21,12 @@ pub(crate) async fn append_when_room(
     producer: &dyn Producer,
     topic: &str,
     target: Target,
-    record: NewRecord,
+    mut record: NewRecord,
 ) -> Append {
+    let span = telemetry::sending(topic);
+    telemetry::carry(&span, &mut record.headers);
     loop {
-        let mut append = producer.append(topic, target, record.clone());
+        let mut append = span.in_scope(|| producer.append(topic, target, record.clone()));
         match (&mut append).now_or_never() {
             None => return append,
             Some(Err(AppendError::QueueFull)) => sleep(BACKOFF_MIN).await,
@@ -35,6 +41,19 @@ pub(crate) struct TooLarge;
 
 /// Appends a record, again and again until it is acknowledged. Stops only by being dropped.
 pub(crate) async fn append_durably(
+    producer: &dyn Producer,
+    topic: &str,
+    target: Target,
+    mut record: NewRecord,
+) -> Result<Position, TooLarge> {
+    let span = telemetry::sending(topic);
+    telemetry::carry(&span, &mut record.headers);
+    repeat_append(producer, topic, target, record)
+        .instrument(span)
+        .await
+}
+
+async fn repeat_append(
     producer: &dyn Producer,
     topic: &str,
     target: Target,

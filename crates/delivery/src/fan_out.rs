@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use postrider_daemon::telemetry;
 use postrider_log::{
     Append, AppendError, Assignment, Clock, Generation, NewRecord, Offset, Partition, Producer,
     Record, Target,
@@ -36,6 +37,7 @@ use crate::stage::{Stage, StageContext, StageError, run_stage};
 use crate::view::as_new_as;
 use repeats::RepeatWindow;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 type Routed = BoxFuture<'static, Result<(Partition, Generation, Offset), StageError>>;
 
@@ -157,7 +159,7 @@ impl FanOut {
             }
             Ok((partition, generation, offset))
         };
-        self.push(partition, routed.boxed());
+        self.push(partition, routed.in_current_span().boxed());
     }
 
     fn push(&mut self, partition: Partition, routed: Routed) {
@@ -177,7 +179,7 @@ impl FanOut {
             bury(&*producer, &context, &record, reason, detail).await;
             Ok((partition, generation, offset))
         };
-        self.push(partition, buried.boxed());
+        self.push(partition, buried.in_current_span().boxed());
     }
 }
 
@@ -276,9 +278,16 @@ impl Stage for FanOut {
             appended_at_ms: record.timestamp_ms,
             traceparent: header(&record, "traceparent"),
         };
-        match Event::decode(record.value.as_ref().unwrap_or(&Bytes::new()), context) {
-            Ok(event) => self.route(event, record, generation).await,
-            Err(invalid) => self.refuse(record, generation, &invalid),
+        let event = Event::decode(record.value.as_ref().unwrap_or(&Bytes::new()), context);
+        let span = telemetry::processing(EVENTS, record.partition, record.offset);
+        if !telemetry::follow(&span, &record.headers)
+            && let Ok(event) = &event
+        {
+            telemetry::set_parent(&span, &event.trace.traceparent, &event.trace.tracestate);
+        }
+        match event {
+            Ok(event) => self.route(event, record, generation).instrument(span).await,
+            Err(invalid) => span.in_scope(|| self.refuse(record, generation, &invalid)),
         }
         Ok(())
     }

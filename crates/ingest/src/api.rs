@@ -8,7 +8,7 @@ use axum::http::Method;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use postrider_daemon::telemetry::{set_parent, trace_id};
+use postrider_daemon::telemetry::{self, set_parent, trace_id};
 use postrider_log::{Clock, Log, LogError};
 use postrider_model::ids::TenantId;
 use postrider_registry::Registry;
@@ -189,7 +189,7 @@ async fn surround(State(api): ApiState, request: Request, next: Next) -> Respons
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("none", MatchedPath::as_str);
     let traceparent = header_text(request.headers(), TRACEPARENT).to_owned();
-    let span = tracing::info_span!("request", method, route);
+    let span = tracing::info_span!("request", otel.kind = "server", method, route);
     set_parent(
         &span,
         &traceparent,
@@ -203,7 +203,16 @@ async fn surround(State(api): ApiState, request: Request, next: Next) -> Respons
         };
         render_problem(response, trace_id(&traceparent))
     };
-    let response = answered.instrument(span).await;
+    let response = answered.instrument(span.clone()).await;
+    let status = response.status();
+    telemetry::describe(
+        &span,
+        "http.response.status_code",
+        i64::from(status.as_u16()),
+    );
+    if status.is_server_error() {
+        telemetry::fail(&span, "server_error");
+    }
     let seconds = started.elapsed().as_secs_f64();
     api.metrics
         .request_ended(method, route, response.status().as_u16(), seconds);

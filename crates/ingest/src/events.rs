@@ -79,7 +79,11 @@ async fn append(api: &Shared, event: Event) -> Result<EventId, Problem> {
         value: Some(event.encode()),
         headers: Vec::new(),
     };
-    match api.producing.append(topics::EVENTS, record).await {
+    match api
+        .producing
+        .append(topics::EVENTS, record, &event.trace)
+        .await
+    {
         Ok(_) => Ok(event.id),
         Err(AppendError::QueueFull) => Err(Problem::Busy),
         Err(AppendError::TooLarge) => {

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use postrider_daemon::telemetry;
 use postrider_log::{
     AppendError, Log, LogError, NewRecord, Position, Producer, ProducerOptions, Target,
 };
+use postrider_model::event::TraceContext;
 use tokio::time::timeout;
+use tracing::{Instrument, Span};
 
 use crate::config::IngestConfig;
 
@@ -35,14 +38,19 @@ impl Producing {
         })
     }
 
-    /// Appends a record and waits for its fate.
+    /// Appends a record that belongs to this trace, and waits for its fate.
     pub(crate) async fn append(
         &self,
         topic: &str,
-        record: NewRecord,
+        mut record: NewRecord,
+        trace: &TraceContext,
     ) -> Result<Position, AppendError> {
-        let append = self.producer.append(topic, Target::Key, record);
-        let fate = timeout(self.append_timeout + GRACE, append).await;
+        let span = sending(topic, trace);
+        telemetry::carry(&span, &mut record.headers);
+        let append = span.in_scope(|| self.producer.append(topic, Target::Key, record));
+        let fate = timeout(self.append_timeout + GRACE, append)
+            .instrument(span)
+            .await;
         let late = |_| Err(AppendError::Unknown("the log did not answer".into()));
         let fate = fate.unwrap_or_else(late);
         if let Err(AppendError::Unknown(detail)) = &fate {
@@ -54,4 +62,20 @@ impl Producing {
     pub(crate) async fn flush(&self, at_most: Duration) {
         self.producer.flush(at_most).await;
     }
+}
+
+/// The span of an append. What has a trace of its own, an event whose producer set one or a delivery that is made again,
+/// goes on with it, and the request, which may append a thousand such, is linked.
+fn sending(topic: &str, trace: &TraceContext) -> Span {
+    let span = telemetry::sending(topic);
+    if span.is_disabled() {
+        return span;
+    }
+    let here = telemetry::current_traceparent();
+    let here = here.as_deref().and_then(telemetry::trace_id);
+    let elsewhere = here != telemetry::trace_id(&trace.traceparent);
+    if elsewhere && telemetry::set_parent(&span, &trace.traceparent, &trace.tracestate) {
+        telemetry::link(&span, &Span::current());
+    }
+    span
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use postrider_log::{AppendError, NewRecord};
 use postrider_model::delivery::Delivery;
-use postrider_model::event::{Event, EventPosition};
+use postrider_model::event::{Event, EventPosition, TraceContext};
 use postrider_model::ids::{EndpointId, EventId};
 use postrider_model::topics::DELIVERIES;
 use postrider_registry::Lookup;
@@ -39,7 +39,7 @@ pub(crate) struct Run<'a> {
     api: &'a Shared,
     command_id: String,
     run: u64,
-    chunk: Vec<(String, NewRecord)>,
+    chunk: Vec<(String, NewRecord, TraceContext)>,
     chunk_bytes: usize,
     appended_total: &'a IntCounter,
     appended: usize,
@@ -91,7 +91,8 @@ impl<'a> Run<'a> {
             value: Some(value),
             headers: Vec::new(),
         };
-        self.chunk.push((name.to_owned(), record));
+        let trace = delivery.event.trace;
+        self.chunk.push((name.to_owned(), record, trace));
         if self.chunk.len() >= CHUNK_DELIVERIES_MAX || self.chunk_bytes >= CHUNK_BYTES_MAX {
             self.flush().await?;
         }
@@ -102,9 +103,13 @@ impl<'a> Run<'a> {
     pub(crate) async fn flush(&mut self) -> Result<(), Problem> {
         self.chunk_bytes = 0;
         let api = self.api;
-        let appends = std::mem::take(&mut self.chunk)
-            .into_iter()
-            .map(async |(name, record)| (name, api.producing.append(DELIVERIES, record).await));
+        let appends =
+            std::mem::take(&mut self.chunk)
+                .into_iter()
+                .map(async |(name, record, trace)| {
+                    let fate = api.producing.append(DELIVERIES, record, &trace).await;
+                    (name, fate)
+                });
         for (name, fate) in join_all(appends).await {
             match fate {
                 Ok(_) => {

@@ -70,12 +70,7 @@ pub(crate) fn attempt(attempt: &Attempt) -> Value {
         AttemptOutcome::Interrupted => "interrupted",
         AttemptOutcome::None => "none",
     };
-    let settlement = attempt.settlement.map(|settlement| match settlement {
-        Settlement::Delivered => "delivered",
-        Settlement::RetryScheduled { .. } => "retry_scheduled",
-        Settlement::DeadLettered => "dead_lettered",
-        Settlement::Dropped => "dropped",
-    });
+    let settlement = attempt.settlement.map(Settlement::as_str);
     json!({
         "event_id": attempt.event_id,
         "event_type": attempt.event_type,

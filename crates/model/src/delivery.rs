@@ -89,6 +89,16 @@ impl Settlement {
     pub fn is_end(self) -> bool {
         !matches!(self, Self::RetryScheduled { .. })
     }
+
+    /// Its name, as the API and traces have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::RetryScheduled { .. } => "retry_scheduled",
+            Self::DeadLettered => "dead_lettered",
+            Self::Dropped => "dropped",
+        }
+    }
 }
 
 /// One attempt, or a settlement without one, as recorded in `attempts`.
@@ -122,7 +132,7 @@ pub struct Attempt {
     pub settlement: Option<Settlement>,
     /// When the event was accepted.
     pub accepted_at_ms: i64,
-    /// Trace context of the delivery.
+    /// Trace context of the attempt, or of the delivery while no traces are exported.
     pub traceparent: String,
     /// Offset in `deliveries` of the record it was made for; `None` in records of older releases.
     pub delivery_offset: Option<i64>,

@@ -45,3 +45,4 @@ mod recover;
 mod registry;
 mod status;
 mod topic_log;
+mod traces;

@@ -30,26 +30,46 @@ pub fn set_parent(span: &Span, traceparent: &str, tracestate: &str) -> bool {
     }
 }
 
+/// The place of an exported span in its trace, as it is told to others.
+pub(super) struct Place(SpanContext);
+
+impl Place {
+    pub(super) fn of_span(span: &Span) -> Option<Self> {
+        Self::of(&span.context())
+    }
+
+    fn of(context: &Context) -> Option<Self> {
+        let span = context.span();
+        let span_context = span.span_context();
+        span_context.is_valid().then(|| Self(span_context.clone()))
+    }
+
+    pub(super) fn traceparent(&self) -> String {
+        let (trace, span) = (self.0.trace_id(), self.0.span_id());
+        format!("00-{trace}-{span}-{:02x}", self.0.trace_flags().to_u8())
+    }
+
+    pub(super) fn tracestate(&self) -> Option<String> {
+        Some(self.0.trace_state().header()).filter(|state| !state.is_empty())
+    }
+}
+
 /// The `traceparent` to send on from here, if this is part of a trace.
 pub fn current_traceparent() -> Option<String> {
-    if let Some(exported) = exported() {
-        let (trace, span, flags) = (
-            exported.trace_id(),
-            exported.span_id(),
-            exported.trace_flags().to_u8(),
-        );
-        return Some(format!("00-{trace}-{span}-{flags:02x}"));
+    match exported() {
+        Some(place) => Some(place.traceparent()),
+        None => current_carried(|carried| carried.traceparent.clone()),
     }
-    current_carried(|carried| carried.traceparent.clone())
 }
 
 /// The `tracestate` to send on from here, if there is one.
 pub fn current_tracestate() -> Option<String> {
-    let state = match exported() {
-        Some(exported) => Some(exported.trace_state().header()),
-        None => current_carried(|carried| carried.tracestate.clone()),
-    };
-    state.filter(|state| !state.is_empty())
+    match exported() {
+        Some(place) => place.tracestate(),
+        None => {
+            current_carried(|carried| carried.tracestate.clone()).filter(|state| !state.is_empty())
+        }
+    }
 }
 
 /// The trace id of a well-formed `traceparent`.
@@ -63,7 +83,7 @@ pub(super) fn trace_id_in<S>(span: Option<SpanRef<'_, S>>) -> Option<String>
 where
     S: for<'a> LookupSpan<'a>,
 {
-    if let Some(exported) = exported() {
+    if let Some(Place(exported)) = exported() {
         return Some(exported.trace_id().to_string());
     }
     let read = |carried: &Carried| trace_id(&carried.traceparent).map(str::to_owned);
@@ -71,11 +91,8 @@ where
 }
 
 /// The exported span that is entered on this thread.
-fn exported() -> Option<SpanContext> {
-    let context = Context::current();
-    let span = context.span();
-    let span_context = span.span_context();
-    span_context.is_valid().then(|| span_context.clone())
+fn exported() -> Option<Place> {
+    Place::of(&Context::current())
 }
 
 fn carry(span: &Span, traceparent: &str, tracestate: &str) -> bool {
@@ -107,7 +124,7 @@ where
 }
 
 /// Reads `version-trace-span-flags`. Of a later version than ours only these fields are known, and more may follow.
-fn parse(traceparent: &str, tracestate: &str) -> Option<SpanContext> {
+pub(super) fn parse(traceparent: &str, tracestate: &str) -> Option<SpanContext> {
     let (known, rest) = traceparent.split_at_checked(55)?;
     let mut fields = known.split('-');
     let version = hex(fields.next()?, 2)?;

@@ -272,3 +272,50 @@ fn refuses_a_filter_it_does_not_understand() {
     let error = assemble(&config, "t", "0", Look::Json, io::sink).unwrap_err();
     assert!(error.to_string().starts_with("telemetry.log"), "{error}");
 }
+
+#[test]
+fn a_record_carries_the_trace_and_its_reader_goes_on_from_it() {
+    let (url, exports) = collector();
+    let config = TelemetryConfig {
+        otlp_endpoint: Some(url),
+        ..TelemetryConfig::default()
+    };
+    let (dispatch, guard, logged) = start(&config, Look::Json);
+    with_default(&dispatch, || {
+        let request = tracing::info_span!("request");
+        assert!(set_parent(&request, PARENT, "vendor=x"));
+        let sending = request.in_scope(|| super::sending("events"));
+        let mut headers = vec![
+            ("traceparent".to_owned(), "theirs".into()),
+            ("other".to_owned(), "kept".into()),
+        ];
+        super::carry(&sending, &mut headers);
+        let names: Vec<_> = headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["other", "traceparent", "tracestate"]);
+        let (traceparent, tracestate) = super::context_in(&headers).unwrap();
+        assert_eq!(super::trace_id(traceparent), Some(TRACE));
+        assert_eq!(tracestate, "vendor=x");
+
+        // Elsewhere, in a span that has nothing to do with it.
+        let _elsewhere = tracing::info_span!("elsewhere").entered();
+        let processing = super::processing("events", 3, 4);
+        assert!(super::follow(&processing, &headers));
+        processing.in_scope(|| {
+            tracing::info!("inside");
+            assert_eq!(
+                super::trace_id(&current_traceparent().unwrap()),
+                Some(TRACE)
+            );
+        });
+        assert!(!super::follow(&super::processing("events", 3, 5), &[]));
+    });
+    drop(guard);
+    assert_eq!(logged.lines()[0]["trace_id"], TRACE);
+    let export = exports.recv_timeout(Duration::from_secs(10)).unwrap();
+    for part in [&b"send events"[..], b"process events"] {
+        assert!(
+            export.body.windows(part.len()).any(|window| window == part),
+            "{part:?}"
+        );
+    }
+}

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use postrider_daemon::telemetry::{current_traceparent, set_parent};
+use postrider_daemon::telemetry::{self, current_traceparent};
 use postrider_log::{Clock, NewRecord, Offset, Partition, Producer, Target};
 use postrider_model::delivery::{Attempt, AttemptOutcome, Delivery, Settlement};
 use postrider_model::endpoint::Endpoint;
@@ -23,7 +23,7 @@ use postrider_model::topics::{ATTEMPTS, EVENTS, RETRY, event_key};
 use postrider_registry::{Gate, Lookup, Registry, Versioned};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::lane::{Seen, Step};
 use crate::config::DeliverConfig;
@@ -105,12 +105,18 @@ struct Made {
 }
 
 impl<S: Sender> CarryContext<S> {
+    /// Carries a delivery, in a span of its trace.
     pub(super) async fn carry(
         &self,
         carried: &Carried,
         lease: &Lease,
         cut: &CancellationToken,
     ) -> Carry {
+        let span = span_of(carried);
+        self.carry_on(carried, lease, cut).instrument(span).await
+    }
+
+    async fn carry_on(&self, carried: &Carried, lease: &Lease, cut: &CancellationToken) -> Carry {
         let delivery = &carried.step.delivery;
         let was_behind = self.registry.position() < delivery.registry_position;
         let endpoint = match self.look_up(delivery).await {
@@ -189,17 +195,14 @@ impl<S: Sender> CarryContext<S> {
         let response = match payload::body(&delivery.event, endpoint.format) {
             Ok(body) => {
                 let _in_flight = InFlight::new(&self.metrics);
-                let span = tracing::info_span!(
-                    "attempt",
-                    event_id = %delivery.event.id,
-                    endpoint_id = %delivery.endpoint,
-                    attempt = delivery.attempt,
-                );
-                let trace = &delivery.event.trace;
-                set_parent(&span, &trace.traceparent, &trace.tracestate);
+                let span = telemetry::calling("POST");
                 let request = span
                     .in_scope(|| self.request(delivery, endpoint, secrets, body, started_at_ms));
-                self.sender.send(request).instrument(span).await
+                let response = self.sender.send(request).instrument(span.clone()).await;
+                if let Some(status) = response.status() {
+                    telemetry::describe(&span, "http.response.status_code", i64::from(status));
+                }
+                response
             }
             Err(mismatch) => WebhookResponse {
                 outcome: Outcome::Unsendable,
@@ -282,6 +285,9 @@ impl<S: Sender> CarryContext<S> {
         }
         if let Some(reason) = self.judge(&decision, carried.failing_since_ms, now_ms) {
             self.disable(endpoint, reason).await;
+        }
+        if decision.settlement != Settlement::Delivered {
+            telemetry::fail(&Span::current(), decision.reason.as_str());
         }
         let settlement = self
             .write_consequence(delivery, &decision, &made.response, now_ms)
@@ -509,6 +515,9 @@ impl<S: Sender> CarryContext<S> {
             }
         };
         let now_ms = self.clock.now_ms();
+        if let Some(settlement) = attempt.settlement {
+            telemetry::describe(&Span::current(), "settlement", settlement.as_str());
+        }
         self.metrics
             .attempt_ended(attempt.outcome, attempt.reason, attempt.duration_ms);
         if let Some(settlement) = attempt.settlement {
@@ -522,6 +531,21 @@ impl<S: Sender> CarryContext<S> {
             seen,
         }
     }
+}
+
+/// The span of an attempt and what follows from it, for the trace and for the lines logged in it.
+fn span_of(carried: &Carried) -> Span {
+    let delivery = &carried.step.delivery;
+    let span = tracing::info_span!(
+        parent: None,
+        "attempt",
+        event_id = %delivery.event.id,
+        endpoint_id = %delivery.endpoint,
+        attempt = delivery.attempt,
+    );
+    let trace = &delivery.event.trace;
+    telemetry::set_parent(&span, &trace.traceparent, &trace.tracestate);
+    span
 }
 
 /// What the attempt says about the endpoint.
@@ -565,7 +589,8 @@ fn unmade(
         response_excerpt: Bytes::new(),
         settlement,
         accepted_at_ms: delivery.event.accepted_at_ms,
-        traceparent: delivery.event.trace.traceparent.clone(),
+        traceparent: current_traceparent()
+            .unwrap_or_else(|| delivery.event.trace.traceparent.clone()),
         delivery_offset: Some(offset),
     }
 }
