@@ -39,6 +39,7 @@ need-test-fast:
 .PHONY: test
 test: need-test $(PYTHON_TOOLS)/.installed $(NPM_TOOLS)/.installed ## Run every test, also those on a real Kafka; fetches what they need into .tools
 	tests/tools/fetch-kafka
+	tests/tools/fetch-prometheus
 	cargo build --locked --workspace --bins --tests
 	tests/tools/run-tests --locked --workspace
 
@@ -101,6 +102,13 @@ faults: ## Kill, freeze and restart workers and brokers under load for half an h
 	tests/tools/fetch-kafka
 	cargo build --locked --package postrider
 	cargo test --locked --package postrider-tests --test faults -- --test-threads=1 --nocapture $(ARGS)
+
+.PHONY: dashboards
+dashboards: need-test ## Run every query of dashboards and rules on a real Prometheus that scrapes a real run
+	tests/tools/fetch-kafka
+	tests/tools/fetch-prometheus
+	cargo build --locked --package postrider
+	cargo test --locked --package postrider-tests --test dashboards -- --nocapture
 
 .PHONY: traces
 traces: export POSTRIDER_TEST_COLLECTOR := otelcol

@@ -443,6 +443,11 @@ impl Cluster {
         String::from_utf8_lossy(&answer.body).into_owned()
     }
 
+    /// Where each process serves its health and metrics.
+    pub fn health_addresses(&self) -> Vec<SocketAddr> {
+        self.members.values().map(|member| member.health).collect()
+    }
+
     /// The broker, on Kafka.
     ///
     /// # Panics

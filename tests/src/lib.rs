@@ -14,6 +14,7 @@ pub mod http;
 pub mod kafka;
 pub mod poll;
 pub mod process;
+pub mod prometheus;
 pub mod receiver;
 
 pub use api::Api;
