@@ -132,6 +132,7 @@ pub(crate) async fn run_stage<S: Stage>(
     mut make: impl FnMut(Arc<dyn Producer>, Lease) -> S,
 ) {
     let mut backoff = RESTART_BACKOFF_MIN;
+    context.metrics.begin_at_zero(S::GROUP, S::TOPIC);
     while !stop.is_cancelled() {
         let started = Instant::now();
         let lease = Lease::new(context.lease_term);
