@@ -30,12 +30,8 @@ use postrider_log::{
     Assignment, Batch, Commit, Generation, Log, LogError, Offset, Partition as PartitionNumber,
     Producer, Reader, Record,
 };
-<<<<<<< HEAD
 use postrider_model::delivery::{Delivery, LaneState, Settlement};
-=======
-use postrider_model::delivery::{Delivery, LaneState};
 use postrider_model::event::TraceContext;
->>>>>>> 341b8ba (Follow an event through every topic in one trace)
 use postrider_model::flow::line::FairLine;
 use postrider_model::flow::network::NetworkHealth;
 use postrider_model::ids::{EndpointId, TenantId};

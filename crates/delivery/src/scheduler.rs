@@ -301,13 +301,9 @@ impl Scheduler {
         let Waiting {
             record, generation, ..
         } = waiting;
-<<<<<<< HEAD
         self.held.remove(&record);
         self.begin_move(record.partition, generation);
-=======
-        self.delays.entry(record.partition).or_default().moving += 1;
         let span = span_of(&record);
->>>>>>> 341b8ba (Follow an event through every topic in one trace)
         let moved = async move {
             moves::append(&*producer, &context, &record, topic, target, value).await;
             (record.partition, generation, record.offset)
@@ -326,60 +322,9 @@ impl Scheduler {
         self.moves.push(buried.boxed());
     }
 
-<<<<<<< HEAD
     fn begin_move(&mut self, partition: Partition, generation: Generation) {
         if let Some(delay) = self.owned(partition, generation) {
             delay.moving += 1;
-=======
-/// The span of moving a retry on. It begins when the record leaves, not when it was read: a wait of hours holds no span.
-fn span_of(record: &Record) -> Span {
-    let span = telemetry::processing(RETRY, record.partition, record.offset);
-    if span.is_disabled() || telemetry::follow(&span, &record.headers) {
-        return span;
-    }
-    if let Ok(delivery) = Delivery::decode(record.value.as_ref().unwrap_or(&Bytes::new())) {
-        let trace = &delivery.event.trace;
-        telemetry::set_parent(&span, &trace.traceparent, &trace.tracestate);
-    }
-    span
-}
-
-async fn bury(
-    producer: &dyn Producer,
-    context: &SchedulerContext,
-    record: &Record,
-    reason: Reason,
-    detail: String,
-) {
-    let cap = context.raw_record_bytes_max;
-    let letter = dead_letter::of_record(RETRY, record, reason, detail, cap, context.clock.now_ms());
-    if dead_letter::write(producer, &context.metrics, &letter)
-        .await
-        .is_err()
-    {
-        tracing::error!(
-            dead_letter = letter.id,
-            "the dead letter is too large for its topic"
-        );
-    }
-}
-
-impl Timer {
-    fn hold(&mut self, waiting: Waiting) {
-        self.bytes += waiting.record.size_bytes();
-        let place = (
-            waiting.due_at_ms,
-            waiting.record.partition,
-            waiting.record.offset,
-        );
-        self.held.insert(place, waiting);
-    }
-
-    fn next_due(&mut self, now_ms: i64) -> Option<Waiting> {
-        let ((due_at_ms, ..), _) = self.held.first_key_value()?;
-        if *due_at_ms > now_ms {
-            return None;
->>>>>>> 341b8ba (Follow an event through every topic in one trace)
         }
     }
 
@@ -399,6 +344,19 @@ impl Timer {
             self.held.remove(&waiting.record);
         }
     }
+}
+
+/// The span of moving a retry on. It begins when the record leaves, not when it was read: a wait of hours holds no span.
+fn span_of(record: &Record) -> Span {
+    let span = telemetry::processing(RETRY, record.partition, record.offset);
+    if span.is_disabled() || telemetry::follow(&span, &record.headers) {
+        return span;
+    }
+    if let Ok(delivery) = Delivery::decode(record.value.as_ref().unwrap_or(&Bytes::new())) {
+        let trace = &delivery.event.trace;
+        telemetry::set_parent(&span, &trace.traceparent, &trace.tracestate);
+    }
+    span
 }
 
 impl Stage for Scheduler {
