@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::http::Method;
 use postrider_tests::process::repository;
 use postrider_tests::prometheus::Prometheus;
-use postrider_tests::{Api, Cluster, LogKind, Plan, Receiver, Reply, eventually};
+use postrider_tests::{Api, LogKind, Plan, Receiver, Reply, eventually};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 

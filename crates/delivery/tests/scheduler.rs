@@ -208,6 +208,7 @@ fn endpoint(number: usize) -> EndpointId {
 
 fn delivery(number: i64, endpoint: &EndpointId, due_at_ms: i64) -> Delivery {
     Delivery {
+        ordered: false,
         event: Event {
             id: EventId::try_new(&format!("evt_{number}")).expect("an id"),
             tenant: TenantId::try_new("acme").expect("an id"),

@@ -207,6 +207,7 @@ mod tests {
 
     fn state(name: &str, state_id: i64, behind_from: Option<i64>) -> Record {
         let state = LaneState {
+            blocked: Vec::new(),
             endpoint: name.parse().unwrap(),
             state_id,
             cursor: behind_from.map(|lowest_unsettled| Cursor {

@@ -71,6 +71,7 @@ fn record(
     let now_ms = scheduler.now().wall_ms;
     let endpoint = EndpointId::try_new("ep_1").unwrap();
     let retry = Delivery {
+        ordered: false,
         event: Event {
             id: EventId::try_new("evt_1").unwrap(),
             tenant: TenantId::try_new("acme").unwrap(),

@@ -5,6 +5,7 @@ use super::*;
 
 fn delivery(endpoint: &str, attempt: u32) -> Delivery {
     Delivery {
+        ordered: false,
         event: Event {
             id: "evt_1".parse().unwrap(),
             tenant: "acme".parse().unwrap(),

@@ -194,7 +194,7 @@ impl World {
             retry_schedule: None,
             attempt_timeout_ms: None,
             rate_limit: None,
-            ordered: false,
+            ordered: None,
             secrets: vec![],
             state: EndpointState::Enabled,
             discard_matched_before: 0,
@@ -290,6 +290,7 @@ impl World {
     pub(crate) async fn behind(&self, endpoint: &str, failing: bool) {
         let position = self.first_deliveries.lock().unwrap()[endpoint];
         let state = LaneState {
+            blocked: Vec::new(),
             endpoint: endpoint.parse().unwrap(),
             state_id: STATE_ID,
             cursor: Some(Cursor {
@@ -334,6 +335,7 @@ const POSITION: EventPosition = EventPosition {
 
 fn delivery(endpoint: &str, attempt: u32, due_at_ms: i64) -> Delivery {
     Delivery {
+        ordered: false,
         event: Event {
             id: "evt_1".parse().unwrap(),
             tenant: "acme".parse().unwrap(),

@@ -50,6 +50,7 @@ async fn commit(world: &World, offset: i64, metadata: &str) {
 
 async fn put_lane(world: &World, endpoint: &str, state_id: i64, lowest_unsettled: i64) {
     let state = LaneState {
+        blocked: Vec::new(),
         endpoint: endpoint.parse().unwrap(),
         state_id,
         cursor: Some(Cursor {

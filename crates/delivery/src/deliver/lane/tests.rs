@@ -21,6 +21,7 @@ fn at(ms: i64) -> Now {
 
 fn step(offset: Offset) -> Step {
     let delivery = Delivery {
+        ordered: false,
         event: Event {
             id: EventId::try_new("evt_1").unwrap(),
             tenant: TenantId::try_new("acme").unwrap(),

@@ -49,6 +49,7 @@ fn delivery(offset: Offset) -> Delivery {
         trace: TraceContext::default(),
     };
     Delivery {
+        ordered: false,
         event,
         endpoint: endpoint(),
         position: EventPosition {
@@ -97,6 +98,7 @@ fn behind(from: Offset, lowest_unsettled: Offset, settled: &[Offset]) -> Partiti
         behind_since_ms: 1,
     };
     let state = LaneState {
+        blocked: Vec::new(),
         endpoint: endpoint(),
         state_id: 1,
         cursor: Some(cursor),
