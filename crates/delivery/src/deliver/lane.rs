@@ -143,6 +143,8 @@ pub(super) struct Lane {
     durable: Option<LaneState>,
     /// What is on its way there; the inner `None` is a tombstone.
     sent: Option<Option<LaneState>>,
+    /// The first state with a cursor of which the fate is not known, under the id that commits still name.
+    unacknowledged: Option<LaneState>,
     /// The end of the cover was sent under an id that is no longer written to: it may have come to pass.
     may_have_ended: bool,
     sent_ms: i64,
@@ -176,6 +178,7 @@ impl Lane {
             behind_since_ms: 0,
             durable: None,
             sent: None,
+            unacknowledged: None,
             may_have_ended: false,
             sent_ms: now.mono_ms,
             breaker: Breaker::new(limits.breaker, seed(endpoint)),
@@ -787,6 +790,7 @@ impl Lane {
     /// What was sent is durable, under this id.
     pub(super) fn written(&mut self, state_id: i64) {
         self.may_have_ended = false;
+        self.unacknowledged = None;
         self.order.written();
         if let Some(sent) = self.sent.take() {
             self.durable = sent.map(|state| LaneState { state_id, ..state });
@@ -798,21 +802,27 @@ impl Lane {
         self.order.not_written();
         if let Some(sent) = self.sent.take() {
             self.may_have_ended |= !has_cursor(sent.as_ref());
+            if has_cursor(sent.as_ref()) && self.unacknowledged.is_none() {
+                self.unacknowledged = sent;
+            }
         }
     }
 
     /// Whether a restart from the durable cursor would know that this offset is settled.
     pub(super) fn has_durably_settled(&self, offset: Offset, committed: Offset) -> bool {
-        match self
-            .durable
-            .as_ref()
-            .and_then(|state| state.cursor.as_ref())
+        let knows = |state: Option<&LaneState>| match state.and_then(|state| state.cursor.as_ref())
         {
             Some(cursor) => {
                 cursor.has_settled(offset) && !self.order.has_news_of(offset, self.position)
             }
             None => offset < committed,
-        }
+        };
+        // What is on its way may be what the next owner finds, and so may what was never acknowledged.
+        let on_its_way = self.sent.as_ref().is_none_or(|sent| knows(sent.as_ref()));
+        let unacknowledged = self.unacknowledged.as_ref();
+        knows(self.durable.as_ref())
+            && on_its_way
+            && unacknowledged.is_none_or(|state| knows(Some(state)))
     }
 
     // ---- what is asked ----
