@@ -168,7 +168,8 @@ fn queries_of(rules: &[Value]) -> Queries {
             .split(|letter| !is_of_a_name(letter));
         for word in words {
             let family = word.trim_end_matches("_bucket").trim_end_matches("_count");
-            let is_metric = metrics.contains(&format!("| `{family}` |"));
+            let is_metric =
+                family.starts_with("postrider_") && metrics.contains(&format!("| `{family}` |"));
             if is_metric || word.contains(":postrider_") {
                 queries.insert(format!("alert {name}: {word}"), word.to_owned());
             }

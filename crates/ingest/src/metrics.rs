@@ -16,11 +16,25 @@ pub(crate) struct IngestMetrics {
     pub(crate) events_replayed: IntCounter,
 }
 
+/// Refusals that are nobody's mistake but ours. They are counted from 0, so that the first one is seen to come.
+const OUR_FAULTS: [&str; 6] = [
+    "busy",
+    "not-taken",
+    "perhaps-taken",
+    "log-unavailable",
+    "registry-behind",
+    "internal",
+];
+
 impl IngestMetrics {
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let events_refused = catalogue::EVENTS_REFUSED.counters(registry)?;
+        for reason in OUR_FAULTS {
+            events_refused.with_label_values(&[reason]);
+        }
         Ok(Self {
             events_accepted: catalogue::EVENTS_ACCEPTED.counter(registry)?,
-            events_refused: catalogue::EVENTS_REFUSED.counters(registry)?,
+            events_refused,
             events_in_flight: catalogue::EVENTS_IN_FLIGHT.gauge(registry)?,
             events_in_flight_bytes: catalogue::EVENTS_IN_FLIGHT_BYTES.gauge(registry)?,
             requests_in_flight: catalogue::REQUESTS_IN_FLIGHT.gauge(registry)?,

@@ -1,7 +1,8 @@
 //! With an ordered endpoint, no event of an ordering key is attempted before the earlier ones have settled.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use postrider_log::Offset;
 use postrider_model::delivery::{Attempt, WorkId};
 use postrider_model::event::EventPosition;
 use postrider_model::ids::EndpointId;
@@ -9,31 +10,34 @@ use postrider_model::ids::EndpointId;
 use super::{Audit, Retry};
 use crate::simulation::chronicle::Sent;
 
-/// What is not settled for good, by endpoint and ordering key.
+/// Where the deliveries are that are not settled for good, by endpoint and ordering key.
+///
+/// The order is that of `deliveries`: an event that was published before its endpoint was created may be matched by a
+/// second reading only, after later ones.
 #[derive(Debug, Default)]
-pub(super) struct Orders(BTreeMap<(EndpointId, String), BTreeSet<EventPosition>>);
+pub(super) struct Orders(BTreeMap<(EndpointId, String), BTreeMap<Offset, EventPosition>>);
 
 impl Orders {
-    /// A delivery is in the log.
-    pub(super) fn expect(&mut self, work: &WorkId, key: &str) {
+    /// A delivery is in the log for the first time.
+    pub(super) fn expect(&mut self, work: &WorkId, key: &str, offset: Offset) {
         let of_key = (work.endpoint.clone(), key.to_owned());
-        self.0.entry(of_key).or_default().insert(work.position);
+        self.0
+            .entry(of_key)
+            .or_default()
+            .insert(offset, work.position);
     }
 
     /// Nothing more is to be done of it.
     pub(super) fn ended(&mut self, work: &WorkId, key: &str) {
         if let Some(open) = self.0.get_mut(&(work.endpoint.clone(), key.to_owned())) {
-            open.remove(&work.position);
+            open.retain(|_, position| *position != work.position);
         }
     }
 
     /// The first one of the key that should have come before.
-    fn earlier(&self, work: &WorkId, key: &str) -> Option<EventPosition> {
+    fn earlier(&self, work: &WorkId, key: &str, offset: Offset) -> Option<EventPosition> {
         let open = self.0.get(&(work.endpoint.clone(), key.to_owned()))?;
-        let mut earlier = open.range(..work.position);
-        earlier
-            .find(|open| open.partition == work.position.partition)
-            .copied()
+        open.range(..offset).next().map(|(_, position)| *position)
     }
 }
 
@@ -46,7 +50,9 @@ impl Audit {
 
     pub(super) fn check_order(&self, id: &WorkId, sent: &Sent) {
         if let Some(key) = &self.works[id].order_key {
-            let earlier = self.orders.earlier(id, key);
+            let earlier = self
+                .orders
+                .earlier(id, key, self.works[id].steps[&1].offset);
             let earlier = earlier.map(|position| WorkId {
                 position,
                 ..id.clone()

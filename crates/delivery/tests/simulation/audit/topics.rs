@@ -122,18 +122,16 @@ impl Audit {
         }
         let work = self.works.entry(id.clone()).or_default();
         work.order_key = delivery.order_key().map(str::to_owned);
-        if let Some(key) = delivery.order_key()
-            && id.run == 0
-            && !work.ended
-        {
-            self.orders.expect(&id, key);
-        }
         let step = work.steps.entry(attempt).or_insert(Step {
             offset: record.offset,
             landed_ms: record.timestamp_ms,
             copies: 0,
         });
         step.copies += 1;
+        let is_new = step.copies == 1 && attempt == 1 && id.run == 0;
+        if let Some(key) = delivery.order_key().filter(|_| is_new && !work.ended) {
+            self.orders.expect(&id, key, record.offset);
+        }
         let is_first = attempt == 1 && id.run == 0 && step.copies == 1;
         if is_first && work.order_key.is_none() && !work.is_settled(1) {
             self.unserved
