@@ -50,7 +50,7 @@ impl Cause {
 pub(crate) struct Lane {
     pub(crate) endpoint: EndpointId,
     state_id: i64,
-    /// If it is behind: its lowest unsettled offset, and since when.
+    /// If it is behind: its lowest unsettled offset, that of a blocked ordering key included, and since when.
     pub(crate) behind: Option<(Offset, i64)>,
     pub(crate) failing_since_ms: Option<i64>,
     pub(crate) breaker_open: bool,
@@ -64,12 +64,18 @@ impl Lane {
 
 impl From<LaneState> for Lane {
     fn from(state: LaneState) -> Self {
+        let blocked = state.blocked.iter().map(|key| key.cursor).min();
+        let behind = state.cursor.map(|cursor| {
+            let lowest = cursor.lowest_unsettled;
+            (
+                blocked.map_or(lowest, |blocked| blocked.min(lowest)),
+                cursor.behind_since_ms,
+            )
+        });
         Self {
             endpoint: state.endpoint,
             state_id: state.state_id,
-            behind: state
-                .cursor
-                .map(|cursor| (cursor.lowest_unsettled, cursor.behind_since_ms)),
+            behind,
             failing_since_ms: state.failing_since_ms,
             breaker_open: state.breaker_openings > 0,
         }
