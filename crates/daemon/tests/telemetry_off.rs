@@ -1,11 +1,6 @@
 //! What traces cost while they are not exported. Alone in its process, as the real ones are: whether traces are exported
 //! is the process's.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test may stop at what it does not expect"
-)]
-
 use postrider_daemon::telemetry::{
     TelemetryConfig, calling, carry, current_traceparent, init, processing, sending, set_parent,
 };

@@ -66,7 +66,32 @@ impl DeliveryConfig {
     /// # Errors
     /// The first thing that is wrong, with its key below the section.
     pub fn check(&self) -> Result<(), InvalidLimits> {
-        let at_least_1 = [
+        if let Some((key, _)) = self.at_least_1().into_iter().find(|(_, limit)| *limit == 0) {
+            return Err(InvalidLimits::Zero(key));
+        }
+        let per_stage = self
+            .stage
+            .prefetch_bytes_max
+            .saturating_add(self.stage.producer_queue_bytes_max);
+        let sum = per_stage
+            .saturating_mul(3)
+            .saturating_add(self.deliver.unsettled_bytes_max)
+            .saturating_add(self.scheduler.timer_bytes_max);
+        if sum > self.memory_bytes_max {
+            return Err(InvalidLimits::Memory {
+                sum,
+                max: self.memory_bytes_max,
+            });
+        }
+        if self.deliver.lease_ms <= self.stage.commit_idle_interval_ms.saturating_mul(2) {
+            return Err(InvalidLimits::Lease);
+        }
+        Ok(())
+    }
+
+    /// What stops everything when it is 0.
+    fn at_least_1(&self) -> [(&'static str, usize); 14] {
+        [
             (
                 "fan_out.events_in_flight_max",
                 self.fan_out.events_in_flight_max,
@@ -117,28 +142,7 @@ impl DeliveryConfig {
                 "scheduler.releases_per_second_max",
                 self.scheduler.releases_per_second_max as usize,
             ),
-        ];
-        if let Some((key, _)) = at_least_1.into_iter().find(|(_, limit)| *limit == 0) {
-            return Err(InvalidLimits::Zero(key));
-        }
-        let per_stage = self
-            .stage
-            .prefetch_bytes_max
-            .saturating_add(self.stage.producer_queue_bytes_max);
-        let sum = per_stage
-            .saturating_mul(3)
-            .saturating_add(self.deliver.unsettled_bytes_max)
-            .saturating_add(self.scheduler.timer_bytes_max);
-        if sum > self.memory_bytes_max {
-            return Err(InvalidLimits::Memory {
-                sum,
-                max: self.memory_bytes_max,
-            });
-        }
-        if self.deliver.lease_ms <= self.stage.commit_idle_interval_ms.saturating_mul(2) {
-            return Err(InvalidLimits::Lease);
-        }
-        Ok(())
+        ]
     }
 }
 
