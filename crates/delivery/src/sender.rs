@@ -4,6 +4,7 @@ pub mod http;
 
 use std::fmt::Debug;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -62,8 +63,16 @@ impl WebhookResponse {
     }
 }
 
+/// Whether a webhook may still leave. Names are resolved and connections made before a request is written, which may take
+/// seconds, and a process may be frozen meanwhile: this is asked when the bytes are about to go.
+pub type MayLeave = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// Sends webhooks. It never fails: whatever happens is an outcome. Dropping the future gives the request up.
 pub trait Sender: Debug + Send + Sync + 'static {
-    /// Sends one webhook.
-    fn send(&self, request: WebhookRequest) -> impl Future<Output = WebhookResponse> + Send;
+    /// Sends one webhook, or `None` if it might not leave any more: then the receiver has got no body.
+    fn send(
+        &self,
+        request: WebhookRequest,
+        may_leave: MayLeave,
+    ) -> impl Future<Output = Option<WebhookResponse>> + Send;
 }

@@ -82,9 +82,15 @@ fn request(url: &str) -> WebhookRequest {
 }
 
 async fn send(url: &str) -> WebhookResponse {
-    sender(&["127.0.0.0/8"], &EgressConfig::default())
-        .send(request(url))
-        .await
+    send_with(
+        &sender(&["127.0.0.0/8"], &EgressConfig::default()),
+        request(url),
+    )
+    .await
+}
+
+async fn send_with(sender: &HttpSender, request: WebhookRequest) -> WebhookResponse {
+    sender.send(request, Arc::new(|| true)).await.unwrap()
 }
 
 fn reason(response: &WebhookResponse) -> Reason {
@@ -107,6 +113,7 @@ async fn sends_the_headers_of_standard_webhooks_and_the_body_as_signed() {
         "webhook-timestamp: 1700000000\r\n",
         "webhook-signature: v1,abc=\r\n",
         "content-type: application/json\r\n",
+        "content-length: 12\r\n",
         concat!("user-agent: postrider/", env!("CARGO_PKG_VERSION"), "\r\n"),
     ] {
         assert!(
@@ -115,6 +122,20 @@ async fn sends_the_headers_of_standard_webhooks_and_the_body_as_signed() {
         );
     }
     assert!(received.ends_with("\r\n\r\n{\"type\":\"a\"}"), "{received}");
+}
+
+#[tokio::test]
+async fn writes_nothing_of_a_webhook_that_may_not_leave_once_it_is_connected() {
+    let server = Server::answering(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+    let sender = sender(&["127.0.0.0/8"], &EgressConfig::default());
+    let refused = sender.send(request(&server.url()), Arc::new(|| false));
+    assert_eq!(refused.await, None);
+    // The server takes one connection after the other: when it answers, it has seen all of the first.
+    let allowed = send_with(&sender, request(&server.url())).await;
+    assert_eq!(allowed.status(), Some(204));
+    assert_eq!(server.connections.load(Ordering::SeqCst), 2);
+    let received = String::from_utf8(server.received.lock().await.clone()).unwrap();
+    assert_eq!(received.matches("POST /hook").count(), 1, "{received}");
 }
 
 #[tokio::test]
@@ -142,9 +163,8 @@ async fn makes_no_connection_to_a_forbidden_address_however_it_is_written() {
         "[::1]",
         "0.0.0.0",
     ] {
-        let response = strict
-            .send(request(&format!("http://{host}:{}/", server.port)))
-            .await;
+        let url = format!("http://{host}:{}/", server.port);
+        let response = send_with(&strict, request(&url)).await;
         assert_eq!(
             reason(&response),
             Reason::AddressForbidden,
@@ -179,9 +199,8 @@ async fn reads_a_response_up_to_the_cap_only() {
         response_bytes_max: 4096,
         ..EgressConfig::default()
     };
-    let response = sender(&["127.0.0.0/8"], &config)
-        .send(request(&server.url()))
-        .await;
+    let sender = sender(&["127.0.0.0/8"], &config);
+    let response = send_with(&sender, request(&server.url())).await;
     assert_eq!(response.status(), Some(200));
     assert_eq!(response.excerpt.len(), 1024);
 }
@@ -194,7 +213,7 @@ async fn tells_apart_why_there_was_no_answer() {
         ..request(&silent.url())
     };
     let open = sender(&["127.0.0.0/8"], &EgressConfig::default());
-    assert_eq!(reason(&open.send(hasty).await), Reason::Timeout);
+    assert_eq!(reason(&send_with(&open, hasty).await), Reason::Timeout);
 
     let closed = TcpListener::bind("127.0.0.1:0")
         .await

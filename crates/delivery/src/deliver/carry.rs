@@ -31,7 +31,7 @@ use crate::dead_letter;
 use crate::durable::append_durably;
 use crate::metrics::DeliveryMetrics;
 use crate::progress::Lease;
-use crate::sender::{Sender, WebhookRequest, WebhookResponse};
+use crate::sender::{MayLeave, Sender, WebhookRequest, WebhookResponse};
 use crate::view::as_new_as;
 
 /// This many interruptions in a row count as a timeout, so that a delivery that takes workers down does not live for
@@ -93,7 +93,7 @@ pub(super) enum Carry {
     },
     /// Cut short; it settles nothing.
     Interrupted,
-    /// The lease had expired; nothing was sent.
+    /// It might not leave, or not any more; nothing was sent, and the lane judges again.
     Unstarted,
 }
 
@@ -154,7 +154,10 @@ impl<S: Sender> CarryContext<S> {
         let mut made = tokio::select! {
             biased;
             () = cut.cancelled() => None,
-            made = self.attempt(delivery, &endpoint.value, &secrets) => Some(made),
+            made = self.attempt(delivery, &endpoint.value, &secrets, lease) => match made {
+                Some(made) => Some(made),
+                None => return Carry::Unstarted,
+            },
         };
         if made.is_none() && carried.interruptions + 1 >= INTERRUPTIONS_MAX {
             made = Some(self.taken_as_timeout());
@@ -189,7 +192,8 @@ impl<S: Sender> CarryContext<S> {
         delivery: &Delivery,
         endpoint: &Endpoint,
         secrets: &[SigningSecret],
-    ) -> Made {
+        lease: &Lease,
+    ) -> Option<Made> {
         let started_at_ms = self.clock.now_ms();
         let started = Instant::now();
         let response = match payload::body(&delivery.event, endpoint.format) {
@@ -198,7 +202,9 @@ impl<S: Sender> CarryContext<S> {
                 let span = telemetry::calling("POST");
                 let request = span
                     .in_scope(|| self.request(delivery, endpoint, secrets, body, started_at_ms));
-                let response = self.sender.send(request).instrument(span.clone()).await;
+                let may_leave = self.may_leave(&delivery.endpoint, lease);
+                let sent = self.sender.send(request, may_leave);
+                let response = sent.instrument(span.clone()).await?;
                 if let Some(status) = response.status() {
                     telemetry::describe(&span, "http.response.status_code", i64::from(status));
                 }
@@ -211,11 +217,21 @@ impl<S: Sender> CarryContext<S> {
             },
         };
         let duration_ms = u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX);
-        Made {
+        Some(Made {
             started_at_ms,
             duration_ms,
             response,
-        }
+        })
+    }
+
+    /// What is asked when a webhook is about to leave: whether the lease holds, and the endpoint still wants it.
+    fn may_leave(&self, endpoint: &EndpointId, lease: &Lease) -> MayLeave {
+        let (registry, endpoint, lease) = (self.registry.clone(), endpoint.clone(), lease.clone());
+        Arc::new(move || {
+            lease.holds()
+                && matches!(registry.endpoint(&endpoint), Lookup::Found(endpoint)
+                    if registry.gate(&endpoint.value) == Gate::Open)
+        })
     }
 
     fn request(

@@ -411,7 +411,12 @@ impl Order {
     pub(super) fn has_news_of(&self, offset: Offset, position: Option<Offset>) -> bool {
         let is_unread =
             offset < self.unread_below && position.is_some_and(|unread| offset >= unread);
-        is_unread || self.news.contains(&offset) || self.news_sent.contains(&offset)
+        // What a former owner settled is unsettled here until its turn comes to be recognised.
+        let is_open = || {
+            let mut keys = self.keys.values();
+            keys.any(|key| key.unsettled.contains(&offset))
+        };
+        is_unread || self.news.contains(&offset) || self.news_sent.contains(&offset) || is_open()
     }
 }
 

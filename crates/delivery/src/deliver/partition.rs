@@ -47,6 +47,8 @@ pub(super) struct Partition {
     sweep: Option<Sweep>,
     /// Nobody was hungry when last asked, and nothing has happened since.
     sated: bool,
+    /// Up to here lanes that were taken over were read.
+    ahead: Offset,
     fed: Option<EndpointId>,
     /// The last read was for heads of ordering keys.
     heads_first: bool,
@@ -103,6 +105,7 @@ impl Partition {
             reading: false,
             sweep: None,
             sated: false,
+            ahead: 0,
             fed: None,
             heads_first: false,
             burying: 0,
@@ -127,10 +130,19 @@ impl Partition {
         self.state_id = state_id;
         for state in states {
             let endpoint = state.endpoint.clone();
+            let lane = Lane::restored(state, self.next, limits, now);
+            self.ahead = self.ahead.max(lane.position().unwrap_or_default());
             self.watched.insert(endpoint.clone());
-            self.lanes
-                .insert(endpoint, Lane::restored(state, self.next, limits, now));
+            self.lanes.insert(endpoint, lane);
         }
+    }
+
+    /// The live stream has come up to `next`, and perhaps to where a lane that was taken over is read on.
+    fn come_up_to(&mut self, next: Offset) {
+        if self.next <= self.ahead {
+            self.sated = false;
+        }
+        self.next = self.next.max(next);
     }
 
     /// Offsets that hold the commit no more.
@@ -142,7 +154,7 @@ impl Partition {
 
     /// A record that is no delivery came in live; its offset is the caller's to resolve.
     pub(super) fn pass(&mut self, offset: Offset) {
-        self.next = self.next.max(offset + 1);
+        self.come_up_to(offset + 1);
     }
 
     /// A record came in live.
@@ -154,7 +166,7 @@ impl Partition {
         now: Now,
     ) -> Taken {
         let (offset, next) = (step.offset, step.offset + 1);
-        self.next = self.next.max(next);
+        self.come_up_to(next);
         let endpoint = step.delivery.endpoint.clone();
         let lane = self.lanes.entry(endpoint.clone());
         let lane = lane.or_insert_with(|| Lane::new(&endpoint, limits, now));
@@ -287,7 +299,9 @@ impl Partition {
         if self.reading || self.draining || self.sated {
             return None;
         }
-        let hungry = |lane: &Lane| lane.is_hungry(limits, memory, now);
+        // A former owner may have served a lane further than it had committed: that far the live stream comes first.
+        let is_behind = |lane: &Lane| lane.position().is_some_and(|at| at < self.next);
+        let hungry = |lane: &Lane| is_behind(lane) && lane.is_hungry(limits, memory, now);
         if let Some(sweep) = &self.sweep
             && sweep.records_left > 0
             && self.lanes.get(&sweep.lane).is_some_and(|lane| {

@@ -34,7 +34,7 @@ pub(super) async fn settled_set(
                 .await?
         }
     };
-    let mut set = SettledSet::new(bounds.end, age_ms_max, config.settled_max);
+    let mut set = SettledSet::new(bounds.end, now_ms, age_ms_max, config.settled_max);
     let mut at: Offset = from.max(bounds.start);
     let mut reader = log.reader(ATTEMPTS).await?;
     while at < bounds.end {

@@ -22,6 +22,8 @@ pub(super) struct SettledSet {
     by_work: BTreeMap<WorkId, Entry>,
     by_place: BTreeMap<Offset, WorkId>,
     next: Offset,
+    /// Where `attempts` ended when the set was made, and when: a former owner may have written there since.
+    made_at: (Offset, i64),
     age_ms_max: i64,
     entries_max: usize,
 }
@@ -45,11 +47,12 @@ struct Entry {
 
 impl SettledSet {
     /// An empty set; `next` is where the next record of `attempts` is expected at the earliest.
-    pub(super) fn new(next: Offset, age_ms_max: i64, entries_max: usize) -> Self {
+    pub(super) fn new(next: Offset, now_ms: i64, age_ms_max: i64, entries_max: usize) -> Self {
         Self {
             by_work: BTreeMap::new(),
             by_place: BTreeMap::new(),
             next,
+            made_at: (next, now_ms),
             age_ms_max,
             entries_max,
         }
@@ -124,7 +127,8 @@ impl SettledSet {
     }
 
     /// Drops what is old or too much, but nothing that only this set knows: `reflected` tells whether the commit or a
-    /// durable cursor says that a record of an endpoint is settled. Answers with the place of the oldest entry left.
+    /// durable cursor says that a record of an endpoint is settled. Answers with the place of the oldest entry left, or
+    /// of what this set may not have seen while that is young.
     pub(super) fn expire(
         &mut self,
         now_ms: i64,
@@ -143,9 +147,13 @@ impl SettledSet {
                 self.by_work.remove(&work);
             }
         }
-        self.by_place
-            .first_key_value()
-            .map_or(self.next, |(place, _)| *place)
+        let oldest = self.by_place.first_key_value();
+        let oldest = oldest.map_or(self.next, |(place, _)| *place);
+        let (made_at, made_ms) = self.made_at;
+        if now_ms - made_ms > self.age_ms_max || self.by_place.len() > self.entries_max {
+            return oldest;
+        }
+        oldest.min(made_at)
     }
 }
 
@@ -244,7 +252,7 @@ mod tests {
 
     #[test]
     fn knows_copies_from_steps() {
-        let mut set = SettledSet::new(0, 1_000, 10);
+        let mut set = SettledSet::new(0, 0, 1_000, 10);
         assert!(!set.is_copy(&work(1), 1));
         set.note(&attempt(1, 1, RETRY), 0, 0, 0);
         assert!(set.is_copy(&work(1), 1));
@@ -256,7 +264,7 @@ mod tests {
 
     #[test]
     fn an_earlier_record_that_lands_late_takes_nothing_back() {
-        let mut set = SettledSet::new(0, 1_000, 10);
+        let mut set = SettledSet::new(0, 0, 1_000, 10);
         set.note(&attempt(1, 2, RETRY), 0, 0, 0);
         set.note(&attempt(1, 1, RETRY), 1, 0, 0);
         assert!(set.is_copy(&work(1), 2));
@@ -264,7 +272,7 @@ mod tests {
 
     #[test]
     fn counts_interruptions_in_a_row() {
-        let mut set = SettledSet::new(0, 1_000, 10);
+        let mut set = SettledSet::new(0, 0, 1_000, 10);
         set.note(&attempt(1, 1, None), 0, 0, 0);
         set.note(&attempt(1, 1, None), 1, 0, 0);
         assert_eq!(set.interruptions(&work(1)), 2);
@@ -275,7 +283,7 @@ mod tests {
 
     #[test]
     fn records_that_say_less_do_not_move_where_it_is_rebuilt_from() {
-        let mut set = SettledSet::new(0, 1_000, 10);
+        let mut set = SettledSet::new(5, 0, 1_000, 10);
         set.note(&attempt(1, 2, RETRY), 5, 0, 0);
         set.note(&attempt(1, 3, None), 8, 0, 0);
         set.note(&attempt(1, 1, RETRY), 9, 0, 0);
@@ -288,7 +296,7 @@ mod tests {
 
     #[test]
     fn keeps_what_the_commit_has_not_passed_however_old() {
-        let mut set = SettledSet::new(0, 1_000, 1);
+        let mut set = SettledSet::new(0, 0, 1_000, 1);
         set.note(&attempt(1, 1, RETRY), 10, 0, 7);
         set.note(&attempt(2, 1, RETRY), 11, 0, 8);
         assert_eq!(
@@ -307,8 +315,24 @@ mod tests {
     }
 
     #[test]
+    fn what_a_former_owner_may_have_written_meanwhile_is_read_by_the_next() {
+        let mut set = SettledSet::new(3, 0, 1_000, 10);
+        set.note(&attempt(1, 1, RETRY), 4, 10, 0);
+        assert_eq!(
+            set.expire(1_000, |_, _| true),
+            3,
+            "nobody has read offset 3"
+        );
+        assert_eq!(
+            set.expire(1_001, |_, _| true),
+            4,
+            "it is as old as what is forgotten"
+        );
+    }
+
+    #[test]
     fn the_record_at_place_0_stays_when_others_come() {
-        let mut set = SettledSet::new(0, 1_000, 10);
+        let mut set = SettledSet::new(0, 0, 1_000, 10);
         set.note(&attempt(1, 1, RETRY), 0, 0, 0);
         set.note(&attempt(2, 1, RETRY), 1, 0, 1);
         assert_eq!(set.expire(0, |_, _| false), 0);

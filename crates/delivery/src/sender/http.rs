@@ -6,10 +6,14 @@
 
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
 use postrider_log::Clock;
 use postrider_model::address::AddressPolicy;
 use postrider_model::outcome::{Outcome, Reason, retry_after};
@@ -17,7 +21,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use url::Host;
 
-use super::{Sender, WebhookRequest, WebhookResponse};
+use super::{MayLeave, Sender, WebhookRequest, WebhookResponse};
 use crate::config::EgressConfig;
 
 const EXCERPT_BYTES_MAX: usize = 1024;
@@ -72,14 +76,22 @@ impl HttpSender {
         })
     }
 
-    async fn exchange(&self, request: WebhookRequest) -> Result<WebhookResponse, reqwest::Error> {
+    async fn exchange(
+        &self,
+        request: WebhookRequest,
+        leaving: Arc<Leaving>,
+    ) -> Result<WebhookResponse, reqwest::Error> {
         let headers = headers(&request);
+        let body = LeavingBody {
+            bytes: Some(request.body),
+            leaving,
+        };
         let sent = self
             .client
             .post(request.url)
             .timeout(request.timeout)
             .headers(headers)
-            .body(request.body);
+            .body(reqwest::Body::wrap(body));
         let mut response = sent.send().await?;
         let retry_after_ms = response
             .headers()
@@ -109,22 +121,73 @@ impl HttpSender {
 }
 
 impl Sender for HttpSender {
-    async fn send(&self, request: WebhookRequest) -> WebhookResponse {
+    async fn send(&self, request: WebhookRequest, may_leave: MayLeave) -> Option<WebhookResponse> {
         let literal = match request.url.host() {
             Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
             Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
             Some(Host::Domain(_)) | None => None,
         };
         if let Some(address) = literal.filter(|address| !self.policy.permits(*address)) {
-            return unanswered(Reason::AddressForbidden, Forbidden(address).to_string());
+            let detail = Forbidden(address).to_string();
+            return Some(unanswered(Reason::AddressForbidden, detail));
         }
-        match self.exchange(request).await {
-            Ok(response) => response,
+        let leaving = Arc::new(Leaving {
+            may: may_leave,
+            was_refused: AtomicBool::new(false),
+        });
+        match self.exchange(request, leaving.clone()).await {
+            Ok(response) => Some(response),
+            Err(_) if leaving.was_refused.load(Ordering::Relaxed) => None,
             Err(error) => {
                 let error = error.without_url();
-                unanswered(reason_of(&error), chain(&error))
+                Some(unanswered(reason_of(&error), chain(&error)))
             }
         }
+    }
+}
+
+/// Whether a request may leave, and whether that was refused.
+struct Leaving {
+    may: MayLeave,
+    was_refused: AtomicBool,
+}
+
+/// A body that a connection gets only if it may leave. HTTP/1 asks for it before it writes the head, so that not even
+/// that leaves; HTTP/2 may have sent the head and resets the stream.
+struct LeavingBody {
+    bytes: Option<Bytes>,
+    leaving: Arc<Leaving>,
+}
+
+/// The webhook may not leave any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the webhook may not leave any more")]
+struct MayNotLeave;
+
+impl Body for LeavingBody {
+    type Data = Bytes;
+    type Error = MayNotLeave;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, MayNotLeave>>> {
+        Poll::Ready(self.bytes.take().map(|bytes| {
+            if (self.leaving.may)() {
+                Ok(Frame::data(bytes))
+            } else {
+                self.leaving.was_refused.store(true, Ordering::Relaxed);
+                Err(MayNotLeave)
+            }
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
     }
 }
 

@@ -76,6 +76,8 @@ pub(crate) struct Audit {
     succeeded: BTreeSet<(String, String, u32)>,
     /// What lanes' states said when a partition was assigned, by the number of the tenure.
     cursors: BTreeMap<usize, BTreeMap<EndpointId, Cursor>>,
+    /// The number of the last tenure of each partition.
+    latest: BTreeMap<Partition, usize>,
     breakers: Breakers,
     views: Views,
     wishes: Wishes,
@@ -112,6 +114,8 @@ struct Work {
     ended: bool,
     /// By attempt: under which assignment it was requested last.
     requested: BTreeMap<u32, usize>,
+    /// Attempts that were requested, and under which assignment.
+    asked: BTreeSet<(u32, usize)>,
 }
 
 #[derive(Debug)]
@@ -136,6 +140,8 @@ struct Settled {
     number: u32,
     is_end: bool,
     delivery_offset: Option<Offset>,
+    /// A former owner wrote it when the partition was another's, who had read `attempts` before.
+    is_late: bool,
 }
 
 impl Work {
@@ -167,6 +173,7 @@ impl Audit {
             unserved: BTreeMap::new(),
             orders: Orders::default(),
             succeeded: BTreeSet::new(),
+            latest: BTreeMap::new(),
             cursors: BTreeMap::new(),
             breakers: Breakers::default(),
             views: Views::default(),
@@ -224,10 +231,18 @@ impl Audit {
     }
 
     /// A partition of `deliveries` is assigned.
-    pub(crate) fn assigned(&mut self, tenure: usize, partition: Partition, from: &Committed) {
+    pub(crate) fn assigned(
+        &mut self,
+        tenure: usize,
+        partition: Partition,
+        from: Option<&Committed>,
+    ) {
         self.catch_up();
-        let cursors = self.lanes.cursors(partition, from);
-        self.cursors.insert(tenure, cursors);
+        self.latest.insert(partition, tenure);
+        if let Some(from) = from {
+            let cursors = self.lanes.cursors(partition, from);
+            self.cursors.insert(tenure, cursors);
+        }
     }
 
     /// The endpoint answered that it has it.

@@ -13,6 +13,8 @@ pub(crate) struct Sent {
     /// Since the beginning, whatever the wall clock says.
     pub(crate) at_ms: i64,
     pub(crate) wall_ms: i64,
+    /// When the worker began with it, by the wall clock.
+    pub(crate) begun_wall_ms: i64,
     /// Which life of which worker sent it.
     pub(crate) life: usize,
     pub(crate) event_id: String,

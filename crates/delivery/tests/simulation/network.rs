@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use postrider_delivery::sender::{Sender, WebhookRequest, WebhookResponse};
+use postrider_delivery::sender::{MayLeave, Sender, WebhookRequest, WebhookResponse};
 use postrider_log::Clock;
 use postrider_log::memory::SplitMix64;
 use postrider_model::outcome::{Outcome, Reason, retry_after};
@@ -38,6 +38,8 @@ pub(crate) const BEHAVIOURS: [&str; 12] = [
 pub(crate) const FLAPS_MS: i64 = 30_000;
 const LIMITED_PER_SECOND: usize = 4;
 const SLOW_START_MS: i64 = 15_000;
+/// How long a name and a connection may take, if they take long at all.
+const CONNECT_MS_MAX: u64 = 3_000;
 const RECOVERS_AT_MS: i64 = 30_000;
 /// What a hostile endpoint asks for: nothing of it is a wait that anybody would want to keep.
 const LIES: [&str; 8] = [
@@ -178,13 +180,22 @@ impl Drop for UnderWay {
 }
 
 impl Sender for ScriptedSender {
-    async fn send(&self, request: WebhookRequest) -> WebhookResponse {
+    async fn send(&self, request: WebhookRequest, may_leave: MayLeave) -> Option<WebhookResponse> {
         let network = &self.network;
+        let begun_wall_ms = network.clock.now_ms();
+        if network.below(8) == 0 {
+            sleep(Duration::from_millis(network.below(CONNECT_MS_MAX))).await;
+            self.gate.passed().await;
+        }
+        if !may_leave() {
+            return None;
+        }
         let endpoint = request.url.path().trim_start_matches('/').to_owned();
         let (partition, tenure, foreign_ms) = network.watch.standing(self.life, &endpoint);
         let sent = Sent {
             at_ms: network.clock.elapsed_ms(),
             wall_ms: network.clock.now_ms(),
+            begun_wall_ms,
             life: self.life,
             event_id: request.id.clone(),
             endpoint: endpoint.clone(),
@@ -224,10 +235,10 @@ impl Sender for ScriptedSender {
             }
         };
         self.gate.passed().await;
-        WebhookResponse {
+        Some(WebhookResponse {
             outcome,
             detail,
             excerpt: Bytes::new(),
-        }
+        })
     }
 }

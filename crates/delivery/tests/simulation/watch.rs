@@ -105,9 +105,8 @@ impl Watch {
                 owners.tenures += 1;
                 owners.tenures
             };
-            if let Some(committed) = &assignment.committed {
-                self.audit(|audit| audit.assigned(number, partition, committed));
-            }
+            let committed = assignment.committed.as_ref();
+            self.audit(|audit| audit.assigned(number, partition, committed));
             let mut owners = self.owners.lock().expect("no panic");
             let tenure = Tenure {
                 number,

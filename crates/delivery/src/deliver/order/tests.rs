@@ -205,6 +205,22 @@ fn a_lane_taken_over_knows_what_its_keys_have_before_the_cursor() {
 }
 
 #[test]
+fn what_a_former_owner_settled_behind_a_head_is_not_known_to_a_state() {
+    let mut order = Order::default();
+    is_head(&mut order, 1, "a");
+    is_head(&mut order, 2, "a");
+    assert!(
+        order.has_news_of(2, None),
+        "it is to be recognised after the head"
+    );
+    order.settle("a", 1, NOW);
+    order.settle("a", 2, NOW);
+    order.sent();
+    order.written();
+    assert!(!order.has_news_of(2, None));
+}
+
+#[test]
 fn what_is_not_written_is_news() {
     let mut order = Order::default();
     is_head(&mut order, 1, "a");

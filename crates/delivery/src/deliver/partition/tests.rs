@@ -85,7 +85,7 @@ fn step(offset: Offset) -> Step {
 
 /// A partition of which everything below an offset was read and committed.
 fn partition(from: Offset) -> Partition {
-    let settled = SettledSet::new(ATTEMPTS_END, 1_000, 1_000);
+    let settled = SettledSet::new(ATTEMPTS_END, at(0).wall_ms, 1_000, 1_000);
     Partition::new(1, from, from, settled)
 }
 
@@ -248,4 +248,22 @@ fn what_is_read_again_ends_where_the_live_stream_is() {
         [] as [Offset; 0],
         "offset 3 is not settled and must hold the commit"
     );
+}
+
+#[test]
+fn a_lane_that_was_served_further_than_was_committed_is_read_when_the_live_stream_has_come_there() {
+    let limits = limits(8);
+    let mut partition = behind(3, 5, &[]);
+    let next_read = |partition: &mut Partition| partition.next_read(&limits, Memory::Free, at(0));
+    for offset in 3..5 {
+        assert_eq!(
+            next_read(&mut partition),
+            None,
+            "nothing is behind offset {offset}"
+        );
+        assert_eq!(admit(&mut partition, offset, &limits), Taken::Passed);
+    }
+    assert_eq!(next_read(&mut partition), None);
+    admit(&mut partition, 5, &limits);
+    assert_eq!(next_read(&mut partition), Some((5, false)));
 }

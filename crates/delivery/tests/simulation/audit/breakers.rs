@@ -36,7 +36,11 @@ impl Audit {
     pub(super) fn check_probe(&mut self, id: &WorkId, sent: &Sent) {
         let under_way = self.breakers.under_way.get(&sent.endpoint);
         if let Some((state, written_ms)) = self.open_breaker(id, sent) {
-            let probes = |other: &&Sent| other.tenure == sent.tenure && other.wall_ms > written_ms;
+            // What began before may leave later: names and connections take their time.
+            let probes = |other: &&Sent| {
+                other.tenure == sent.tenure
+                    && sent.begun_wall_ms.min(other.begun_wall_ms) > written_ms
+            };
             let other = under_way.and_then(|under_way| under_way.iter().find(probes));
             assert!(
                 other.is_none(),
@@ -58,7 +62,9 @@ impl Audit {
         let written_ms = self.lanes.known_since_ms(partition, state, owned_ms)?;
         let since_ms = sent.at_ms - (sent.wall_ms - written_ms) - LEARNS_MS_MAX;
         let succeeded_ms = self.breakers.succeeded_ms.get(&sent.endpoint);
+        // Within its lease a former owner may act, who cannot know what the present one has written.
         let is_open = state.breaker_openings > 0
+            && sent.foreign_ms == 0
             && succeeded_ms.is_none_or(|succeeded_ms| *succeeded_ms < since_ms);
         (is_open && !self.rules.clock_is_set).then_some((state, written_ms))
     }

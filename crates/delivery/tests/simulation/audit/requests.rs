@@ -28,6 +28,7 @@ impl Audit {
         }
         let work = self.works.get_mut(&id).expect("it was found");
         work.requested.insert(sent.attempt, tenure.number);
+        work.asked.insert((sent.attempt, tenure.number));
     }
 
     pub(super) fn work_of(&self, sent: &Sent) -> Option<WorkId> {
@@ -61,7 +62,7 @@ impl Audit {
     }
 
     /// A settlement may be forgotten once the commit has passed the record it settled, unless a cursor says that this
-    /// record is to be read again.
+    /// record is to be read again; and so may what a former owner wrote behind the present one's back.
     fn may_be_forgotten(&self, id: &WorkId, settled: &Settled, tenure: Tenure) -> bool {
         let cursors = self.cursors.get(&tenure.number);
         let cursor = cursors.and_then(|cursors| cursors.get(&id.endpoint));
@@ -69,7 +70,8 @@ impl Audit {
             Some(cursor) => cursor.has_settled(offset),
             None => tenure.from.is_none_or(|from| offset < from),
         };
-        !self.rules.remembers_all && settled.delivery_offset.is_none_or(passed)
+        let may_be_unknown = settled.is_late || settled.delivery_offset.is_none_or(passed);
+        !self.rules.remembers_all && may_be_unknown
     }
 
     fn check_time(&self, id: &WorkId, sent: &Sent) {

@@ -227,11 +227,14 @@ impl Audit {
         {
             unserved.remove(&step.offset);
         }
+        let owner = self.latest.get(&record.partition).copied();
+        let is_theirs = owner.is_none_or(|owner| work.asked.contains(&(made.number, owner)));
         work.settlements.push(Settled {
             place: record.offset,
             number: made.number,
             is_end: settlement.is_end(),
             delivery_offset: made.delivery_offset,
+            is_late: !is_theirs && !work.asked.is_empty(),
         });
         work.settled_to = work.settled_to.max(made.number);
         if settlement.is_end() {
