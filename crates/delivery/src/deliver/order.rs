@@ -20,6 +20,9 @@ use super::lane::{Now, Step};
 /// Deliveries of one key that wait in memory behind its head.
 const WAITING_MAX: usize = 8;
 
+/// A wall clock that was wrong when a wait was measured makes it longer by no more than this.
+const LOOK_AGAIN_MS: i64 = 60_000;
+
 /// The limits of what stands aside at one endpoint.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OrderLimits {
@@ -72,6 +75,12 @@ impl Key {
         self.unsettled.first().copied().unwrap_or(self.cursor)
     }
 
+    /// When to look again, if the head is not due yet.
+    fn due_later_ms(&self, now: Now) -> Option<i64> {
+        let again = self.again.filter(|again| again.due_at_ms > now.wall_ms)?;
+        Some(mono_ms(again.due_at_ms, now))
+    }
+
     /// The head and what follows it, as far as it is not in memory and would fit there.
     fn missing(&self) -> impl Iterator<Item = Offset> {
         let here = self.waiting.len() + usize::from(self.head_is_out);
@@ -104,14 +113,16 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// The keys as a former owner left them beside the lane's cursor.
+    /// The keys as a former owner left them beside the lane's cursor. Those with nothing unsettled before the cursor are
+    /// found again when the lane is read.
     pub(super) fn restored(blocked: Vec<BlockedKey>, cursor: &Cursor, now: Now) -> Self {
+        let unread_below = cursor.lowest_unsettled;
         let mut order = Self {
-            unread_below: cursor.lowest_unsettled,
-            aside: blocked.len(),
+            unread_below,
             ..Self::default()
         };
-        for blocked in blocked {
+        for blocked in blocked.into_iter().filter(|key| key.cursor < unread_below) {
+            order.aside += 1;
             let again = blocked.failed_at_ms.map(|failed_at_ms| Again {
                 attempt: blocked.attempt,
                 due_at_ms: blocked.due_at_ms,
@@ -146,8 +157,12 @@ impl Order {
         }
         let rank = key.unsettled.range(..offset).count();
         if rank == 0 {
-            let is_due = key.again.is_none_or(|again| again.due_at_ms <= now.wall_ms);
-            if key.head_is_out || !is_due {
+            if key.head_is_out {
+                return Placed::Stays;
+            }
+            // It may have been read as due before the wall clock was set back.
+            if let Some(due_ms) = key.due_later_ms(now) {
+                self.due.insert((due_ms, name.to_owned()));
                 return Placed::Stays;
             }
             key.head_is_out = true;
@@ -284,10 +299,8 @@ impl Order {
             let Some(key) = self.keys.get(&name).filter(|key| !key.head_is_out) else {
                 continue;
             };
-            // The wall clock may have been set back since this was written down.
-            let wait_ms = key.again.map_or(0, |again| again.due_at_ms - now.wall_ms);
-            if wait_ms > 0 {
-                self.due.insert((now.mono_ms + wait_ms, name));
+            if let Some(due_ms) = key.due_later_ms(now) {
+                self.due.insert((due_ms, name));
                 continue;
             }
             self.wanted.extend(key.missing());
@@ -420,9 +433,10 @@ impl Order {
     }
 }
 
+/// When to look at what is due then: not much later than the wall clock could be set right.
 fn mono_ms(wall_ms: i64, now: Now) -> i64 {
-    now.mono_ms
-        .saturating_add(wall_ms.saturating_sub(now.wall_ms))
+    let wait_ms = wall_ms.saturating_sub(now.wall_ms).min(LOOK_AGAIN_MS);
+    now.mono_ms.saturating_add(wait_ms)
 }
 
 #[cfg(test)]

@@ -146,6 +146,24 @@ fn a_clock_that_was_set_back_makes_no_head_early() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_while_a_head_is_read_takes_no_head_away() {
+    let mut order = Order::default();
+    is_head(&mut order, 1, "a");
+    order.block("a", again(6_000), NOW);
+    assert_eq!(order.want(1, 9, at(6_000)), Some(1));
+    let set_back = Now {
+        mono_ms: 2_000,
+        wall_ms: -100_000_000,
+    };
+    assert!(matches!(
+        order.place("a", step(1, "a"), set_back),
+        Placed::Stays
+    ));
+    let later = at(6_000 + LOOK_AGAIN_MS);
+    assert_eq!(order.want(1, 9, later), Some(1), "the clock is right again");
+}
+
+#[test]
 fn more_of_a_key_than_fits_stays_in_the_log_in_order() {
     let mut order = Order::default();
     for offset in 0..20 {
@@ -202,6 +220,25 @@ fn a_lane_taken_over_knows_what_its_keys_have_before_the_cursor() {
     );
     taken.all_read();
     assert!(taken.is_empty());
+}
+
+#[test]
+fn a_lane_taken_over_finds_what_stands_aside_after_its_cursor_by_reading() {
+    let mut order = Order::default();
+    is_head(&mut order, 1, "a");
+    for (offset, key) in [(2, "b"), (3, "c")] {
+        is_head(&mut order, offset, key);
+        order.block(key, again(9_000), NOW);
+    }
+    let cursor = Cursor {
+        lowest_unsettled: 1,
+        settled: BTreeSet::new(),
+        behind_since_ms: 0,
+    };
+    assert!(order.is_full(&LIMITS));
+    let taken = Order::restored(order.blocked(), &cursor, NOW);
+    assert!(taken.is_empty(), "they come after the lane's cursor");
+    assert!(!taken.is_full(&LIMITS), "so the lane must be read");
 }
 
 #[test]
