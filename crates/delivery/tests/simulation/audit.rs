@@ -114,8 +114,8 @@ struct Work {
     ended: bool,
     /// By attempt: under which assignment it was requested last.
     requested: BTreeMap<u32, usize>,
-    /// Attempts that were requested, and under which assignment.
-    asked: BTreeSet<(u32, usize)>,
+    /// Attempts that were requested: under which assignment, and when they began.
+    asked: BTreeSet<(u32, usize, i64)>,
 }
 
 #[derive(Debug)]

@@ -1,6 +1,11 @@
 //! No request leaves that its sender could know not to make, none early, none out of turn.
 
-use postrider_model::delivery::WorkId;
+use std::collections::BTreeMap;
+
+use postrider_log::{Offset, Partition};
+use postrider_model::delivery::{Cursor, WorkId};
+use postrider_model::ids::EndpointId;
+use postrider_model::topics::{DELIVERIES, GROUP_DELIVER};
 
 use super::{Audit, Settled, Work};
 use crate::simulation::chronicle::{Sent, Tenure};
@@ -28,7 +33,8 @@ impl Audit {
         }
         let work = self.works.get_mut(&id).expect("it was found");
         work.requested.insert(sent.attempt, tenure.number);
-        work.asked.insert((sent.attempt, tenure.number));
+        work.asked
+            .insert((sent.attempt, tenure.number, sent.begun_wall_ms));
     }
 
     pub(super) fn work_of(&self, sent: &Sent) -> Option<WorkId> {
@@ -50,7 +56,7 @@ impl Audit {
                 !covers
                     || !knows
                     || may_be_forgotten_copy
-                    || self.may_be_forgotten(id, settled, tenure),
+                    || self.may_be_forgotten(id, settled, sent.partition, tenure),
                 "repeats what was settled before: {settled:?}, {sent:?}"
             );
         }
@@ -63,15 +69,33 @@ impl Audit {
 
     /// A settlement may be forgotten once the commit has passed the record it settled, unless a cursor says that this
     /// record is to be read again; and so may what a former owner wrote behind the present one's back.
-    fn may_be_forgotten(&self, id: &WorkId, settled: &Settled, tenure: Tenure) -> bool {
-        let cursors = self.cursors.get(&tenure.number);
-        let cursor = cursors.and_then(|cursors| cursors.get(&id.endpoint));
-        let passed = |offset| match cursor {
-            Some(cursor) => cursor.has_settled(offset),
-            None => tenure.from.is_none_or(|from| offset < from),
+    fn may_be_forgotten(
+        &self,
+        id: &WorkId,
+        settled: &Settled,
+        partition: Partition,
+        tenure: Tenure,
+    ) -> bool {
+        if self.rules.remembers_all {
+            return false;
+        }
+        let Some(offset) = settled.delivery_offset.filter(|_| !settled.is_late) else {
+            return true;
         };
-        let may_be_unknown = settled.is_late || settled.delivery_offset.is_none_or(passed);
-        !self.rules.remembers_all && may_be_unknown
+        let passed =
+            |cursors: Option<&BTreeMap<EndpointId, Cursor>>, from: Option<Offset>| match cursors
+                .and_then(|cursors| cursors.get(&id.endpoint))
+            {
+                Some(cursor) => cursor.has_settled(offset),
+                None => from.is_none_or(|from| offset < from),
+            };
+        let mut committed = self.committed(GROUP_DELIVER, DELIVERIES).into_iter();
+        let now = committed.find(|(of, _)| *of == partition);
+        passed(self.cursors.get(&tenure.number), tenure.from)
+            || now.is_some_and(|(_, now)| {
+                let cursors = self.lanes.cursors(partition, &now);
+                passed(Some(&cursors), Some(now.offset))
+            })
     }
 
     fn check_time(&self, id: &WorkId, sent: &Sent) {

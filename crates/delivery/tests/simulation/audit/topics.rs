@@ -228,13 +228,15 @@ impl Audit {
             unserved.remove(&step.offset);
         }
         let owner = self.latest.get(&record.partition).copied();
-        let is_theirs = owner.is_none_or(|owner| work.asked.contains(&(made.number, owner)));
+        let is_late = work.asked.iter().any(|(number, tenure, begun_ms)| {
+            (*number, *begun_ms) == (made.number, made.started_at_ms) && Some(*tenure) != owner
+        });
         work.settlements.push(Settled {
             place: record.offset,
             number: made.number,
             is_end: settlement.is_end(),
             delivery_offset: made.delivery_offset,
-            is_late: !is_theirs && !work.asked.is_empty(),
+            is_late,
         });
         work.settled_to = work.settled_to.max(made.number);
         if settlement.is_end() {
