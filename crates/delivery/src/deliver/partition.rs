@@ -170,7 +170,7 @@ impl Partition {
         let endpoint = step.delivery.endpoint.clone();
         let lane = self.lanes.entry(endpoint.clone());
         let lane = lane.or_insert_with(|| Lane::new(&endpoint, limits, now));
-        lane.came_up_to(self.next);
+        lane.came_up_to(offset);
         if lane.knows(offset) || lane.has_passed(offset, step.delivery.order_key()) {
             self.resolved.push(offset);
             return Taken::Passed;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use postrider_log::{Offset, Record};
 use postrider_model::delivery::{
-    Attempt, AttemptOutcome, Cursor, Delivery, LaneState, Settlement, WorkId,
+    Attempt, AttemptOutcome, BlockedKey, Cursor, Delivery, LaneState, Settlement, WorkId,
 };
 use postrider_model::event::{Event, EventPosition, TraceContext};
 use postrider_model::filter::EventTypeName;
@@ -91,6 +91,15 @@ fn partition(from: Offset) -> Partition {
 
 /// The same, with a lane that a former owner left behind.
 fn behind(from: Offset, lowest_unsettled: Offset, settled: &[Offset]) -> Partition {
+    behind_with(from, lowest_unsettled, settled, Vec::new())
+}
+
+fn behind_with(
+    from: Offset,
+    lowest_unsettled: Offset,
+    settled: &[Offset],
+    blocked: Vec<BlockedKey>,
+) -> Partition {
     let mut partition = partition(from);
     let cursor = Cursor {
         lowest_unsettled,
@@ -98,7 +107,7 @@ fn behind(from: Offset, lowest_unsettled: Offset, settled: &[Offset]) -> Partiti
         behind_since_ms: 1,
     };
     let state = LaneState {
-        blocked: Vec::new(),
+        blocked,
         endpoint: endpoint(),
         state_id: 1,
         cursor: Some(cursor),
@@ -266,4 +275,24 @@ fn a_lane_that_was_served_further_than_was_committed_is_read_when_the_live_strea
     assert_eq!(next_read(&mut partition), None);
     admit(&mut partition, 5, &limits);
     assert_eq!(next_read(&mut partition), Some((5, false)));
+}
+
+#[test]
+fn a_head_aside_right_before_the_cursor_is_found_when_the_live_stream_comes_there() {
+    let limits = limits(8);
+    let aside = |key: &str, cursor| BlockedKey {
+        ordering_key: key.to_owned(),
+        cursor,
+        attempt: 1,
+        due_at_ms: 0,
+        failed_at_ms: None,
+    };
+    let mut partition = behind_with(4, 5, &[], vec![aside("a", 4), aside("b", 2)]);
+    // What is behind was read up to the live stream.
+    feed(&mut partition, 2, 4, &limits);
+    let mut head = step(4);
+    head.delivery.ordered = true;
+    head.delivery.event.ordering_key = "a".to_owned();
+    let taken = partition.admit(head, &limits, Memory::Free, at(0));
+    assert_eq!(taken, Taken::Queued);
 }
