@@ -5,6 +5,7 @@
 //! A group member's thread never waits for the code that uses the records; see [`group`].
 
 mod admin;
+mod cluster;
 mod config;
 mod context;
 mod errors;
@@ -27,6 +28,7 @@ use crate::port::{
     ProducerOptions, Reader, TopicDescription, TopicSpec,
 };
 
+pub use cluster::{Broker, Cluster, Requests};
 pub use config::KafkaOptions;
 use context::{Health, PlainContext};
 use errors::log_error;
@@ -97,6 +99,16 @@ impl KafkaLog {
     /// What stands before the name of every topic and group.
     pub fn prefix(&self) -> &str {
         &self.options.prefix
+    }
+
+    /// What the brokers are, as one of them describes them.
+    ///
+    /// # Errors
+    /// When none can be reached, or it refuses.
+    pub async fn cluster(&self) -> Result<Cluster, LogError> {
+        let (config, health) = (config::query(&self.options), self.health.clone());
+        self.ask("", move |_, _| cluster::describe(config, health))
+            .await
     }
 
     fn full(&self, name: &str) -> String {

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use postrider_model::payload::parse_rfc3339;
 
 use crate::commands::ago;
+use crate::commands::check::CheckArgs;
 use crate::commands::dead_letter::DeadLetterCommand;
 use crate::commands::endpoint::EndpointCommand;
 use crate::commands::event::EventCommand;
@@ -58,6 +59,8 @@ pub(crate) enum Command {
     Deliver(DeliverArgs),
     /// Run the metrics exporter, on Kafka: what the topics look like from outside. One is enough.
     Exporter(ExporterArgs),
+    /// Say what is wrong with the environment: brokers, topics, rights, clock, keys, the way out.
+    Check(CheckArgs),
     /// Create and check the topics in Kafka.
     #[command(subcommand)]
     Topic(TopicCommand),

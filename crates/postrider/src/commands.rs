@@ -1,5 +1,7 @@
-//! The commands of an operator: most call the API, `topic` and `recover` go to Kafka itself.
+//! The commands of an operator: most call the API; `check`, `topic`, `recover` and
+//! those that move data go to the log itself.
 
+pub(crate) mod check;
 pub(crate) mod dead_letter;
 pub(crate) mod endpoint;
 pub(crate) mod event;
@@ -10,6 +12,7 @@ pub(crate) mod tenant;
 pub(crate) mod topic;
 
 mod attempts;
+mod finding;
 mod input;
 
 use std::time::Duration;

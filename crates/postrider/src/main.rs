@@ -93,6 +93,7 @@ fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
             Command::Ingest(_) => roles::ingest::run(config).await,
             Command::Deliver(args) => roles::deliver::run(&args, config).await,
             Command::Exporter(_) => roles::exporter::run(config).await,
+            Command::Check(args) => commands::check::run(&args, &config).await,
             Command::Topic(command) => commands::topic::run(&command, &config).await,
             Command::Recover(args) => commands::recover::run(&args, &config).await,
             Command::Tenant(command) => commands::tenant::run(command, &data_dir).await.map(done),

@@ -31,6 +31,7 @@ macro_rules! on_kafka {
     };
 }
 
+mod check;
 mod crashes;
 mod deliveries;
 mod exporter;

@@ -12,6 +12,7 @@ use postrider_log::{Log, TopicDescription};
 use postrider_model::topics::{RETRY, TopicPlan};
 use serde_json::json;
 
+use super::finding::{self, Finding, Level};
 use crate::config::Config;
 use crate::output;
 use crate::roles::log;
@@ -52,7 +53,8 @@ pub(crate) async fn run(command: &TopicCommand, config: &Config) -> anyhow::Resu
     }
 }
 
-type Topic = (TopicPlan, Option<TopicDescription>);
+/// A topic as it should be and as it is.
+pub(crate) type Topic = (TopicPlan, Option<TopicDescription>);
 
 async fn create(
     log: &Arc<dyn Log>,
@@ -94,7 +96,7 @@ async fn create(
 }
 
 /// The topics with partitions of which nobody knows where their group goes on, as text.
-async fn unknown_standings(
+pub(crate) async fn unknown_standings(
     log: &dyn Log,
     topics: &[Topic],
 ) -> anyhow::Result<BTreeMap<&'static str, String>> {
@@ -121,70 +123,48 @@ async fn unknown_standings(
     Ok(unknown)
 }
 
-/// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Level {
-    Ok,
-    Warn,
-    Error,
-}
-
-impl Level {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warn => "warn",
-            Self::Error => "error",
-        }
-    }
-}
-
 fn check(
     config: &Config,
     topics: &[Topic],
     unknown: &BTreeMap<&str, String>,
     as_json: bool,
 ) -> ExitCode {
-    let findings: Vec<(String, Level, String)> = topics
-        .iter()
-        .flat_map(|(plan, present)| {
-            let name = format!("{}{}", config.kafka.prefix, plan.name);
-            let stopped = unknown
-                .get(plan.name)
-                .map(|text| (Level::Error, text.clone()));
-            findings(plan, present.as_ref())
-                .into_iter()
-                .chain(stopped)
-                .map(move |(level, text)| (name.clone(), level, text))
-        })
-        .collect();
+    let mut all = Vec::new();
+    for (plan, present) in topics {
+        let name = format!("{}{}", config.kafka.prefix, plan.name);
+        let stopped = unknown
+            .get(plan.name)
+            .map(|text| (Level::Error, text.clone()));
+        let said = findings(plan, present.as_ref()).into_iter().chain(stopped);
+        all.extend(said.map(|(level, detail)| Finding::new("topic", &name, level, detail)));
+    }
     if as_json {
-        let list = findings.iter().map(
-            |(topic, level, text)| json!({"topic": topic, "level": level.as_str(), "detail": text}),
-        );
+        let list = all.iter().map(|finding| {
+            json!({
+                "topic": finding.subject,
+                "level": finding.level.as_str(),
+                "detail": finding.detail,
+            })
+        });
         output::json(&json!({ "data": list.collect::<Vec<_>>() }));
     } else {
-        for (topic, level, text) in &findings {
-            output::data(format!("{:<5} {topic}: {text}", level.as_str()));
+        for finding in &all {
+            let Finding { level, detail, .. } = finding;
+            output::data(format!(
+                "{:<5} {}: {detail}",
+                level.as_str(),
+                finding.subject
+            ));
         }
     }
-    let count = |wanted: Level| {
-        findings
-            .iter()
-            .filter(|(_, level, _)| *level == wanted)
-            .count()
-    };
-    let (errors, warnings) = (count(Level::Error), count(Level::Warn));
-    output::talk(format!("{errors} errors, {warnings} warnings"));
-    if errors > 0 {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    }
+    finding::verdict(&all)
 }
 
 /// What is to be said of a topic; at least that it is well.
-fn findings(plan: &TopicPlan, present: Option<&TopicDescription>) -> Vec<(Level, String)> {
+pub(crate) fn findings(
+    plan: &TopicPlan,
+    present: Option<&TopicDescription>,
+) -> Vec<(Level, String)> {
     let Some(present) = present else {
         return vec![(
             Level::Error,
@@ -202,6 +182,7 @@ fn findings(plan: &TopicPlan, present: Option<&TopicDescription>) -> Vec<(Level,
     }
     findings.extend(durability(present, &settings));
     findings.extend(retention(plan, &settings));
+    findings.extend(limited_in_bytes(plan, &settings));
     let bytes_max = settings
         .get("max.message.bytes")
         .and_then(|text| text.parse::<u32>().ok());
@@ -292,7 +273,18 @@ fn retention(plan: &TopicPlan, settings: &BTreeMap<&str, &str>) -> Option<(Level
     Some((level, format!("{present}, configured is: {planned}")))
 }
 
-fn describe_retention(retention_ms: i64) -> String {
+/// A limit in bytes takes records before their time when there is much to keep.
+fn limited_in_bytes(plan: &TopicPlan, settings: &BTreeMap<&str, &str>) -> Option<(Level, String)> {
+    plan.retention_ms?;
+    let bytes: i64 = settings.get("retention.bytes")?.parse().ok()?;
+    let detail = format!(
+        "retention.bytes is {bytes}: what is kept longer than this allows is removed before its time, delivered or not; \
+         set it to -1"
+    );
+    (bytes >= 0).then_some((Level::Warn, detail))
+}
+
+pub(crate) fn describe_retention(retention_ms: i64) -> String {
     if retention_ms < 0 {
         return "kept without end".to_owned();
     }
@@ -320,6 +312,7 @@ mod tests {
         let mut settings = plan.settings;
         settings.extend([
             setting("retention.ms", &plan.retention_ms.unwrap().to_string()),
+            setting("retention.bytes", "-1"),
             setting("max.message.bytes", &plan.message_bytes_max.to_string()),
             setting("min.insync.replicas", "2"),
             setting("unclean.leader.election.enable", "false"),
@@ -396,5 +389,9 @@ mod tests {
             [Level::Warn]
         );
         assert_eq!(levels(Some(&with("retention.ms", "-1"))), [Level::Warn]);
+        assert_eq!(
+            levels(Some(&with("retention.bytes", "1000000"))),
+            [Level::Warn]
+        );
     }
 }

@@ -26,6 +26,17 @@ pub(crate) async fn embedded(
     process: &mut Process,
     config: &Config,
 ) -> anyhow::Result<Arc<dyn Log>> {
+    let log = open_embedded(config).await?;
+    maintain(
+        process,
+        log.clone(),
+        Duration::from_secs(config.embedded.maintain_interval_s),
+    );
+    Ok(log)
+}
+
+/// Opens the log in the data directory and creates its topics. Nobody else may have it open.
+pub(crate) async fn open_embedded(config: &Config) -> anyhow::Result<Arc<EmbeddedLog>> {
     let data_dir = config.embedded.data_dir.clone();
     let log = open(&data_dir).await.with_context(|| {
         format!(
@@ -40,11 +51,6 @@ pub(crate) async fn embedded(
     standing::found(&*log, &created)
         .await
         .context("found the groups")?;
-    maintain(
-        process,
-        log.clone(),
-        Duration::from_secs(config.embedded.maintain_interval_s),
-    );
     Ok(log)
 }
 
@@ -142,7 +148,8 @@ pub(crate) fn kafka(config: &Config) -> anyhow::Result<Arc<dyn Log>> {
     Ok(connect(config)?)
 }
 
-fn connect(config: &Config) -> anyhow::Result<Arc<KafkaLog>> {
+/// The same, for questions that only Kafka answers.
+pub(crate) fn connect(config: &Config) -> anyhow::Result<Arc<KafkaLog>> {
     let options = KafkaOptions {
         prefix: config.kafka.prefix.clone(),
         properties: config.kafka.properties.clone(),
