@@ -156,6 +156,12 @@ impl Plan {
         }
     }
 
+    /// Makes it, on Kafka with its topics, without starting anything; [`Cluster::begin`] does.
+    #[must_use]
+    pub fn prepare(self) -> Cluster {
+        Cluster::prepare(self)
+    }
+
     /// Starts it and waits until all of it is ready.
     pub async fn start(self) -> Cluster {
         Cluster::start(self).await
@@ -183,6 +189,13 @@ struct Member {
 
 impl Cluster {
     async fn start(plan: Plan) -> Self {
+        let mut cluster = Self::prepare(plan);
+        cluster.begin().await;
+        cluster.api().ensure_tenant().await;
+        cluster
+    }
+
+    fn prepare(plan: Plan) -> Self {
         static CLUSTERS: AtomicU32 = AtomicU32::new(0);
         let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
         let broker = match (plan.log, plan.broker) {
@@ -201,14 +214,17 @@ impl Cluster {
         if cluster.plan.log == LogKind::Kafka {
             cluster.run(&["topic", "create"]);
         }
-        for name in cluster.members.keys().cloned().collect::<Vec<_>>() {
-            cluster.spawn(&name);
-        }
-        for name in cluster.members.keys().cloned().collect::<Vec<_>>() {
-            cluster.ready_at_free_addresses(&name).await;
-        }
-        cluster.api().ensure_tenant().await;
         cluster
+    }
+
+    /// Starts every process and waits until all are ready.
+    pub async fn begin(&mut self) {
+        for name in self.members.keys().cloned().collect::<Vec<_>>() {
+            self.spawn(&name);
+        }
+        for name in self.members.keys().cloned().collect::<Vec<_>>() {
+            self.ready_at_free_addresses(&name).await;
+        }
     }
 
     fn lay_out(&mut self) {

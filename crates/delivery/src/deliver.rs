@@ -14,6 +14,7 @@ mod carry;
 mod lane;
 mod order;
 mod partition;
+mod pending;
 mod rebuild;
 mod settled;
 mod state;
@@ -50,6 +51,7 @@ use lane::{Memory, Now, Seen, Step, Turn};
 use order::Again;
 pub(crate) use order::OrderLimits;
 use partition::{Partition, Taken};
+pub use pending::PendingDeliveries;
 use settled::CommitNote;
 pub use status::{LaneAnswers, LaneQuestions, LaneStatus, lane_questions};
 

@@ -157,6 +157,27 @@ pub struct LaneState {
     pub blocked: Vec<BlockedKey>,
 }
 
+impl LaneState {
+    /// Whether the record at this offset is settled as far as the state knows; a lane without cursor knows nothing.
+    pub fn has_settled(&self, offset: i64, order_key: Option<&str>) -> bool {
+        let is_of_key = |blocked: &&BlockedKey| Some(blocked.ordering_key.as_str()) == order_key;
+        match self.blocked.iter().find(is_of_key) {
+            Some(blocked) => offset < blocked.cursor,
+            None => self
+                .cursor
+                .as_ref()
+                .is_some_and(|cursor| cursor.has_settled(offset)),
+        }
+    }
+
+    /// Where its unsettled records begin, if it is behind.
+    pub fn lowest_unsettled(&self) -> Option<i64> {
+        let cursor = self.cursor.as_ref()?.lowest_unsettled;
+        let blocked = self.blocked.iter().map(|blocked| blocked.cursor);
+        Some(blocked.fold(cursor, i64::min))
+    }
+}
+
 /// An ordering key that is held back by its lowest unsettled delivery: what the key has before it is settled, what comes
 /// from there on is not, whatever the cursor says.
 #[derive(Debug, Clone, PartialEq, Eq)]

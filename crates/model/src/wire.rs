@@ -14,9 +14,11 @@ use crate::outcome::Reason;
 
 mod delivery;
 mod event;
+mod moved;
 mod registry;
 
 pub use event::{EventContext, ORDERING_KEY_BYTES_MAX};
+pub use moved::{moved_delivery, moved_event, moved_registry_record, registry_endpoint};
 
 /// The generated messages.
 #[expect(

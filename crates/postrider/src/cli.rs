@@ -11,6 +11,7 @@ use postrider_model::payload::parse_rfc3339;
 
 use crate::commands::ago;
 use crate::commands::check::CheckArgs;
+use crate::commands::data::{ExportArgs, ImportArgs};
 use crate::commands::dead_letter::DeadLetterCommand;
 use crate::commands::endpoint::EndpointCommand;
 use crate::commands::event::EventCommand;
@@ -66,6 +67,10 @@ pub(crate) enum Command {
     Topic(TopicCommand),
     /// Decide where partitions go on that were stopped because their committed offsets were lost.
     Recover(RecoverArgs),
+    /// Write what is registered and not yet done into a file.
+    ExportData(ExportArgs),
+    /// Read such a file into a log that is empty.
+    ImportData(ImportArgs),
     /// Tenants: the accounts that endpoints and events belong to.
     #[command(subcommand)]
     Tenant(TenantCommand),

@@ -2,6 +2,7 @@
 //! those that move data go to the log itself.
 
 pub(crate) mod check;
+pub(crate) mod data;
 pub(crate) mod dead_letter;
 pub(crate) mod endpoint;
 pub(crate) mod event;

@@ -94,6 +94,8 @@ fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
             Command::Deliver(args) => roles::deliver::run(&args, config).await,
             Command::Exporter(_) => roles::exporter::run(config).await,
             Command::Check(args) => commands::check::run(&args, &config).await,
+            Command::ExportData(args) => commands::data::export(&args, &config).await,
+            Command::ImportData(args) => commands::data::import(&args, &config).await,
             Command::Topic(command) => commands::topic::run(&command, &config).await,
             Command::Recover(args) => commands::recover::run(&args, &config).await,
             Command::Tenant(command) => commands::tenant::run(command, &data_dir).await.map(done),

@@ -38,6 +38,7 @@ mod exporter;
 mod foreign_programs;
 mod frozen;
 mod load;
+mod moving;
 mod order;
 mod outage;
 mod pauses;

@@ -1,0 +1,118 @@
+//! What a partition of `deliveries` holds that is not settled, found while nobody owns it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use postrider_log::{Assignment, Log, LogError, Offset, Partition, Reader, Record};
+use postrider_model::delivery::{Delivery, LaneState};
+use postrider_model::ids::EndpointId;
+use postrider_model::topics::{DELIVERIES, GROUP_DELIVER};
+
+use super::settled::{CommitNote, SettledSet};
+use super::{rebuild, state};
+use crate::config::DeliverConfig;
+
+const READ_BYTES_MAX: usize = 1024 * 1024;
+const READ_WAIT: Duration = Duration::from_secs(1);
+
+/// Reads the unsettled records of a partition in order: those that the group's commit has not passed, and those of
+/// lanes that are behind. Nothing may run meanwhile.
+#[derive(Debug)]
+pub struct PendingDeliveries {
+    reader: Box<dyn Reader>,
+    partition: Partition,
+    at: Offset,
+    end: Offset,
+    committed: Offset,
+    /// Lanes that are behind.
+    lanes: BTreeMap<EndpointId, LaneState>,
+    settled: SettledSet,
+}
+
+impl PendingDeliveries {
+    /// Reads what the last owner left behind. Without a commit nobody knows what was done, and all counts as pending.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn open(
+        log: &dyn Log,
+        config: &DeliverConfig,
+        partition: Partition,
+        now_ms: i64,
+    ) -> Result<Self, LogError> {
+        let bounds = log.bounds(DELIVERIES, partition).await?;
+        let index = usize::try_from(partition).unwrap_or_default();
+        let mut all = log.committed(GROUP_DELIVER, DELIVERIES).await?;
+        let committed = all.get_mut(index).and_then(Option::take);
+        let metadata = committed.as_ref().map_or("", |one| one.metadata.as_str());
+        let note = CommitNote::decode(metadata);
+        let offset = committed.as_ref().map_or(0, |one| one.offset);
+        let assignment = Assignment {
+            partition,
+            generation: 0,
+            committed,
+            bounds,
+        };
+        let settled = rebuild::settled_set(log, config, &assignment, note, now_ms).await?;
+        let found = state::find(log, partition, note.state_id).await?;
+        let behind = found
+            .states
+            .into_iter()
+            .filter(|state| state.cursor.is_some());
+        let lanes: BTreeMap<EndpointId, LaneState> = behind
+            .map(|state| (state.endpoint.clone(), state))
+            .collect();
+        let lowest = lanes.values().filter_map(LaneState::lowest_unsettled);
+        let from = lowest.fold(offset, Offset::min);
+        Ok(Self {
+            reader: log.reader(DELIVERIES).await?,
+            partition,
+            at: from.max(bounds.start),
+            end: bounds.end,
+            committed: offset,
+            lanes,
+            settled,
+        })
+    }
+
+    /// The next of them; `None` when there are no more.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn next(&mut self) -> Result<Option<Vec<Record>>, LogError> {
+        if self.at >= self.end {
+            return Ok(None);
+        }
+        let batch = self
+            .reader
+            .read(self.partition, self.at, READ_BYTES_MAX, READ_WAIT)
+            .await?;
+        self.at = batch.next;
+        let mut records = batch.records;
+        records.retain(|record| self.is_pending(record));
+        Ok(Some(records))
+    }
+
+    /// Whether the last owner, or one before it, has recorded that this is settled.
+    pub fn is_settled(&self, delivery: &Delivery) -> bool {
+        let work = delivery.work_id();
+        // Where order matters, a failed attempt is made again from the same record.
+        match delivery.order_key() {
+            Some(_) => self.settled.has_ended(&work),
+            None => self.settled.is_copy(&work, delivery.attempt),
+        }
+    }
+
+    fn is_pending(&self, record: &Record) -> bool {
+        let value = record.value.as_deref().unwrap_or_default();
+        let Ok(delivery) = Delivery::decode(value) else {
+            // It would be a dead letter.
+            return record.offset >= self.committed;
+        };
+        let reflected = match self.lanes.get(&delivery.endpoint) {
+            Some(lane) => lane.has_settled(record.offset, delivery.order_key()),
+            None => record.offset < self.committed,
+        };
+        !reflected && !self.is_settled(&delivery)
+    }
+}
