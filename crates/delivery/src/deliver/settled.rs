@@ -339,19 +339,20 @@ mod tests {
     }
 
     #[test]
-    fn metadata_of_others_says_nothing() {
-        let note = CommitNote {
+    fn metadata_of_every_release_are_read() {
+        let note = |state_id| CommitNote {
             rebuild_from: Some(42),
-            state_id: Some(7),
+            state_id,
         };
-        assert_eq!(CommitNote::decode(&note.encode("10.0.0.5:9464")), note);
-        assert_eq!(
-            CommitNote::decode("1 attempts=42"),
-            CommitNote {
-                rebuild_from: Some(42),
-                state_id: None
-            }
-        );
+        let written = "2 attempts=42 state=7 owner=10.0.0.5:9464";
+        assert_eq!(note(Some(7)).encode("10.0.0.5:9464"), written);
+        for (written, note) in [("1 attempts=42", note(None)), (written, note(Some(7)))] {
+            assert_eq!(CommitNote::decode(written), note, "{written}");
+        }
+    }
+
+    #[test]
+    fn metadata_of_others_says_nothing() {
         for foreign in [
             "",
             "1",
