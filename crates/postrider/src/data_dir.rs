@@ -30,7 +30,7 @@ impl DataDir {
             .create(&self.0)
             .with_context(|| {
                 format!(
-                    "create the data directory {}; --data names another",
+                    "create the data directory {}; --data-dir names another",
                     self.0.display()
                 )
             })

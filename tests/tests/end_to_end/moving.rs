@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use axum::http::Method;
 use bytes::Bytes;
 use postrider_model::signature::{SigningSecret, sign};
-use postrider_tests::{Api, Cluster, LogKind, Plan, Received, Receiver, Reply};
+use postrider_tests::{Api, Cluster, LogKind, Plan, Received, Receiver, Reply, eventually};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -20,6 +20,7 @@ mod to_kafka {
         what_was_accepted_on_a_directory_is_delivered_from_kafka,
         a_registry_comes_back_from_its_backup,
         an_installation_moves_to_more_partitions_under_another_prefix,
+        a_lost_key_costs_new_secrets_and_no_delivery,
     );
 }
 
@@ -240,6 +241,33 @@ async fn an_installation_moves_to_more_partitions_under_another_prefix(log: LogK
     // The old one serves what it has until it is empty.
     delivers(&source.cluster, &receiver).await;
     delivers(&wider, &receiver).await;
+}
+
+async fn a_lost_key_costs_new_secrets_and_no_delivery(log: LogKind) {
+    let receiver = Receiver::healthy().await;
+    let source = Source::start(log, &receiver).await;
+    let other_key = Plan::new(log).set("POSTRIDER_KEYS__ENCRYPTION", &"01".repeat(32));
+    let mut lost = other_key.prepare();
+    let file = source.file();
+    let import = ["import-data", "--registry-only", "--file", &file];
+    let mut import = source.cluster.command(&import);
+    import.env("POSTRIDER_KAFKA__PREFIX", lost.prefix());
+    assert!(ended_well(import));
+    lost.begin().await;
+    let api = lost.api();
+    let event = api.publish(&json!({ "type": "a.b", "data": {} })).await;
+    let held = "postrider_attempt_permits{use=\"held\"} 1";
+    eventually("a delivery waits for its secret", LOAD_WITHIN, async || {
+        let metrics = lost.metrics("deliver").await;
+        metrics.contains(held).then_some(()).ok_or(metrics)
+    })
+    .await;
+
+    let rotate = format!("/endpoints/{}/secret/rotate", source.endpoint);
+    let anew = json!({ "secret": SECRET, "overlap": 0 });
+    api.must(Method::POST, &rotate, &anew).await;
+    receiver.wait_for_all("/hook", &[event], LOAD_WITHIN).await;
+    assert!(receiver.received("/hook").iter().all(is_signed));
 }
 
 fn ended_well(mut command: std::process::Command) -> bool {

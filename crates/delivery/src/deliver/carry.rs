@@ -143,14 +143,14 @@ impl<S: Sender> CarryContext<S> {
         if waited || self.registry.gate(&endpoint.value) != Gate::Open {
             return Carry::Unstarted;
         }
-        let secrets = tokio::select! {
+        let opened = tokio::select! {
             biased;
             () = cut.cancelled() => return Carry::Interrupted,
-            secrets = self.secrets(&endpoint.value) => secrets,
+            opened = self.secrets(&endpoint.value) => opened,
         };
-        if !lease.holds() {
+        let Some(secrets) = opened.filter(|_| lease.holds()) else {
             return Carry::Unstarted;
-        }
+        };
         let mut made = tokio::select! {
             biased;
             () = cut.cancelled() => None,
@@ -174,15 +174,15 @@ impl<S: Sender> CarryContext<S> {
         self.registry.endpoint(&delivery.endpoint)
     }
 
-    /// Opens the secrets. That they cannot be opened is our fault, not the endpoint's: it costs no attempt.
-    async fn secrets(&self, endpoint: &Endpoint) -> Vec<SigningSecret> {
-        loop {
-            match self.registry.signing_secrets(endpoint, self.clock.now_ms()) {
-                Ok(secrets) => return secrets,
-                Err(error) => {
-                    tracing::error!(endpoint_id = %endpoint.id, %error, "signing secrets cannot be opened, waiting");
-                    sleep(OWN_FAULT_WAIT).await;
-                }
+    /// Opens the secrets. That they cannot be opened is our fault, not the endpoint's: after a while it is tried again,
+    /// with the endpoint as it is by then, and costs no attempt.
+    async fn secrets(&self, endpoint: &Endpoint) -> Option<Vec<SigningSecret>> {
+        match self.registry.signing_secrets(endpoint, self.clock.now_ms()) {
+            Ok(secrets) => Some(secrets),
+            Err(error) => {
+                tracing::error!(endpoint_id = %endpoint.id, %error, "signing secrets cannot be opened, waiting");
+                sleep(OWN_FAULT_WAIT).await;
+                None
             }
         }
     }

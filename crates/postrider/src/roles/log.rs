@@ -40,7 +40,7 @@ pub(crate) async fn open_embedded(config: &Config) -> anyhow::Result<Arc<Embedde
     let data_dir = config.embedded.data_dir.clone();
     let log = open(&data_dir).await.with_context(|| {
         format!(
-            "open the data directory {}; --data names another",
+            "open the data directory {}; --data-dir names another",
             data_dir.display()
         )
     })?;
