@@ -259,7 +259,10 @@ pub struct DeliverConfig {
     /// A delivery that waited in the log for so long is dead-lettered, so that retention does not take it. At most nine
     /// tenths of the retention of `deliveries` count.
     pub expires_after_ms: u64,
-    /// Where this process answers questions about its lanes, as `host:port`; empty: nowhere.
+    /// Where ingest reaches this process's health server, `host:port`. It is part of each commit, and nothing but
+    /// `endpoint status` uses it: there the owner of a lane is asked for what only its memory holds. `postrider` fills an
+    /// empty one in (the address it listens at or, if that is all of them, `HOSTNAME`) and adds a missing port, so it is
+    /// needed only where ingest cannot resolve that name, as in Kubernetes. If it is wrong, the status lacks that part.
     pub advertised_address: String,
     /// How long one attempt may take, unless the endpoint says otherwise.
     pub attempt_timeout_ms: u64,

@@ -64,7 +64,7 @@ fn expires_after_ms(config: &Config) -> u64 {
         .min(retention_ms / 10 * 9)
 }
 
-/// Where others find the health server of this process: as configured, else under the name of its machine.
+/// Where ingest finds the health server of this process: as configured, else where it listens or by its machine's name.
 fn advertised(process: &Process, config: &Config) -> String {
     let configured = &config.delivery.deliver.advertised_address;
     let host = std::env::var("HOSTNAME").unwrap_or_default();
