@@ -109,10 +109,10 @@ fn the_program_understands_what_the_chart_writes() {
     assert!(understood >= 5, "only {understood} configurations found");
 }
 
-/// The commands of a runbook: lines of its shell blocks, and pieces of text in code.
+/// The commands of a page: lines of its shell blocks, and pieces of text in code.
 fn commands(page: &str) -> Vec<String> {
     let inline = page.split('`').skip(1).step_by(2);
-    let lines = page.lines();
+    let lines = page.lines().map(|line| line.trim_start_matches("$ "));
     let mut commands: Vec<String> = lines
         .chain(inline)
         .filter(|text| text.starts_with("postrider ") && !text.contains('`'))
@@ -124,11 +124,13 @@ fn commands(page: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_program_knows_the_commands_of_the_runbooks() {
-    let pages = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/runbooks");
+fn the_program_knows_the_commands_of_operations_and_runbooks() {
+    let docs = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs"));
+    let runbooks = std::fs::read_dir(docs.join("runbooks")).unwrap();
+    let mut pages = vec![docs.join("operations.md")];
+    pages.extend(runbooks.map(|page| page.unwrap().path()));
     let mut known = 0;
-    for page in std::fs::read_dir(pages).unwrap() {
-        let path = page.unwrap().path();
+    for path in pages {
         for command in commands(&std::fs::read_to_string(&path).unwrap()) {
             // With --help at its end a command is understood and not carried out.
             let understood = Command::new(env!("CARGO_BIN_EXE_postrider"))
