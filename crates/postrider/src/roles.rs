@@ -33,6 +33,8 @@ use crate::config::Config;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const HEALTH_PORT: u16 = 9464;
+/// The condition of readiness that every part was started.
+const STARTED: &str = "started";
 /// What ends last has little left to do.
 const BASE_DRAIN: Duration = Duration::from_secs(5);
 /// Beyond what a part may drain by itself: it has to notice, too.
@@ -109,6 +111,8 @@ impl Process {
         postrider_daemon::signals::listen(stop.clone()).context("listen for signals")?;
         let metrics = Metrics::new(VERSION, role);
         let health = Health::new();
+        // Until the role's own conditions are there it would be ready.
+        health.condition(STARTED);
         let address = config
             .health
             .listen
@@ -140,8 +144,9 @@ impl Process {
         self.health_server.address()
     }
 
-    /// Waits for a signal, or for a part without which the process is of no use to end.
+    /// Waits, when all was started, for a signal, or for a part without which the process is of no use to end.
     pub(crate) async fn wait(&mut self) -> Result<(), TaskFailure> {
+        self.health.condition(STARTED).set(true);
         tokio::select! {
             biased;
             failed = self.base.wait() => failed,
