@@ -62,6 +62,7 @@ pub(crate) struct Network {
     /// When each endpoint was called, in the last second at least.
     calls: Mutex<BTreeMap<String, Vec<i64>>>,
     healed: AtomicBool,
+    connects_slowly: AtomicBool,
     down_until: Mutex<Instant>,
 }
 
@@ -84,8 +85,14 @@ impl Network {
             watch,
             calls: Mutex::default(),
             healed: AtomicBool::new(false),
+            connects_slowly: AtomicBool::new(false),
             down_until: Mutex::new(Instant::now()),
         })
+    }
+
+    /// From now on some connections take their time.
+    pub(crate) fn connect_slowly(&self) {
+        self.connects_slowly.store(true, Ordering::Relaxed);
     }
 
     /// From now on every endpoint answers as it should.
@@ -183,7 +190,7 @@ impl Sender for ScriptedSender {
     async fn send(&self, request: WebhookRequest, may_leave: MayLeave) -> Option<WebhookResponse> {
         let network = &self.network;
         let begun_wall_ms = network.clock.now_ms();
-        if network.below(8) == 0 {
+        if network.connects_slowly.load(Ordering::Relaxed) && network.below(8) == 0 {
             sleep(Duration::from_millis(network.below(CONNECT_MS_MAX))).await;
             self.gate.passed().await;
         }

@@ -110,7 +110,9 @@ impl World {
             lease: Duration::from_millis(config.deliver.lease_ms),
             lane_in_flight_max: config.deliver.lane_attempts_in_flight_max,
         };
-        Self::with(seed, random, chronicle, config, rules).await
+        let world = Self::with(seed, random, chronicle, config, rules).await;
+        world.network.connect_slowly();
+        world
     }
 
     /// A world with the limits as they come, but without breakers, which hold retries back.
