@@ -440,6 +440,10 @@ impl Lane {
 
     /// The live stream has come up to `next`.
     pub(super) fn came_up_to(&mut self, next: Offset) {
+        // A former owner may have read it further than was committed: what comes live follows at once.
+        if self.position == Some(next) {
+            self.position = None;
+        }
         let unread_below = self.order.unread_below();
         if unread_below > 0 && self.position.unwrap_or(next) >= unread_below {
             self.order.all_read();
