@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex, Once};
 use simulation::chronicle::Chronicle;
 use simulation::world::{Report, World};
 
-const SEEDS_BY_DEFAULT: u64 = 60;
+const SEEDS_BY_DEFAULT: u64 = 200;
 
 thread_local! {
     /// Whether anything panicked on this thread: a task's panic is not always its runtime's.
