@@ -194,7 +194,7 @@ fn a_data_directory_in_use_is_refused() {
     .unwrap();
     assert_eq!(second.status.code(), Some(1));
     assert!(
-        stderr(&second).contains("--data names another"),
+        stderr(&second).contains("--data-dir names another"),
         "{}",
         stderr(&second)
     );
