@@ -239,3 +239,30 @@ async fn tells_apart_why_there_was_no_answer() {
     let broken = Server::answering(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nshort").await;
     assert_eq!(reason(&send(&broken.url()).await), Reason::Connect);
 }
+
+#[tokio::test]
+async fn uses_a_connection_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = connections.clone();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 64 * 1024];
+                while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+                    let answer = b"HTTP/1.1 204 No Content\r\n\r\n";
+                    stream.write_all(answer).await.unwrap();
+                }
+            });
+        }
+    });
+    let sender = sender(&["127.0.0.0/8"], &EgressConfig::default());
+    for _ in 0..20 {
+        let response = send_with(&sender, request(&url)).await;
+        assert_eq!(response.status(), Some(204));
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+}
