@@ -398,7 +398,7 @@ impl Default for EgressConfig {
         Self {
             allow_cidrs: Vec::new(),
             connect_timeout_ms: 5_000,
-            idle_connections_per_host_max: 32,
+            idle_connections_per_host_max: 256,
             idle_connection_ms: 30_000,
             response_bytes_max: 64 * 1024,
         }
