@@ -250,13 +250,11 @@ async fn uses_a_connection_again() {
     tasks.spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             count.fetch_add(1, Ordering::SeqCst);
-            tokio::spawn(async move {
-                let mut buffer = vec![0; 64 * 1024];
-                while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
-                    let answer = b"HTTP/1.1 204 No Content\r\n\r\n";
-                    stream.write_all(answer).await.unwrap();
-                }
-            });
+            let mut buffer = vec![0; 64 * 1024];
+            while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+                let answer = b"HTTP/1.1 204 No Content\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+            }
         }
     });
     let sender = sender(&["127.0.0.0/8"], &EgressConfig::default());
