@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::endpoint::Endpoint;
 use crate::event::{Event, EventPosition};
 use crate::filter::EventTypeName;
 use crate::ids::{EndpointId, EventId, TenantId};
@@ -52,6 +53,11 @@ impl Delivery {
     pub fn order_key(&self) -> Option<&str> {
         let key = self.event.ordering_key.as_str();
         (self.ordered && !key.is_empty()).then_some(key)
+    }
+
+    /// Whether it belongs to a backlog that was discarded. What was redriven or replayed was asked for since, and is not.
+    pub fn is_discarded_by(&self, endpoint: &Endpoint) -> bool {
+        self.run == 0 && self.registry_position < endpoint.discard_matched_before
     }
 }
 

@@ -400,3 +400,15 @@ fn a_value_that_only_a_later_release_knows_is_refused_and_never_taken_for_anothe
     later.format = 99;
     assert!(Endpoint::try_from(later).is_err());
 }
+
+#[test]
+fn what_is_redriven_is_not_part_of_a_backlog_that_was_discarded() {
+    let discarding = |discard_matched_before| Endpoint {
+        discard_matched_before,
+        ..endpoint()
+    };
+    let (first, redriven) = (delivery(0, 1, 0), delivery(9, 1, 0));
+    assert!(first.is_discarded_by(&discarding(first.registry_position + 1)));
+    assert!(!first.is_discarded_by(&discarding(first.registry_position)));
+    assert!(!redriven.is_discarded_by(&discarding(redriven.registry_position + 1)));
+}

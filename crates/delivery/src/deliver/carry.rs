@@ -127,8 +127,7 @@ impl<S: Sender> CarryContext<S> {
                     .await;
             }
         };
-        let discarded = delivery.registry_position < endpoint.value.discard_matched_before;
-        if discarded && delivery.run == 0 {
+        if delivery.is_discarded_by(&endpoint.value) {
             return self
                 .settle_unattempted(carried, Settlement::Dropped, Reason::BacklogDiscarded)
                 .await;

@@ -179,9 +179,7 @@ fn decode(record: &Record) -> Option<Delivery> {
 /// Whether the endpoint was enabled without it. In another log nobody could tell.
 fn is_discarded(delivery: &Delivery, registry: &Registry) -> bool {
     match registry.endpoint(&delivery.endpoint) {
-        Lookup::Found(endpoint) => {
-            delivery.registry_position < endpoint.value.discard_matched_before
-        }
+        Lookup::Found(endpoint) => delivery.is_discarded_by(&endpoint.value),
         Lookup::Deleted | Lookup::Unknown => false,
     }
 }
