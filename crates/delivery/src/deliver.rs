@@ -11,6 +11,8 @@
 //! is in the log.
 
 mod carry;
+#[cfg(test)]
+mod fixtures;
 mod lane;
 mod order;
 mod partition;

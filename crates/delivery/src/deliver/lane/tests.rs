@@ -1,15 +1,11 @@
 //! A lane by itself: its queue, its limit and its breaker together.
 
-use bytes::Bytes;
-use postrider_model::event::{Event, EventPosition, TraceContext};
-use postrider_model::filter::EventTypeName;
-use postrider_model::ids::EventId;
-
 use super::*;
 use crate::config::DeliverConfig;
+use crate::deliver::fixtures::delivery;
 
 fn endpoint() -> EndpointId {
-    EndpointId::try_new("ep_1").unwrap()
+    EndpointId::try_new("ep_a").unwrap()
 }
 
 fn at(ms: i64) -> Now {
@@ -20,34 +16,11 @@ fn at(ms: i64) -> Now {
 }
 
 fn step(offset: Offset) -> Step {
-    let delivery = Delivery {
-        ordered: false,
-        event: Event {
-            id: EventId::try_new("evt_1").unwrap(),
-            tenant: TenantId::try_new("acme").unwrap(),
-            event_type: EventTypeName::try_new("thing.happened").unwrap(),
-            occurred_at_ms: 0,
-            data: Bytes::from_static(b"{}"),
-            ordering_key: String::new(),
-            registry_position: 0,
-            accepted_at_ms: 0,
-            trace: TraceContext::default(),
-        },
-        endpoint: endpoint(),
-        position: EventPosition {
-            partition: 0,
-            offset,
-        },
-        run: 0,
-        attempt: 1,
-        registry_position: 0,
-        due_at_ms: 0,
-    };
     Step {
         offset,
         bytes: 100,
         appended_ms: at(0).wall_ms,
-        delivery: Box::new(delivery),
+        delivery: Box::new(delivery(offset)),
     }
 }
 

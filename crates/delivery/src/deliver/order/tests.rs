@@ -1,8 +1,5 @@
-use bytes::Bytes;
-use postrider_model::delivery::Delivery;
-use postrider_model::event::{Event, EventPosition, TraceContext};
-
 use super::*;
+use crate::deliver::fixtures::ordered;
 
 const NOW: Now = Now {
     mono_ms: 1_000,
@@ -21,34 +18,11 @@ fn at(wall_ms: i64) -> Now {
 }
 
 fn step(offset: Offset, key: &str) -> Step {
-    let event = Event {
-        id: format!("evt_{offset}").parse().unwrap(),
-        tenant: "acme".parse().unwrap(),
-        event_type: "a".parse().unwrap(),
-        occurred_at_ms: 0,
-        data: Bytes::new(),
-        ordering_key: key.to_owned(),
-        registry_position: 0,
-        accepted_at_ms: 0,
-        trace: TraceContext::default(),
-    };
     Step {
         offset,
         bytes: 10,
         appended_ms: 0,
-        delivery: Box::new(Delivery {
-            event,
-            endpoint: "ep_a".parse().unwrap(),
-            position: EventPosition {
-                partition: 0,
-                offset,
-            },
-            run: 0,
-            attempt: 1,
-            registry_position: 0,
-            due_at_ms: 0,
-            ordered: true,
-        }),
+        delivery: Box::new(ordered(offset, key)),
     }
 }
 

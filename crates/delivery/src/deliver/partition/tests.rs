@@ -3,15 +3,14 @@
 use bytes::Bytes;
 use postrider_log::{Offset, Record};
 use postrider_model::delivery::{
-    Attempt, AttemptOutcome, BlockedKey, Cursor, Delivery, LaneState, Settlement, WorkId,
+    Attempt, AttemptOutcome, BlockedKey, Cursor, LaneState, Settlement, WorkId,
 };
-use postrider_model::event::{Event, EventPosition, TraceContext};
-use postrider_model::filter::EventTypeName;
-use postrider_model::ids::{EndpointId, EventId, TenantId};
+use postrider_model::ids::EndpointId;
 use postrider_model::outcome::Reason;
 
 use super::{Partition, Taken};
 use crate::config::DeliverConfig;
+use crate::deliver::fixtures::{delivery, ordered};
 use crate::deliver::lane::{LaneLimits, Memory, Now, Seen, Step};
 use crate::deliver::settled::SettledSet;
 
@@ -34,33 +33,6 @@ fn limits(queue_max: usize) -> LaneLimits {
 fn at(mono_ms: i64) -> Now {
     let wall_ms = 1_000_000 + mono_ms;
     Now { mono_ms, wall_ms }
-}
-
-fn delivery(offset: Offset) -> Delivery {
-    let event = Event {
-        id: EventId::try_new(&format!("evt_{offset}")).unwrap(),
-        tenant: TenantId::try_new("acme").unwrap(),
-        event_type: EventTypeName::try_new("a").unwrap(),
-        occurred_at_ms: 1,
-        data: Bytes::from_static(b"1"),
-        ordering_key: String::new(),
-        registry_position: 1,
-        accepted_at_ms: 1,
-        trace: TraceContext::default(),
-    };
-    Delivery {
-        ordered: false,
-        event,
-        endpoint: endpoint(),
-        position: EventPosition {
-            partition: 0,
-            offset,
-        },
-        run: 0,
-        attempt: 1,
-        registry_position: 1,
-        due_at_ms: 0,
-    }
 }
 
 fn record(offset: Offset) -> Record {
@@ -290,8 +262,7 @@ fn a_head_aside_right_before_the_cursor_is_found_when_the_live_stream_comes_ther
     // What is behind was read up to the live stream.
     feed(&mut partition, 2, 4, &limits);
     let mut head = step(4);
-    head.delivery.ordered = true;
-    head.delivery.event.ordering_key = "a".to_owned();
+    *head.delivery = ordered(4, "a");
     let taken = partition.admit(head, &limits, Memory::Free, at(0));
     assert_eq!(taken, Taken::Queued);
 }

@@ -1,0 +1,42 @@
+//! Deliveries for unit tests.
+
+use bytes::Bytes;
+use postrider_log::Offset;
+use postrider_model::delivery::Delivery;
+use postrider_model::event::{Event, EventPosition, TraceContext};
+
+/// The first attempt of an event of its own at `ep_a`, as it would stand at this offset.
+pub(super) fn delivery(offset: Offset) -> Delivery {
+    let event = Event {
+        id: format!("evt_{offset}").parse().unwrap(),
+        tenant: "acme".parse().unwrap(),
+        event_type: "a".parse().unwrap(),
+        occurred_at_ms: 1,
+        data: Bytes::from_static(b"1"),
+        ordering_key: String::new(),
+        registry_position: 1,
+        accepted_at_ms: 1,
+        trace: TraceContext::default(),
+    };
+    Delivery {
+        ordered: false,
+        event,
+        endpoint: "ep_a".parse().unwrap(),
+        position: EventPosition {
+            partition: 0,
+            offset,
+        },
+        run: 0,
+        attempt: 1,
+        registry_position: 1,
+        due_at_ms: 0,
+    }
+}
+
+/// The same where order matters, with an ordering key.
+pub(super) fn ordered(offset: Offset, key: &str) -> Delivery {
+    let mut delivery = delivery(offset);
+    delivery.ordered = true;
+    key.clone_into(&mut delivery.event.ordering_key);
+    delivery
+}
