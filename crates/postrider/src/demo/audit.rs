@@ -61,9 +61,12 @@ impl Audit {
         }
     }
 
-    /// Deliveries that are not settled.
-    pub(crate) fn pending(&self) -> usize {
-        self.state().pending.len()
+    /// Deliveries that are not settled and will be. What was matched with an endpoint before it was disabled waits until
+    /// somebody enables it.
+    pub(crate) fn unsettled(&self) -> usize {
+        let state = self.state();
+        let endpoints = state.pending.values();
+        endpoints.filter(|at| **at != Behaviour::Gone).count()
     }
 
     /// Events routed since the start of this process: until these are as many as were accepted, more may become
