@@ -13,6 +13,7 @@ mod local;
 pub mod memory;
 pub mod partitioner;
 pub mod port;
+pub mod stretch;
 pub mod tracker;
 
 pub use clock::{Clock, SystemClock};
@@ -22,4 +23,5 @@ pub use port::{
     Generation, Group, GroupEvent, GroupOptions, Log, LogError, NewRecord, Offset, Partition,
     Position, Producer, ProducerOptions, Reader, Record, Target, TopicDescription, TopicSpec,
 };
+pub use stretch::Stretch;
 pub use tracker::OffsetTracker;

@@ -1,9 +1,8 @@
 //! What a partition of `deliveries` holds that is not settled, found while nobody owns it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use postrider_log::{Assignment, Log, LogError, Offset, Partition, Reader, Record};
+use postrider_log::{Assignment, Log, LogError, Offset, Partition, Reader, Record, Stretch};
 use postrider_model::delivery::{Delivery, LaneState};
 use postrider_model::ids::EndpointId;
 use postrider_model::topics::{DELIVERIES, GROUP_DELIVER};
@@ -12,17 +11,12 @@ use super::settled::{CommitNote, SettledSet};
 use super::{rebuild, state};
 use crate::config::DeliverConfig;
 
-const READ_BYTES_MAX: usize = 1024 * 1024;
-const READ_WAIT: Duration = Duration::from_secs(1);
-
 /// Reads the unsettled records of a partition in order: those that the group's commit has not passed, and those of
 /// lanes that are behind. Nothing may run meanwhile.
 #[derive(Debug)]
 pub struct PendingDeliveries {
     reader: Box<dyn Reader>,
-    partition: Partition,
-    at: Offset,
-    end: Offset,
+    stretch: Stretch,
     committed: Offset,
     /// Lanes that are behind.
     lanes: BTreeMap<EndpointId, LaneState>,
@@ -66,9 +60,7 @@ impl PendingDeliveries {
         let from = lowest.fold(offset, Offset::min);
         Ok(Self {
             reader: log.reader(DELIVERIES).await?,
-            partition,
-            at: from.max(bounds.start),
-            end: bounds.end,
+            stretch: Stretch::new(partition, from.max(bounds.start)..bounds.end),
             committed: offset,
             lanes,
             settled,
@@ -80,17 +72,11 @@ impl PendingDeliveries {
     /// # Errors
     /// When the log cannot be read.
     pub async fn next(&mut self) -> Result<Option<Vec<Record>>, LogError> {
-        if self.at >= self.end {
-            return Ok(None);
+        let mut records = self.stretch.read(&mut *self.reader).await?;
+        if let Some(records) = &mut records {
+            records.retain(|record| self.is_pending(record));
         }
-        let batch = self
-            .reader
-            .read(self.partition, self.at, READ_BYTES_MAX, READ_WAIT)
-            .await?;
-        self.at = batch.next;
-        let mut records = batch.records;
-        records.retain(|record| self.is_pending(record));
-        Ok(Some(records))
+        Ok(records)
     }
 
     /// Whether the last owner, or one before it, has recorded that this is settled.

@@ -1,16 +1,11 @@
 //! Rebuilds the settled set of a partition from `attempts`.
 
-use std::time::Duration;
-
-use postrider_log::{Assignment, Log, LogError, Offset};
+use postrider_log::{Assignment, Log, LogError, Stretch};
 use postrider_model::delivery::Attempt;
 use postrider_model::topics::ATTEMPTS;
 
 use super::settled::{CommitNote, SettledSet};
 use crate::config::DeliverConfig;
-
-const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
-const READ_WAIT: Duration = Duration::from_secs(1);
 
 /// Reads the partition's attempts to the present end from where the commit says. One that does not say was made from
 /// outside: the group's founding, before which nothing was settled, or an operator's decision, after which it is known
@@ -35,13 +30,10 @@ pub(super) async fn settled_set(
         }
     };
     let mut set = SettledSet::new(bounds.end, now_ms, age_ms_max, config.settled_max);
-    let mut at: Offset = from.max(bounds.start);
     let mut reader = log.reader(ATTEMPTS).await?;
-    while at < bounds.end {
-        let batch = reader
-            .read(partition, at, READ_BYTES_MAX, READ_WAIT)
-            .await?;
-        for record in &batch.records {
+    let mut stretch = Stretch::new(partition, from.max(bounds.start)..bounds.end);
+    while let Some(records) = stretch.read(&mut *reader).await? {
+        for record in &records {
             let value = record.value.as_deref().unwrap_or_default();
             match Attempt::decode(value) {
                 Ok(attempt) => {
@@ -54,7 +46,6 @@ pub(super) async fn settled_set(
                 }
             }
         }
-        at = batch.next;
     }
     Ok(set)
 }

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use postrider_log::{Log, LogError, NewRecord, Offset, Partition, Producer, Record, Target};
+use postrider_log::{
+    Log, LogError, NewRecord, Offset, Partition, Producer, Record, Stretch, Target,
+};
 use postrider_model::delivery::LaneState;
 use postrider_model::ids::EndpointId;
 use postrider_model::topics::ENDPOINT_STATE;
@@ -20,8 +22,6 @@ use crate::durable::append_durably;
 const CLAIM: &[u8] = b"claim";
 const READY: &[u8] = b"ready";
 const LANE: &str = "lane/";
-const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
-const READ_WAIT: Duration = Duration::from_secs(1);
 const BACKOFF: Duration = Duration::from_millis(200);
 
 /// Some append of a batch was not acknowledged; it may still land.
@@ -46,15 +46,12 @@ pub(super) async fn find(
 ) -> Result<Found, LogError> {
     let bounds = log.bounds(ENDPOINT_STATE, partition).await?;
     let mut reader = log.reader(ENDPOINT_STATE).await?;
-    let (mut at, mut by_key, mut ready) = (bounds.start, BTreeMap::new(), None);
-    while at < bounds.end {
-        let batch = reader
-            .read(partition, at, READ_BYTES_MAX, READ_WAIT)
-            .await?;
-        for record in batch.records {
+    let mut stretch = Stretch::new(partition, bounds.start..bounds.end);
+    let (mut by_key, mut ready) = (BTreeMap::new(), None);
+    while let Some(records) = stretch.read(&mut *reader).await? {
+        for record in records {
             note(record, &mut by_key, &mut ready);
         }
-        at = batch.next;
     }
     let counts = named.or(ready);
     let mut found = Found::default();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use postrider_daemon::CancellationToken;
 use postrider_delivery::deliver::PendingDeliveries;
-use postrider_log::{Clock, Committed, Log, Offset, Partition, Record, SystemClock};
+use postrider_log::{Clock, Committed, Log, Offset, Partition, Record, Stretch, SystemClock};
 use postrider_model::delivery::{Delivery, Route};
 use postrider_model::event::EventPosition;
 use postrider_model::topics::{
@@ -22,8 +22,6 @@ use super::file::{Counts, Header, Writer};
 use crate::config::Config;
 use crate::data_dir::random_bytes;
 
-const READ_BYTES_MAX: usize = 1024 * 1024;
-const READ_WAIT: Duration = Duration::from_secs(1);
 const REGISTRY_WITHIN: Duration = Duration::from_secs(60);
 
 /// Writes the file.
@@ -154,13 +152,10 @@ async fn each(
     let mut reader = log.reader(topic).await?;
     for partition in 0..log.partition_count(topic).await? {
         let bounds = log.bounds(topic, partition).await?;
-        let mut at = bounds.start.max(offset(committed, partition));
-        while at < bounds.end {
-            let batch = reader
-                .read(partition, at, READ_BYTES_MAX, READ_WAIT)
-                .await?;
-            at = batch.next;
-            batch.records.into_iter().try_for_each(&mut take)?;
+        let from = bounds.start.max(offset(committed, partition));
+        let mut stretch = Stretch::new(partition, from..bounds.end);
+        while let Some(records) = stretch.read(&mut *reader).await? {
+            records.into_iter().try_for_each(&mut take)?;
         }
     }
     Ok(())

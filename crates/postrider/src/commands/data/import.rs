@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use postrider_log::{
-    Append, Clock, Log, NewRecord, Producer, ProducerOptions, SystemClock, Target,
+    Append, Clock, Log, NewRecord, Producer, ProducerOptions, Stretch, SystemClock, Target,
 };
 use postrider_model::delivery::Delivery;
 use postrider_model::endpoint::Endpoint;
@@ -25,8 +25,6 @@ const APPEND_TIMEOUT: Duration = Duration::from_secs(60);
 const APPENDS_MAX: usize = 1_000;
 const APPENDS_BYTES_MAX: usize = 16 << 20;
 const QUEUE_BYTES_MAX: usize = 64 << 20;
-const READ_BYTES_MAX: usize = 1024 * 1024;
-const READ_WAIT: Duration = Duration::from_secs(1);
 /// Written by every installation itself, for its own topics.
 const OWN_KEY: &[u8] = b"retry-delays/";
 
@@ -116,11 +114,9 @@ pub(super) async fn run(
 async fn refuse_another_registry(log: &dyn Log, survey: &Survey) -> anyhow::Result<()> {
     let bounds = log.bounds(REGISTRY, 0).await?;
     let mut reader = log.reader(REGISTRY).await?;
-    let mut at = bounds.start;
-    while at < bounds.end {
-        let batch = reader.read(0, at, READ_BYTES_MAX, READ_WAIT).await?;
-        at = batch.next;
-        for record in &batch.records {
+    let mut stretch = Stretch::new(0, bounds.start..bounds.end);
+    while let Some(records) = stretch.read(&mut *reader).await? {
+        for record in &records {
             let known = record.key.starts_with(OWN_KEY)
                 || survey.registry_keys.contains(record.key.as_ref());
             ensure!(
