@@ -17,12 +17,15 @@ mod lane;
 mod order;
 mod partition;
 mod pending;
+mod reading;
 mod rebuild;
 mod settled;
 mod state;
 mod status;
+mod take_over;
+mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,9 +36,8 @@ use postrider_log::{
     Assignment, Batch, Commit, Generation, Log, LogError, Offset, Partition as PartitionNumber,
     Producer, Reader, Record,
 };
-use postrider_model::delivery::{Delivery, LaneState, Settlement};
+use postrider_model::delivery::{Delivery, Settlement};
 use postrider_model::event::TraceContext;
-use postrider_model::flow::line::FairLine;
 use postrider_model::flow::network::NetworkHealth;
 use postrider_model::ids::{EndpointId, TenantId};
 use postrider_model::outcome::Reason;
@@ -56,6 +58,8 @@ use partition::{Partition, Taken};
 pub use pending::PendingDeliveries;
 use settled::CommitNote;
 pub use status::{LaneAnswers, LaneQuestions, LaneStatus, lane_questions};
+use take_over::take_over;
+use waiting::{LaneKey, Waiting};
 
 use crate::dead_letter;
 use crate::metrics::Held;
@@ -64,13 +68,7 @@ use crate::sender::Sender;
 use crate::stage::{Stage, StageContext, StageError, run_stage};
 
 const LEASE_CHECK: Duration = Duration::from_millis(100);
-const READ_WAIT: Duration = Duration::from_secs(1);
 const NETWORK_PROBE_INTERVAL_MS: i64 = 1_000;
-/// A record that is read for itself, and what comes right after it.
-const SINGLE_READ_BYTES_MAX: usize = 64 * 1024;
-const READ_BACKOFF: Duration = Duration::from_secs(1);
-
-type LaneKey = (PartitionNumber, EndpointId);
 
 /// The stage over `deliveries`.
 struct Deliver<S> {
@@ -82,15 +80,9 @@ struct Deliver<S> {
     answers: Arc<LaneAnswers>,
     base: Instant,
     partitions: BTreeMap<PartitionNumber, Partition>,
-    /// Lanes that may start an attempt, each once: those that answer quickly, and the others.
-    line: FairLine<TenantId, LaneKey>,
-    slow_line: FairLine<TenantId, LaneKey>,
-    /// The slow ones have the next turn, if there is one for them.
-    slow_is_next: bool,
+    waiting: Waiting,
     in_flight: usize,
     slow_in_flight: usize,
-    /// When lanes that wait for time may start again.
-    wakes: BTreeSet<(i64, LaneKey)>,
     tick_at_ms: i64,
     /// Reads the log again; here when nobody uses it.
     reader: Option<Box<dyn Reader>>,
@@ -173,12 +165,9 @@ impl<S: Sender> Deliver<S> {
             answers,
             base: Instant::now(),
             partitions: BTreeMap::new(),
-            line: FairLine::default(),
-            slow_line: FairLine::default(),
-            slow_is_next: false,
+            waiting: Waiting::default(),
             in_flight: 0,
             slow_in_flight: 0,
-            wakes: BTreeSet::new(),
             tick_at_ms: i64::MAX,
             reader: None,
             read_turn: 0,
@@ -234,39 +223,23 @@ impl<S: Sender> Deliver<S> {
         };
         match turn {
             Turn::At(at_ms) => {
-                self.wakes.insert((at_ms, key));
+                self.waiting.until(at_ms, key);
             }
             Turn::Now if !lane.in_line => {
                 let Some(tenant) = lane.tenant().cloned() else {
                     return;
                 };
                 lane.in_line = true;
-                if lane.is_slow(self.context.config.slow_from_ms(), now) {
-                    self.slow_line.push(tenant, key);
-                } else {
-                    self.line.push(tenant, key);
-                }
+                let slow = lane.is_slow(self.context.config.slow_from_ms(), now);
+                self.waiting.line_up(tenant, key, slow);
             }
             Turn::Now | Turn::Later => {}
         }
     }
 
-    /// The lane whose turn it is. The slow together have only their share of the attempts.
-    fn next_in_line(&mut self) -> Option<LaneKey> {
-        let slow_has_room = self.slow_in_flight < self.context.config.slow_attempts_in_flight_max();
-        let slow_first = slow_has_room && self.slow_is_next;
-        self.slow_is_next = !self.slow_is_next;
-        let first = if slow_first {
-            self.slow_line.pop()
-        } else {
-            self.line.pop()
-        };
-        let popped = match first {
-            None if slow_first => self.line.pop(),
-            None if slow_has_room => self.slow_line.pop(),
-            popped => popped,
-        };
-        popped.map(|(_, key)| key)
+    /// The slow together have only their share of the attempts.
+    fn slow_has_room(&self) -> bool {
+        self.slow_in_flight < self.context.config.slow_attempts_in_flight_max()
     }
 
     /// Starts attempts, one for each lane in line, while there is room and the lease holds.
@@ -276,7 +249,7 @@ impl<S: Sender> Deliver<S> {
             if !self.network_lets_start(now) {
                 return;
             }
-            let Some(key) = self.next_in_line() else {
+            let Some(key) = self.waiting.next(self.slow_has_room()) else {
                 return;
             };
             self.start_attempt(key, now);
@@ -344,7 +317,7 @@ impl<S: Sender> Deliver<S> {
         }
         lane.set_rate(wishes.rate, now);
         if !expires && let Err(at_ms) = lane.take_token(now) {
-            self.wakes.insert((at_ms, key));
+            self.waiting.until(at_ms, key);
             return;
         }
         let failing_since_ms = lane.failing_since_ms();
@@ -496,110 +469,11 @@ impl<S: Sender> Deliver<S> {
         self.line_up((partition, endpoint), now);
     }
 
-    fn finish_read(
-        &mut self,
-        partition: PartitionNumber,
-        from: Offset,
-        batch: Result<Batch, LogError>,
-    ) {
-        let (now, memory) = (self.now(), self.memory());
-        let Some(owned) = self.partitions.get_mut(&partition) else {
-            return;
-        };
-        owned.reading = false;
-        let batch = match batch {
-            Ok(batch) => batch,
-            Err(error) => {
-                tracing::warn!(partition, %error, "deliveries cannot be read again, repeating it");
-                return;
-            }
-        };
-        if batch.from > from
-            && let Some(lost_from) = owned.truncated(batch.from, now)
-        {
-            tracing::error!(
-                partition,
-                from = lost_from,
-                to = batch.from,
-                "retention took deliveries of lanes that are behind"
-            );
-            let records = u64::try_from(batch.from - lost_from).unwrap_or_default();
-            self.context
-                .metrics
-                .records_lost
-                .with_label_values(&[DELIVERIES])
-                .inc_by(records);
-        }
-        let (grown, copies) = owned.feed(
-            batch.from,
-            &batch.records,
-            batch.next,
-            &self.limits,
-            memory,
-            now,
-        );
-        self.context.metrics.copies_dropped.inc_by(copies);
-        for endpoint in grown {
-            self.line_up((partition, endpoint), now);
-        }
-    }
-
-    // ---- reading again ----
-
-    /// Reads on for a lane that is behind and has room; one read at a time, the partitions in turn.
-    fn start_read(&mut self) {
-        if self.partitions.values().any(|owned| owned.reading) {
-            return;
-        }
-        let (now, memory) = (self.now(), self.memory());
-        let later = self
-            .partitions
-            .range(self.read_turn + 1..)
-            .map(|(number, _)| *number);
-        let all: Vec<_> = later
-            .chain(
-                self.partitions
-                    .range(..=self.read_turn)
-                    .map(|(number, _)| *number),
-            )
-            .collect();
-        for partition in all {
-            let Some(owned) = self.partitions.get_mut(&partition) else {
-                continue;
-            };
-            let Some((from, single)) = owned.next_read(&self.limits, memory, now) else {
-                continue;
-            };
-            owned.reading = true;
-            self.read_turn = partition;
-            let (generation, log, reader) =
-                (owned.generation, self.log.clone(), self.reader.take());
-            let bytes_max = match self.context.config.catch_up_read_bytes_max {
-                bytes_max if single => bytes_max.min(SINGLE_READ_BYTES_MAX),
-                bytes_max => bytes_max,
-            };
-            self.tasks.spawn(async move {
-                let (reader, batch) = read(&*log, reader, partition, from, bytes_max).await;
-                Finished::Read {
-                    partition,
-                    generation,
-                    from,
-                    reader,
-                    batch,
-                }
-            });
-            return;
-        }
-    }
-
     // ---- time passes ----
 
     fn wake(&mut self) {
         let now = self.now();
-        while let Some((at_ms, _)) = self.wakes.first()
-            && *at_ms <= now.mono_ms
-            && let Some((_, key)) = self.wakes.pop_first()
-        {
+        while let Some(key) = self.waiting.due(now.mono_ms) {
             if let Some(owned) = self.partitions.get_mut(&key.0) {
                 owned.hunger();
             }
@@ -769,37 +643,11 @@ impl<S: Sender> Deliver<S> {
 
     /// When there is something to do although nothing happens.
     fn wakes_at(&self) -> Option<Instant> {
-        let first = self
-            .wakes
-            .first()
-            .map_or(i64::MAX, |(at_ms, _)| *at_ms)
-            .min(self.tick_at_ms);
+        let due_ms = self.waiting.first_at_ms().unwrap_or(i64::MAX);
+        let first = due_ms.min(self.tick_at_ms);
         let at = u64::try_from(first).ok().filter(|_| first < i64::MAX)?;
         Some(self.base + Duration::from_millis(at))
     }
-}
-
-/// Reads, with a reader made when there is none yet. One that failed is given up.
-async fn read(
-    log: &dyn Log,
-    reader: Option<Box<dyn Reader>>,
-    partition: PartitionNumber,
-    from: Offset,
-    bytes_max: usize,
-) -> (Option<Box<dyn Reader>>, Result<Batch, LogError>) {
-    let made = match reader {
-        Some(reader) => Ok(reader),
-        None => log.reader(DELIVERIES).await,
-    };
-    let failed = match made {
-        Ok(mut reader) => match reader.read(partition, from, bytes_max, READ_WAIT).await {
-            Ok(batch) => return (Some(reader), Ok(batch)),
-            Err(error) => error,
-        },
-        Err(error) => error,
-    };
-    sleep(READ_BACKOFF).await;
-    (None, Err(failed))
 }
 
 /// Its key finds a delivery again when it is read a second time, so it must be that of its endpoint.
@@ -858,17 +706,17 @@ impl<S: Sender> Stage for Deliver<S> {
             .map(|assignment| take_over(&*self.log, &self.context, assignment));
         let taken = try_join_all(taken).await?;
         let now = self.now();
-        for (assignment, (settled, state_id, states, stale)) in assignments.iter().zip(taken) {
+        for (assignment, taken) in assignments.iter().zip(taken) {
             let number = assignment.partition;
             let committed = assignment
                 .committed
                 .as_ref()
                 .map_or(0, |committed| committed.offset);
             let from = committed.max(assignment.bounds.start);
-            let mut owned = Partition::new(assignment.generation, from, committed, settled);
-            owned.restore(state_id, states, &self.limits, now);
+            let mut owned = Partition::new(assignment.generation, from, committed, taken.settled);
+            owned.restore(taken.state_id, taken.states, &self.limits, now);
             self.partitions.insert(number, owned);
-            self.stale.insert(number, stale);
+            self.stale.insert(number, taken.stale);
         }
         self.tick_at_ms = self.tick_at_ms.min(now.mono_ms);
         Ok(())
@@ -891,8 +739,7 @@ impl<S: Sender> Stage for Deliver<S> {
         self.start_read();
         let mut resolved = self.resolved();
         if resolved.is_empty() {
-            let lines_wait = !self.line.is_empty() || !self.slow_line.is_empty();
-            let lease_expired = lines_wait && !self.lease.holds();
+            let lease_expired = self.waiting.is_anybody_in_line() && !self.lease.holds();
             let wakes_at = self.wakes_at();
             tokio::select! {
                 biased;
@@ -990,7 +837,7 @@ impl<S: Sender> Stage for Deliver<S> {
                 owned.drain();
             }
         }
-        self.leave_line(partitions);
+        self.waiting.leave(partitions);
     }
 
     fn cut(&mut self, partitions: &[PartitionNumber]) {
@@ -1013,41 +860,6 @@ impl<S: Sender> Stage for Deliver<S> {
             owned.gone.cancel();
         }
         self.stale.remove(&partition);
-        self.leave_line(&[partition]);
+        self.waiting.leave(&[partition]);
     }
-}
-
-impl<S> Deliver<S> {
-    fn leave_line(&mut self, partitions: &[PartitionNumber]) {
-        let stays = |(partition, _): &LaneKey| !partitions.contains(partition);
-        self.line.retain(stays);
-        self.slow_line.retain(stays);
-        self.wakes.retain(|(_, key)| stays(key));
-    }
-}
-
-type Taking = (settled::SettledSet, i64, Vec<LaneState>, Vec<Bytes>);
-
-/// Learns what the former owner knew, and writes its lanes' states under an id of our own, before anything is read.
-async fn take_over<S>(
-    log: &dyn Log,
-    context: &CarryContext<S>,
-    assignment: &Assignment,
-) -> Result<Taking, LogError> {
-    let note = assignment
-        .committed
-        .as_ref()
-        .map_or_else(CommitNote::default, |committed| {
-            CommitNote::decode(&committed.metadata)
-        });
-    let now_ms = context.clock.now_ms();
-    let settled = rebuild::settled_set(log, &context.config, assignment, note, now_ms).await?;
-    let found = state::find(log, assignment.partition, note.state_id).await?;
-    let state_id = state::write_all(&*context.producer, assignment.partition, &found.states).await;
-    let states = found
-        .states
-        .into_iter()
-        .map(|state| LaneState { state_id, ..state })
-        .collect();
-    Ok((settled, state_id, states, found.stale))
 }
