@@ -20,13 +20,12 @@ const START_TIMEOUT: Duration = Duration::from_secs(90);
 /// Ports may be taken between choosing and binding them.
 const START_TRIES: usize = 5;
 
-/// Enough for the tests, and starts soonest.
-const JVM: [&str; 4] = [
-    "-Xmx384m",
-    "-XX:+UseSerialGC",
-    "-XX:TieredStopAtLevel=1",
-    "-XX:-UsePerfData",
-];
+/// Options of the JVM: enough for the tests, and starts soonest.
+const QUICK: &str = "-Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData";
+/// Those that Kafka's own scripts set.
+const AS_SHIPPED: &str = "-Xms1g -Xmx1g -server -XX:+UseG1GC -XX:MaxGCPauseMillis=20 \
+    -XX:InitiatingHeapOccupancyPercent=35 -XX:+ExplicitGCInvokesConcurrent -XX:MaxInlineLevel=15";
+const JVM_FILE: &str = "jvm.options";
 
 /// Names the broker's process id, then waits. `keep` leaves the directory for a restart.
 const WATCHDOG: &str = r#"
@@ -122,10 +121,14 @@ impl KafkaBroker {
     /// # Panics
     /// If it does not start; the message says what is missing.
     pub fn start_with(properties: &[(&str, &str)]) -> Self {
+        Self::start_on(QUICK, properties)
+    }
+
+    fn start_on(jvm: &str, properties: &[(&str, &str)]) -> Self {
         fetch();
         let mut last = String::new();
         for _ in 0..START_TRIES {
-            match Self::try_start(properties) {
+            match Self::try_start(jvm, properties) {
                 Ok(broker) => return broker,
                 Err(log) => last = log,
             }
@@ -137,6 +140,13 @@ impl KafkaBroker {
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<KafkaBroker> = OnceLock::new();
         SHARED.get_or_init(Self::start)
+    }
+
+    /// The broker that the benchmarks share. It runs as Kafka's own scripts run it: its code takes long to get warm, and
+    /// then needs less of the machine than that of the broker of the tests.
+    pub fn as_shipped() -> &'static Self {
+        static SHARED: OnceLock<KafkaBroker> = OnceLock::new();
+        SHARED.get_or_init(|| Self::start_on(AS_SHIPPED, &[]))
     }
 
     /// Starts three brokers that are one cluster, with three replicas of everything, of which two must have what is
@@ -199,7 +209,7 @@ impl KafkaBroker {
     /// # Panics
     /// If the tool fails.
     pub fn tool(&self, class: &str, arguments: &[&str]) -> String {
-        let output = java(&self.dir)
+        let output = java(QUICK, &self.dir)
             .arg(class)
             .args(["--bootstrap-server", &self.bootstrap()])
             .args(arguments)
@@ -219,9 +229,9 @@ impl KafkaBroker {
         log_of(&self.dir)
     }
 
-    fn try_start(properties: &[(&str, &str)]) -> Result<Self, String> {
+    fn try_start(jvm: &str, properties: &[(&str, &str)]) -> Result<Self, String> {
         let ports: [u16; 2] = ports::unused();
-        let broker = Self::spawn(ports, address(ports[0]), properties);
+        let broker = Self::spawn(ports, address(ports[0]), jvm, properties);
         broker.until_it_answers()?;
         Ok(broker)
     }
@@ -236,7 +246,7 @@ impl KafkaBroker {
             let mut properties = REPLICATED.to_vec();
             properties.extend([("node.id", id), ("controller.quorum.voters", &voters)]);
             let index = id.parse::<usize>().expect("it is a number") - 1;
-            Self::spawn(own(index), bootstrap.clone(), &properties)
+            Self::spawn(own(index), bootstrap.clone(), QUICK, &properties)
         });
         // Only when two run does any of them answer.
         brokers.iter().try_for_each(Self::until_it_answers)?;
@@ -247,9 +257,11 @@ impl KafkaBroker {
     fn spawn(
         [port, controller_port]: [u16; 2],
         bootstrap: String,
+        jvm: &str,
         properties: &[(&str, &str)],
     ) -> Self {
         let dir = fresh_dir();
+        fs::write(dir.join(JVM_FILE), jvm).expect("the options of the JVM are written");
         write_configuration(&dir, port, controller_port, properties);
         format_storage(&dir);
         // From here on the watchdog removes the directory.
@@ -304,7 +316,8 @@ impl Drop for KafkaBroker {
 
 impl Process {
     fn spawn(dir: &Path) -> Self {
-        let broker = java(dir);
+        let options = fs::read_to_string(dir.join(JVM_FILE)).expect("it was written");
+        let broker = java(&options, dir);
         let mut watchdog = Command::new("sh")
             .args(["-c", WATCHDOG, "watchdog"])
             .arg(broker.get_program())
@@ -339,10 +352,10 @@ impl Process {
     }
 }
 
-fn java(dir: &Path) -> Command {
+fn java(options: &str, dir: &Path) -> Command {
     let mut command = Command::new("java");
     command
-        .args(JVM)
+        .args(options.split_whitespace())
         .arg(format!(
             "-Dlog4j2.configurationFile={}",
             dir.join("log4j2.properties").display()
@@ -422,7 +435,7 @@ fn write_configuration(dir: &Path, port: u16, controller_port: u16, properties: 
 
 fn format_storage(dir: &Path) {
     // Kafka takes any 16 bytes in base64 as the id of a cluster.
-    let output = java(dir)
+    let output = java(QUICK, dir)
         .args([
             "kafka.tools.StorageTool",
             "format",

@@ -4,12 +4,13 @@
 //! is configured as it comes.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
 use futures_util::future::join_all;
-use postrider_tests::{Api, Cluster, LogKind, Plan};
+use postrider_tests::{Api, Cluster, KafkaBroker, LogKind, Plan};
 use serde_json::{Value, json};
 
 use crate::flow::{Flow, Publisher, event_type};
@@ -23,8 +24,8 @@ mod slow;
 pub(crate) use backlog::backlog;
 pub(crate) use slow::slow;
 
-/// Connections open and code gets warm, unmeasured.
-const WARM_UP: Duration = Duration::from_secs(3);
+/// Connections open and code gets warm, unmeasured; the broker's takes longest.
+const WARM_UP: Duration = Duration::from_secs(20);
 /// How long what was published may take to arrive after the last event.
 const STRAGGLERS: Duration = Duration::from_secs(5);
 
@@ -56,7 +57,7 @@ impl Options {
 
 /// An installation with its endpoints, each of which wants events of its own.
 struct Stage {
-    cluster: Cluster,
+    cluster: Arc<Cluster>,
     receivers: Receivers,
     apis: Vec<Api>,
 }
@@ -64,6 +65,7 @@ struct Stage {
 impl Stage {
     async fn set(options: &Options, endpoints: usize) -> Self {
         let cluster = Plan::new(LogKind::Kafka)
+            .broker(KafkaBroker::as_shipped())
             .set(
                 "POSTRIDER_TOPICS__PARTITIONS",
                 &options.partitions.to_string(),
@@ -89,7 +91,7 @@ impl Stage {
         }))
         .await;
         Self {
-            cluster,
+            cluster: Arc::new(cluster),
             receivers,
             apis,
         }
@@ -109,6 +111,22 @@ impl Stage {
         tokio::time::sleep(length).await;
         from..self.receivers.now_us()
     }
+
+    /// A phase during which these flows come on top.
+    async fn measure_with(
+        &self,
+        publisher: &Publisher<'_>,
+        flows: &[Flow],
+        length: Duration,
+    ) -> Range<u64> {
+        let stop = AtomicBool::new(false);
+        let ((), phase) = tokio::join!(publisher.keep_pace(flows, &stop), async {
+            let phase = self.measure(length).await;
+            stop.store(true, Ordering::Relaxed);
+            phase
+        });
+        phase
+    }
 }
 
 /// Runs two phases, the second after `trouble`, while the flows keep their pace, and compares the healthy ones.
@@ -117,14 +135,15 @@ async fn two_phases(
     flows: &[Flow],
     healthy: impl Fn(usize) -> bool,
     lengths: [Duration; 2],
-    trouble: impl AsyncFnOnce(&Publisher<'_>, Duration),
+    trouble: impl FnOnce(),
 ) -> Value {
     let publisher = Publisher::new(&stage.receivers);
     let stop = AtomicBool::new(false);
     let ((), (before, during)) = tokio::join!(publisher.keep_pace(flows, &stop), async {
         tokio::time::sleep(WARM_UP).await;
         let before = stage.measure(lengths[0]).await;
-        let (during, ()) = tokio::join!(stage.measure(lengths[1]), trouble(&publisher, lengths[1]));
+        trouble();
+        let during = stage.measure(lengths[1]).await;
         stop.store(true, Ordering::Relaxed);
         (before, during)
     });
@@ -163,7 +182,7 @@ pub(crate) async fn two_of_ten(options: &Options) {
         &flows,
         |flow| flow >= 2,
         lengths,
-        async |_, _| {
+        || {
             stage.receivers.set(0, Manner::Hangs);
             stage.receivers.set(1, Manner::Refuses(500));
         },
@@ -190,7 +209,7 @@ pub(crate) async fn many_hang(options: &Options) {
         &flows,
         |flow| !hangs(flow),
         lengths,
-        async |_, _| {
+        || {
             (0..ENDPOINTS)
                 .filter(|endpoint| hangs(*endpoint))
                 .for_each(|endpoint| stage.receivers.set(endpoint, Manner::Hangs));
@@ -199,37 +218,52 @@ pub(crate) async fn many_hang(options: &Options) {
     record("many-hang", &figures.await);
 }
 
-/// One tenant publishes a hundred times its share while the others trickle.
+/// One tenant publishes a hundred times its share while the others trickle. Before that all publish as much together,
+/// evenly: what the flood costs beyond that, it costs because one tenant sends it.
 pub(crate) async fn flood(options: &Options) {
     const SHARE_PER_SECOND: f64 = 10.0;
-    const TIMES: f64 = 100.0;
+    const TIMES: u64 = 100;
     let tenants = options.tenants.max(2);
     say(&format!(
-        "\nflood: {tenants} tenants with an endpoint and {SHARE_PER_SECOND} events/s each; then one publishes {TIMES} \
-         times as many"
+        "\nflood: {tenants} tenants with an endpoint and {SHARE_PER_SECOND} events/s each, of which one then \
+         publishes {TIMES} times as many; before, all publish as many as these together, evenly"
     ));
     let options = Options {
         tenants,
         ..options.clone()
     };
     let stage = Stage::set(&options, tenants).await;
-    let flows: Vec<Flow> = (0..tenants)
-        .map(|endpoint| stage.flow(endpoint, SHARE_PER_SECOND))
-        .collect();
-    let flooding = [stage.flow(0, SHARE_PER_SECOND * (TIMES - 1.0))];
-    let lengths = [options.phase(10), options.phase(10)];
-    let figures = two_phases(
-        &stage,
-        &flows,
-        |flow| flow != 0,
-        lengths,
-        async |publisher, length| {
-            let stop = AtomicBool::new(false);
-            tokio::join!(publisher.keep_pace(&flooding, &stop), async {
-                tokio::time::sleep(length).await;
-                stop.store(true, Ordering::Relaxed);
-            });
-        },
+    let evenly = |per_second: f64| -> Vec<Flow> {
+        let tenants = 0..tenants;
+        tenants
+            .map(|tenant| stage.flow(tenant, per_second))
+            .collect()
+    };
+    let trickle = evenly(SHARE_PER_SECOND);
+    let flooding = [stage.flow(0, SHARE_PER_SECOND * share(TIMES - 1, 1))];
+    let even = evenly(SHARE_PER_SECOND * share(TIMES - 1, tenants));
+
+    let publisher = Publisher::new(&stage.receivers);
+    let stop = AtomicBool::new(false);
+    let length = options.phase(20);
+    let ((), phases) = tokio::join!(publisher.keep_pace(&trickle, &stop), async {
+        stage.measure_with(&publisher, &even, WARM_UP).await;
+        let even = stage.measure_with(&publisher, &even, length).await;
+        tokio::time::sleep(STRAGGLERS).await;
+        let before = stage.measure(length).await;
+        let during = stage.measure_with(&publisher, &flooding, length).await;
+        stop.store(true, Ordering::Relaxed);
+        [even, before, during]
+    });
+    tokio::time::sleep(STRAGGLERS).await;
+    let [even, before, during] =
+        phases.map(|due_us| Latencies::of(&publisher, &stage.receivers, |flow| flow != 0, &due_us));
+    even.say("evenly");
+    before.say("before");
+    during.say("during");
+    let comparison = compare(&before, &during);
+    record(
+        "flood",
+        &json!({ "before": before.json(), "during": during.json(), "evenly": even.json(), "comparison": comparison }),
     );
-    record("flood", &figures.await);
 }

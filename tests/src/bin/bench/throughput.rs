@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::Method;
 use futures_util::{StreamExt, stream};
-use postrider_tests::{Api, Cluster, LogKind, Plan};
+use postrider_tests::{Api, Cluster, KafkaBroker, LogKind, Plan};
 use serde_json::json;
 
 use crate::receiver_process::{ReceiverProcess, now_us};
@@ -19,6 +19,7 @@ use crate::say;
 const EVENTS: usize = 20_000;
 const EVENT_BYTES: usize = 1_024;
 const ENDPOINTS: usize = 16;
+const WARM_UP_EVENTS: usize = 40_000;
 const PUBLISHERS: usize = 64;
 const PACED_EVENTS: usize = 5_000;
 const PACED_PER_SECOND: u32 = 500;
@@ -30,18 +31,19 @@ pub(crate) async fn bench(log: LogKind) {
         "\n{log:?}: {EVENT_BYTES} byte events, fan-out 1, {ENDPOINTS} endpoints"
     ));
     let receiver = ReceiverProcess::start();
-    let cluster = Plan::new(log)
-        .set("POSTRIDER_TOPICS__PARTITIONS", "12")
-        .start()
-        .await;
+    let mut plan = Plan::new(log).set("POSTRIDER_TOPICS__PARTITIONS", "12");
+    if log == LogKind::Kafka {
+        plan = plan.broker(KafkaBroker::as_shipped());
+    }
+    let cluster = plan.start().await;
     let api = cluster.api();
     for number in 0..ENDPOINTS {
         let types = json!({ "event_types": [format!("bench.n{number}")] });
         api.create_endpoint(&receiver.url(), types).await;
     }
     // So that connections are open and code is warm.
-    publish(&api, 500).await;
-    receiver.finished(500).await;
+    publish(&api, WARM_UP_EVENTS).await;
+    receiver.finished(WARM_UP_EVENTS).await;
 
     let before = cpu_seconds(&cluster, &receiver);
     let started = Instant::now();

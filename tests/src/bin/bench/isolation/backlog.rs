@@ -1,11 +1,13 @@
 //! A dead endpoint gathers a backlog and comes back.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use postrider_tests::Cluster;
 use serde_json::json;
+use tokio::task::spawn_blocking;
 
 use super::{Options, STRAGGLERS, Stage, WARM_UP};
 use crate::flow::{Flow, Publisher};
@@ -59,7 +61,7 @@ async fn run(options: &Options, stage: &Stage, publisher: &Publisher<'_>) -> Run
     tokio::time::sleep(WARM_UP).await;
     let mut phases = vec![("before", stage.measure(length).await)];
 
-    let (written, came) = (written(&stage.cluster), receivers.arrivals().len());
+    let (written, came) = (written(&stage.cluster).await, receivers.arrivals().len());
     receivers.set(DEAD, Manner::Hangs);
     let (from, filling) = (receivers.now_us(), Instant::now());
     let flow = stage.flow(DEAD, PER_SECOND);
@@ -67,7 +69,8 @@ async fn run(options: &Options, stage: &Stage, publisher: &Publisher<'_>) -> Run
     let filled_in = filling.elapsed();
     phases.push(("filling", from..receivers.now_us()));
     phases.push(("full", stage.measure(length).await));
-    let extra_records = extra(&written, &stage.cluster, receivers.arrivals().len() - came);
+    let requests = receivers.arrivals().len() - came;
+    let extra_records = extra(&written, &stage.cluster, requests).await;
 
     receivers.set(DEAD, Manner::Answers);
     let (from, serving) = (receivers.now_us(), Instant::now());
@@ -122,20 +125,24 @@ fn report(options: &Options, stage: &Stage, publisher: &Publisher<'_>, run: Run)
     record("backlog", &figures);
 }
 
-/// How many records each topic got so far.
-fn written(cluster: &Cluster) -> BTreeMap<&'static str, i64> {
-    let ends = |topic| (topic, cluster.records_written(topic));
-    WRITTEN.into_iter().map(ends).collect()
+/// How many records each topic got so far. Whoever publishes meanwhile keeps its pace.
+async fn written(cluster: &Arc<Cluster>) -> BTreeMap<&'static str, i64> {
+    let cluster = Arc::clone(cluster);
+    let count = move || {
+        let ends = |topic| (topic, cluster.records_written(topic));
+        WRITTEN.into_iter().map(ends).collect()
+    };
+    spawn_blocking(count).await.expect("topics are counted")
 }
 
 /// What was written since then, apart from one attempt for each request that came.
-fn extra(
+async fn extra(
     before: &BTreeMap<&'static str, i64>,
-    cluster: &Cluster,
+    cluster: &Arc<Cluster>,
     requests: usize,
 ) -> BTreeMap<&'static str, i64> {
     let requests = i64::try_from(requests).unwrap_or(i64::MAX);
-    let mut extra = written(cluster);
+    let mut extra = written(cluster).await;
     for (topic, count) in &mut extra {
         *count -= before[topic];
         if *topic == "attempts" {
