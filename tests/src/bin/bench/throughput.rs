@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::receiver_process::{ReceiverProcess, now_us};
 use crate::say;
 
-const EVENTS: usize = 20_000;
+const EVENTS: usize = 50_000;
 const EVENT_BYTES: usize = 1_024;
 const ENDPOINTS: usize = 16;
 const WARM_UP_EVENTS: usize = 40_000;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use postrider_tests::Cluster;
 use serde_json::json;
 use tokio::task::spawn_blocking;
 
@@ -61,7 +60,7 @@ async fn run(options: &Options, stage: &Stage, publisher: &Publisher<'_>) -> Run
     tokio::time::sleep(WARM_UP).await;
     let mut phases = vec![("before", stage.measure(length).await)];
 
-    let (written, came) = (written(&stage.cluster).await, receivers.arrivals().len());
+    let written_before = written(stage).await;
     receivers.set(DEAD, Manner::Hangs);
     let (from, filling) = (receivers.now_us(), Instant::now());
     let flow = stage.flow(DEAD, PER_SECOND);
@@ -69,8 +68,10 @@ async fn run(options: &Options, stage: &Stage, publisher: &Publisher<'_>) -> Run
     let filled_in = filling.elapsed();
     phases.push(("filling", from..receivers.now_us()));
     phases.push(("full", stage.measure(length).await));
-    let requests = receivers.arrivals().len() - came;
-    let extra_records = extra(&written, &stage.cluster, requests).await;
+    let mut extra_records = written(stage).await;
+    for (topic, records) in &mut extra_records {
+        *records -= written_before[topic];
+    }
 
     receivers.set(DEAD, Manner::Answers);
     let (from, serving) = (receivers.now_us(), Instant::now());
@@ -125,29 +126,19 @@ fn report(options: &Options, stage: &Stage, publisher: &Publisher<'_>, run: Run)
     record("backlog", &figures);
 }
 
-/// How many records each topic got so far. Whoever publishes meanwhile keeps its pace.
-async fn written(cluster: &Arc<Cluster>) -> BTreeMap<&'static str, i64> {
-    let cluster = Arc::clone(cluster);
-    let count = move || {
-        let ends = |topic| (topic, cluster.records_written(topic));
-        WRITTEN.into_iter().map(ends).collect()
-    };
-    spawn_blocking(count).await.expect("topics are counted")
-}
-
-/// What was written since then, apart from one attempt for each request that came.
-async fn extra(
-    before: &BTreeMap<&'static str, i64>,
-    cluster: &Arc<Cluster>,
-    requests: usize,
-) -> BTreeMap<&'static str, i64> {
-    let requests = i64::try_from(requests).unwrap_or(i64::MAX);
-    let mut extra = written(cluster).await;
-    for (topic, count) in &mut extra {
-        *count -= before[topic];
-        if *topic == "attempts" {
-            *count -= requests;
+/// How many records each topic got so far, apart from one attempt for each request that came. It is counted while events
+/// flow, so attempts may be wrong by what comes in the second that a count takes.
+async fn written(stage: &Stage) -> BTreeMap<&'static str, i64> {
+    let mut written = BTreeMap::new();
+    for topic in WRITTEN {
+        let cluster = Arc::clone(&stage.cluster);
+        let count = spawn_blocking(move || cluster.records_written(topic));
+        let mut records = count.await.expect("a topic is counted");
+        if topic == "attempts" {
+            let requests = stage.receivers.arrivals().len();
+            records -= i64::try_from(requests).unwrap_or(i64::MAX);
         }
+        written.insert(topic, records);
     }
-    extra
+    written
 }
