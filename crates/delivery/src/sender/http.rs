@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
@@ -54,8 +54,17 @@ impl HttpSender {
         config: &EgressConfig,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, SenderError> {
+        Self::over(reqwest::Client::builder(), policy, config, clock)
+    }
+
+    fn over(
+        client: reqwest::ClientBuilder,
+        policy: AddressPolicy,
+        config: &EgressConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, SenderError> {
         let policy = Arc::new(policy);
-        let client = reqwest::Client::builder()
+        let client = client
             .user_agent(concat!("Postrider/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -76,19 +85,36 @@ impl HttpSender {
         })
     }
 
+    /// Sends, and once more if the receiver says that it did nothing with the request: servers that end a connection
+    /// after so many requests refuse those which are on their way.
     async fn exchange(
         &self,
-        request: WebhookRequest,
+        mut request: WebhookRequest,
         leaving: Arc<Leaving>,
     ) -> Result<WebhookResponse, reqwest::Error> {
-        let headers = headers(&request);
+        let began = Instant::now();
+        match self.exchange_once(&request, leaving.clone()).await {
+            Err(error) if is_unprocessed(&error) => {
+                request.timeout = request.timeout.saturating_sub(began.elapsed());
+                self.exchange_once(&request, leaving).await
+            }
+            ended => ended,
+        }
+    }
+
+    async fn exchange_once(
+        &self,
+        request: &WebhookRequest,
+        leaving: Arc<Leaving>,
+    ) -> Result<WebhookResponse, reqwest::Error> {
+        let headers = headers(request);
         let body = LeavingBody {
-            bytes: Some(request.body),
+            bytes: Some(request.body.clone()),
             leaving,
         };
         let sent = self
             .client
-            .post(request.url)
+            .post(request.url.clone())
             .timeout(request.timeout)
             .headers(headers)
             .body(reqwest::Body::wrap(body));
@@ -222,24 +248,38 @@ fn headers(request: &WebhookRequest) -> HeaderMap {
 }
 
 fn reason_of(error: &reqwest::Error) -> Reason {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(this) = cause {
-        if this.is::<Forbidden>() {
+    for cause in causes(error) {
+        if cause.is::<Forbidden>() {
             return Reason::AddressForbidden;
         }
-        if this.is::<Unresolved>() {
+        if cause.is::<Unresolved>() {
             return Reason::Dns;
         }
-        if this.is::<rustls::Error>() {
+        if cause.is::<rustls::Error>() {
             return Reason::Tls;
         }
-        cause = cause_of(this);
     }
     if error.is_timeout() {
         Reason::Timeout
     } else {
         Reason::Connect
     }
+}
+
+/// Whether an HTTP/2 receiver vouches that it has not processed the request (RFC 9113, section 8.7).
+fn is_unprocessed(error: &reqwest::Error) -> bool {
+    let mut errors = causes(error).filter_map(<dyn Error>::downcast_ref::<h2::Error>);
+    errors.any(|error| {
+        let reason = error.reason();
+        error.is_remote()
+            && ((error.is_go_away() && reason == Some(h2::Reason::NO_ERROR))
+                || (error.is_reset() && reason == Some(h2::Reason::REFUSED_STREAM)))
+    })
+}
+
+/// An error and what it wraps, from the outside in.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| cause_of(*error))
 }
 
 /// What an error wraps. An `io::Error` passes over what it wraps itself and names only the cause of that.
@@ -298,5 +338,83 @@ impl Resolve for PolicedResolver {
                 (true, None) => Err(Unresolved("no addresses".to_owned()).into()),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use postrider_log::SystemClock;
+    use tokio::net::TcpListener;
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    /// An HTTP/2 server that refuses the first requests and answers the others.
+    async fn refusing(count: usize, tasks: &mut JoinSet<()>) -> (SocketAddr, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&requests);
+        tasks.spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                if seen.fetch_add(1, Ordering::SeqCst) < count {
+                    respond.send_reset(h2::Reason::REFUSED_STREAM);
+                } else {
+                    // The default is 200.
+                    respond.send_response(Default::default(), true).unwrap();
+                }
+            }
+        });
+        (address, requests)
+    }
+
+    async fn send(address: SocketAddr) -> WebhookResponse {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let policy = AddressPolicy::try_new(&["127.0.0.0/8".to_owned()]).unwrap();
+        let sender = HttpSender::over(
+            reqwest::Client::builder().http2_prior_knowledge(),
+            policy,
+            &EgressConfig::default(),
+            Arc::new(SystemClock),
+        );
+        let request = WebhookRequest {
+            url: format!("http://{address}/").parse().unwrap(),
+            id: "evt_1".to_owned(),
+            attempt: 1,
+            timestamp_s: 1_700_000_000,
+            signature: "v1,abc=".to_owned(),
+            traceparent: String::new(),
+            body: Bytes::from_static(b"{}"),
+            timeout: Duration::from_secs(5),
+        };
+        let sent = sender.unwrap().send(request, Arc::new(|| true)).await;
+        sent.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_the_receiver_refused_unprocessed_is_sent_once_more() {
+        let mut tasks = JoinSet::new();
+        let (address, requests) = refusing(1, &mut tasks).await;
+        let outcome = send(address).await.outcome;
+        assert!(
+            matches!(outcome, Outcome::Answered { status: 200, .. }),
+            "{outcome:?}"
+        );
+        assert_eq!(requests.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_twice_has_failed() {
+        let mut tasks = JoinSet::new();
+        let (address, requests) = refusing(9, &mut tasks).await;
+        assert_eq!(
+            send(address).await.outcome,
+            Outcome::Unanswered(Reason::Connect)
+        );
+        assert_eq!(requests.load(Ordering::SeqCst), 2);
     }
 }
