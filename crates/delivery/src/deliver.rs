@@ -201,9 +201,7 @@ impl<S: Sender> Deliver<S> {
         partition: PartitionNumber,
         generation: Generation,
     ) -> Option<&mut Partition> {
-        self.partitions
-            .get_mut(&partition)
-            .filter(|owned| owned.generation == generation)
+        under(&mut self.partitions, partition, generation)
     }
 
     // ---- lanes in line ----
@@ -650,6 +648,17 @@ impl<S: Sender> Deliver<S> {
     }
 }
 
+/// A partition, if it is still the assignment that somebody worked for: what is left of a former one is for nobody.
+fn under(
+    partitions: &mut BTreeMap<PartitionNumber, Partition>,
+    partition: PartitionNumber,
+    generation: Generation,
+) -> Option<&mut Partition> {
+    partitions
+        .get_mut(&partition)
+        .filter(|owned| owned.generation == generation)
+}
+
 /// Its key finds a delivery again when it is read a second time, so it must be that of its endpoint.
 fn keyed(record: &Record, delivery: Delivery) -> Result<Delivery, InvalidRecord> {
     if record.key.as_ref() == delivery.endpoint.as_str().as_bytes() {
@@ -861,5 +870,20 @@ impl<S: Sender> Stage for Deliver<S> {
         }
         self.stale.remove(&partition);
         self.waiting.leave(&[partition]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::settled::SettledSet;
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_former_assignment_is_for_nobody() {
+        let settled = SettledSet::new(0, 0, 1_000, 10);
+        let mut partitions = BTreeMap::from([(3, Partition::new(8, 0, 0, settled))]);
+        assert!(under(&mut partitions, 3, 7).is_none());
+        assert!(under(&mut partitions, 3, 8).is_some());
+        assert!(under(&mut partitions, 4, 8).is_none());
     }
 }
