@@ -10,6 +10,9 @@ use crate::world::{RECOVERS_WITHIN, World, quick_sessions, takes};
 
 const ENDPOINTS: usize = 12;
 const PER_SECOND: f64 = 40.0;
+const APPEND_TIMEOUT_MS: &str = "3000";
+/// An append to a partition without a leader is refused within this time.
+const NO_LEADER_FOR_AT_MOST: Duration = Duration::from_secs(5);
 /// An append that was acknowledged just before its broker died is answered by then.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
 
@@ -21,7 +24,7 @@ async fn of_three_brokers_one_is_not_missed_and_two_refuse_without_loss(form: Fo
     let plan = quick_sessions()
         .broker(&brokers[0])
         .delivers(2)
-        .set("POSTRIDER_INGEST__APPEND_TIMEOUT_MS", "3000");
+        .set("POSTRIDER_INGEST__APPEND_TIMEOUT_MS", APPEND_TIMEOUT_MS);
     let world = World::start(plan, ENDPOINTS, PER_SECOND, |received| {
         takes(received, 20, 250)
     })
@@ -33,6 +36,8 @@ async fn of_three_brokers_one_is_not_missed_and_two_refuse_without_loss(form: Fo
     let one_killed = Instant::now();
     let recovered = world.flows_since(one_killed).await;
     accepts_again(&world, one_killed).await;
+    tokio::time::sleep(NO_LEADER_FOR_AT_MOST).await;
+    refuses_no_more(&world).await;
     let steady = Instant::now();
     tokio::time::sleep(away).await;
     let one_away = steady..Instant::now();
@@ -75,6 +80,18 @@ async fn of_three_brokers_one_is_not_missed_and_two_refuse_without_loss(form: Fo
     for (status, _, _) in &settled.told.refused {
         assert_eq!(*status, 503);
     }
+}
+
+/// Waits until no event was refused for longer than an append may take: then no partition is without a leader.
+async fn refuses_no_more(world: &World) {
+    postrider_tests::eventually("nothing is refused", RECOVERS_WITHIN, async || {
+        let told = world.load.told();
+        match told.refused.last() {
+            Some((_, _, at)) if at.elapsed() < NO_LEADER_FOR_AT_MOST => Err(at.elapsed()),
+            _ => Ok(()),
+        }
+    })
+    .await;
 }
 
 /// Waits until an event was accepted after this moment.
