@@ -25,7 +25,6 @@ const QUICK: &str = "-Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UseP
 /// Those that Kafka's own scripts set.
 const AS_SHIPPED: &str = "-Xms1g -Xmx1g -server -XX:+UseG1GC -XX:MaxGCPauseMillis=20 \
     -XX:InitiatingHeapOccupancyPercent=35 -XX:+ExplicitGCInvokesConcurrent -XX:MaxInlineLevel=15";
-const JVM_FILE: &str = "jvm.options";
 
 /// Names the broker's process id, then waits. `keep` leaves the directory for a restart.
 const WATCHDOG: &str = r#"
@@ -96,6 +95,8 @@ pub struct KafkaBroker {
     bootstrap: String,
     /// Whether the listener for clients wants TLS.
     tls: bool,
+    /// Options of its JVM.
+    jvm: &'static str,
     process: Mutex<Option<Process>>,
 }
 
@@ -124,7 +125,7 @@ impl KafkaBroker {
         Self::start_on(QUICK, properties)
     }
 
-    fn start_on(jvm: &str, properties: &[(&str, &str)]) -> Self {
+    fn start_on(jvm: &'static str, properties: &[(&str, &str)]) -> Self {
         fetch();
         let mut last = String::new();
         for _ in 0..START_TRIES {
@@ -184,7 +185,10 @@ impl KafkaBroker {
     /// If it does not start.
     pub fn restart(&self) {
         self.kill();
-        let process = self.process().insert(Process::spawn(&self.dir)).broker_pid;
+        let process = self
+            .process()
+            .insert(Process::spawn(self.jvm, &self.dir))
+            .broker_pid;
         if !answers_in_time(self.port, self.tls, || alive(process)) {
             panic!(
                 "the Kafka broker did not start again:\n{}",
@@ -229,7 +233,7 @@ impl KafkaBroker {
         log_of(&self.dir)
     }
 
-    fn try_start(jvm: &str, properties: &[(&str, &str)]) -> Result<Self, String> {
+    fn try_start(jvm: &'static str, properties: &[(&str, &str)]) -> Result<Self, String> {
         let ports: [u16; 2] = ports::unused();
         let broker = Self::spawn(ports, address(ports[0]), jvm, properties);
         broker.until_it_answers()?;
@@ -257,15 +261,14 @@ impl KafkaBroker {
     fn spawn(
         [port, controller_port]: [u16; 2],
         bootstrap: String,
-        jvm: &str,
+        jvm: &'static str,
         properties: &[(&str, &str)],
     ) -> Self {
         let dir = fresh_dir();
-        fs::write(dir.join(JVM_FILE), jvm).expect("the options of the JVM are written");
         write_configuration(&dir, port, controller_port, properties);
         format_storage(&dir);
         // From here on the watchdog removes the directory.
-        let process = Process::spawn(&dir);
+        let process = Process::spawn(jvm, &dir);
         let tls = properties
             .iter()
             .any(|(name, _)| *name == "ssl.keystore.location");
@@ -274,6 +277,7 @@ impl KafkaBroker {
             port,
             bootstrap,
             tls,
+            jvm,
             process: Mutex::new(Some(process)),
         }
     }
@@ -315,9 +319,8 @@ impl Drop for KafkaBroker {
 }
 
 impl Process {
-    fn spawn(dir: &Path) -> Self {
-        let options = fs::read_to_string(dir.join(JVM_FILE)).expect("it was written");
-        let broker = java(&options, dir);
+    fn spawn(jvm: &str, dir: &Path) -> Self {
+        let broker = java(jvm, dir);
         let mut watchdog = Command::new("sh")
             .args(["-c", WATCHDOG, "watchdog"])
             .arg(broker.get_program())

@@ -294,6 +294,7 @@ impl<S: Sender> Deliver<S> {
 
     fn start_attempt(&mut self, key: LaneKey, now: Now) {
         let wishes = Wishes::of(&self.context, &key.1);
+        let slow_has_room = self.slow_has_room();
         let Some(owned) = self.partitions.get_mut(&key.0) else {
             return;
         };
@@ -309,7 +310,7 @@ impl<S: Sender> Deliver<S> {
             return;
         }
         let slow = lane.is_slow(self.context.config.slow_from_ms(), now);
-        if slow && self.slow_in_flight >= self.context.config.slow_attempts_in_flight_max() {
+        if slow && !slow_has_room {
             self.line_up(key, now);
             return;
         }

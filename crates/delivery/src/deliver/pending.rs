@@ -7,8 +7,8 @@ use postrider_model::delivery::{Delivery, LaneState};
 use postrider_model::ids::EndpointId;
 use postrider_model::topics::{DELIVERIES, GROUP_DELIVER};
 
-use super::settled::{CommitNote, SettledSet};
-use super::{rebuild, state};
+use super::settled::SettledSet;
+use super::take_over::left_behind;
 use crate::config::DeliverConfig;
 
 /// Reads the unsettled records of a partition in order: those that the group's commit has not passed, and those of
@@ -38,8 +38,6 @@ impl PendingDeliveries {
         let index = usize::try_from(partition).unwrap_or_default();
         let mut all = log.committed(GROUP_DELIVER, DELIVERIES).await?;
         let committed = all.get_mut(index).and_then(Option::take);
-        let metadata = committed.as_ref().map_or("", |one| one.metadata.as_str());
-        let note = CommitNote::decode(metadata);
         let offset = committed.as_ref().map_or(0, |one| one.offset);
         let assignment = Assignment {
             partition,
@@ -47,8 +45,7 @@ impl PendingDeliveries {
             committed,
             bounds,
         };
-        let settled = rebuild::settled_set(log, config, &assignment, note, now_ms).await?;
-        let found = state::find(log, partition, note.state_id).await?;
+        let (settled, found) = left_behind(log, config, &assignment, now_ms).await?;
         let behind = found
             .states
             .into_iter()

@@ -71,8 +71,24 @@ impl<'a> Publisher<'a> {
         }
     }
 
-    /// Publishes the events of all flows, evenly spread, each at its time, until told to stop.
-    pub(crate) async fn keep_pace(&self, flows: &[Flow], stop: &AtomicBool) {
+    /// Publishes the events of all flows, evenly spread, each at its time, while something goes on, and gives what that
+    /// gives.
+    pub(crate) async fn keep_pace<T>(
+        &self,
+        flows: &[Flow],
+        meanwhile: impl Future<Output = T>,
+    ) -> T {
+        let stop = AtomicBool::new(false);
+        let until_it_ends = async {
+            let given = meanwhile.await;
+            stop.store(true, Ordering::Relaxed);
+            given
+        };
+        let ((), given) = tokio::join!(self.publish_until(flows, &stop), until_it_ends);
+        given
+    }
+
+    async fn publish_until(&self, flows: &[Flow], stop: &AtomicBool) {
         let began = tokio::time::Instant::from_std(self.receivers.began());
         let mut due = first_times(flows, self.receivers.now_us());
         let events = stream::poll_fn(move |_| {

@@ -5,7 +5,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
@@ -105,6 +104,14 @@ impl Stage {
         }
     }
 
+    /// One flow for each of the first endpoints.
+    fn flows(&self, endpoints: usize, per_second: f64) -> Vec<Flow> {
+        let endpoints = 0..endpoints;
+        endpoints
+            .map(|endpoint| self.flow(endpoint, per_second))
+            .collect()
+    }
+
     /// A phase of this length: the times at which events of it were due.
     async fn measure(&self, length: Duration) -> Range<u64> {
         let from = self.receivers.now_us();
@@ -119,13 +126,7 @@ impl Stage {
         flows: &[Flow],
         length: Duration,
     ) -> Range<u64> {
-        let stop = AtomicBool::new(false);
-        let ((), phase) = tokio::join!(publisher.keep_pace(flows, &stop), async {
-            let phase = self.measure(length).await;
-            stop.store(true, Ordering::Relaxed);
-            phase
-        });
-        phase
+        publisher.keep_pace(flows, self.measure(length)).await
     }
 }
 
@@ -138,15 +139,14 @@ async fn two_phases(
     trouble: impl FnOnce(),
 ) -> Value {
     let publisher = Publisher::new(&stage.receivers);
-    let stop = AtomicBool::new(false);
-    let ((), (before, during)) = tokio::join!(publisher.keep_pace(flows, &stop), async {
+    let phases = publisher.keep_pace(flows, async {
         tokio::time::sleep(WARM_UP).await;
         let before = stage.measure(lengths[0]).await;
         trouble();
         let during = stage.measure(lengths[1]).await;
-        stop.store(true, Ordering::Relaxed);
         (before, during)
     });
+    let (before, during) = phases.await;
     tokio::time::sleep(STRAGGLERS).await;
     let latencies = |due_us| Latencies::of(&publisher, &stage.receivers, &healthy, due_us);
     let (before, during) = (latencies(&before), latencies(&during));
@@ -173,9 +173,7 @@ pub(crate) async fn two_of_ten(options: &Options) {
         options.rate
     ));
     let stage = Stage::set(options, ENDPOINTS).await;
-    let flows: Vec<Flow> = (0..ENDPOINTS)
-        .map(|endpoint| stage.flow(endpoint, share(options.rate, ENDPOINTS)))
-        .collect();
+    let flows = stage.flows(ENDPOINTS, share(options.rate, ENDPOINTS));
     let lengths = [options.phase(8), options.phase(20)];
     let figures = two_phases(
         &stage,
@@ -200,9 +198,7 @@ pub(crate) async fn many_hang(options: &Options) {
         options.tenants, options.rate
     ));
     let stage = Stage::set(options, ENDPOINTS).await;
-    let flows: Vec<Flow> = (0..ENDPOINTS)
-        .map(|endpoint| stage.flow(endpoint, share(options.rate, ENDPOINTS)))
-        .collect();
+    let flows = stage.flows(ENDPOINTS, share(options.rate, ENDPOINTS));
     let lengths = [options.phase(8), options.phase(25)];
     let figures = two_phases(
         &stage,
@@ -233,28 +229,21 @@ pub(crate) async fn flood(options: &Options) {
         ..options.clone()
     };
     let stage = Stage::set(&options, tenants).await;
-    let evenly = |per_second: f64| -> Vec<Flow> {
-        let tenants = 0..tenants;
-        tenants
-            .map(|tenant| stage.flow(tenant, per_second))
-            .collect()
-    };
-    let trickle = evenly(SHARE_PER_SECOND);
+    let trickle = stage.flows(tenants, SHARE_PER_SECOND);
     let flooding = [stage.flow(0, SHARE_PER_SECOND * share(TIMES - 1, 1))];
-    let even = evenly(SHARE_PER_SECOND * share(TIMES - 1, tenants));
+    let even = stage.flows(tenants, SHARE_PER_SECOND * share(TIMES - 1, tenants));
 
     let publisher = Publisher::new(&stage.receivers);
-    let stop = AtomicBool::new(false);
     let length = options.phase(20);
-    let ((), phases) = tokio::join!(publisher.keep_pace(&trickle, &stop), async {
+    let phases = publisher.keep_pace(&trickle, async {
         stage.measure_with(&publisher, &even, WARM_UP).await;
         let even = stage.measure_with(&publisher, &even, length).await;
         tokio::time::sleep(STRAGGLERS).await;
         let before = stage.measure(length).await;
         let during = stage.measure_with(&publisher, &flooding, length).await;
-        stop.store(true, Ordering::Relaxed);
         [even, before, during]
     });
+    let phases = phases.await;
     tokio::time::sleep(STRAGGLERS).await;
     let [even, before, during] =
         phases.map(|due_us| Latencies::of(&publisher, &stage.receivers, |flow| flow != 0, &due_us));

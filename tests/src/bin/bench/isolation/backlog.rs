@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::task::spawn_blocking;
 
 use super::{Options, STRAGGLERS, Stage, WARM_UP};
-use crate::flow::{Flow, Publisher};
+use crate::flow::Publisher;
 use crate::receivers::Manner;
 use crate::report::{Latencies, compare, record};
 use crate::say;
@@ -32,16 +31,10 @@ pub(crate) async fn backlog(options: &Options) {
         options.backlog
     ));
     let stage = Stage::set(options, NEIGHBOURS + 1).await;
-    let flows: Vec<Flow> = (0..NEIGHBOURS)
-        .map(|endpoint| stage.flow(endpoint, PER_SECOND))
-        .collect();
+    let flows = stage.flows(NEIGHBOURS, PER_SECOND);
     let publisher = Publisher::new(&stage.receivers);
-    let stop = AtomicBool::new(false);
-    let ((), run) = tokio::join!(publisher.keep_pace(&flows, &stop), async {
-        let run = run(options, &stage, &publisher).await;
-        stop.store(true, Ordering::Relaxed);
-        run
-    });
+    let run = run(options, &stage, &publisher);
+    let run = publisher.keep_pace(&flows, run).await;
     tokio::time::sleep(STRAGGLERS).await;
     report(options, &stage, &publisher, run);
 }

@@ -1,13 +1,12 @@
 //! An endpoint gets twice what it takes.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::{Options, STRAGGLERS, Stage};
-use crate::flow::{Flow, Publisher};
+use crate::flow::Publisher;
 use crate::receivers::{Arrival, Manner};
 use crate::report::{Latencies, record};
 use crate::say;
@@ -29,17 +28,11 @@ pub(crate) async fn slow(options: &Options) {
     let stage = Stage::set(options, NEIGHBOURS + 1).await;
     let receivers = &stage.receivers;
     receivers.set(SLOW, Manner::TakesTurns(ONE_TAKES));
-    let flows: Vec<Flow> = (0..=NEIGHBOURS)
-        .map(|endpoint| stage.flow(endpoint, GETS_PER_SECOND))
-        .collect();
+    let flows = stage.flows(NEIGHBOURS + 1, GETS_PER_SECOND);
     let publisher = Publisher::new(receivers);
-    let stop = AtomicBool::new(false);
     let from = receivers.now_us();
-    let ((), served) = tokio::join!(publisher.keep_pace(&flows, &stop), async {
-        let served = count_pieces(&stage, length).await;
-        stop.store(true, Ordering::Relaxed);
-        served
-    });
+    let served = publisher.keep_pace(&flows, count_pieces(&stage, length));
+    let served = served.await;
     let arrivals = receivers.arrivals();
     tokio::time::sleep(STRAGGLERS).await;
     let all = from..receivers.now_us();
