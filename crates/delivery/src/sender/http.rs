@@ -346,6 +346,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     use postrider_log::SystemClock;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio::task::JoinSet;
 
@@ -405,6 +406,34 @@ mod tests {
             "{outcome:?}"
         );
         assert_eq!(requests.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn what_came_after_a_connection_was_going_away_is_sent_once_more() {
+        // Frames of RFC 9113: SETTINGS without any, then GOAWAY with no stream processed and NO_ERROR.
+        const GOES_AWAY: [u8; 26] = [
+            0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        ];
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let (mut first, _) = listener.accept().await.unwrap();
+            // The request is on its way when its connection goes.
+            let mut begin = [0; 128];
+            first.read_exact(&mut begin).await.unwrap();
+            first.write_all(&GOES_AWAY).await.unwrap();
+            let (second, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(second).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                respond.send_response(Default::default(), true).unwrap();
+            }
+        });
+        let outcome = send(address).await.outcome;
+        assert!(
+            matches!(outcome, Outcome::Answered { status: 200, .. }),
+            "{outcome:?}"
+        );
     }
 
     #[tokio::test]
