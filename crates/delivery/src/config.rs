@@ -90,8 +90,12 @@ impl DeliveryConfig {
     }
 
     /// What stops everything when it is 0.
-    fn at_least_1(&self) -> [(&'static str, usize); 14] {
+    fn at_least_1(&self) -> [(&'static str, usize); 15] {
         [
+            (
+                "stage.partitions_prepared_at_once_max",
+                self.stage.partitions_prepared_at_once_max,
+            ),
             (
                 "fan_out.events_in_flight_max",
                 self.fan_out.events_in_flight_max,
@@ -154,6 +158,8 @@ pub struct StageConfig {
     pub commit_interval_ms: u64,
     /// Time between commits while there is none; they renew the lease.
     pub commit_idle_interval_ms: u64,
+    /// Partitions for which a stage looks up at once what it must know before their first record.
+    pub partitions_prepared_at_once_max: usize,
     /// How long a revoked partition may drain.
     pub revoke_drain_ms: u64,
     /// How long a stopping process may drain.
@@ -171,6 +177,7 @@ impl Default for StageConfig {
         Self {
             commit_interval_ms: 500,
             commit_idle_interval_ms: 3_000,
+            partitions_prepared_at_once_max: 8,
             revoke_drain_ms: 5_000,
             stop_drain_ms: 25_000,
             prefetch_bytes_max: 16 * 1024 * 1024,

@@ -30,7 +30,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
 use postrider_daemon::telemetry;
 use postrider_log::{
     Assignment, Batch, Commit, Generation, Log, LogError, Offset, Partition as PartitionNumber,
@@ -58,14 +57,14 @@ use partition::{Partition, Taken};
 pub use pending::PendingDeliveries;
 use settled::CommitNote;
 pub use status::{LaneAnswers, LaneQuestions, LaneStatus, lane_questions};
-use take_over::take_over;
+use take_over::{TakenOver, take_over};
 use waiting::{LaneKey, Waiting};
 
 use crate::dead_letter;
 use crate::metrics::Held;
 use crate::progress::Lease;
 use crate::sender::Sender;
-use crate::stage::{Stage, StageContext, StageError, run_stage};
+use crate::stage::{Preparation, Stage, StageContext, StageError, run_stage};
 
 const LEASE_CHECK: Duration = Duration::from_millis(100);
 const NETWORK_PROBE_INTERVAL_MS: i64 = 1_000;
@@ -709,39 +708,37 @@ impl<S: Sender> Stage for Deliver<S> {
     /// Settlements are written behind an answer that took longer, so batching them costs nobody anything.
     const LINGER: Duration = Duration::from_millis(5);
 
-    async fn assigned(&mut self, assignments: &[Assignment]) -> Result<(), StageError> {
-        self.context.registry.caught_up().await;
-        let taken = assignments
-            .iter()
-            .map(|assignment| take_over(&*self.log, &self.context, assignment));
-        let taken = try_join_all(taken).await?;
+    type Prepared = TakenOver;
+
+    fn prepare(&self, assignment: &Assignment) -> Preparation<TakenOver> {
+        let (log, context) = (self.log.clone(), self.context.clone());
+        let assignment = assignment.clone();
+        Box::pin(async move {
+            context.registry.caught_up().await;
+            Ok(take_over(&*log, &context, &assignment).await?)
+        })
+    }
+
+    fn begin(&mut self, assignment: &Assignment, taken: TakenOver) {
         let now = self.now();
-        for (assignment, taken) in assignments.iter().zip(taken) {
-            let number = assignment.partition;
-            let committed = assignment
-                .committed
-                .as_ref()
-                .map_or(0, |committed| committed.offset);
-            let from = committed.max(assignment.bounds.start);
-            let mut owned = Partition::new(assignment.generation, from, committed, taken.settled);
-            owned.restore(taken.state_id, taken.states, &self.limits, now);
-            self.partitions.insert(number, owned);
-            self.stale.insert(number, taken.stale);
-        }
+        let number = assignment.partition;
+        let committed = assignment
+            .committed
+            .as_ref()
+            .map_or(0, |committed| committed.offset);
+        let from = committed.max(assignment.bounds.start);
+        let mut owned = Partition::new(assignment.generation, from, committed, taken.settled);
+        owned.restore(taken.state_id, taken.states, &self.limits, now);
+        self.partitions.insert(number, owned);
+        self.stale.insert(number, taken.stale);
         self.tick_at_ms = self.tick_at_ms.min(now.mono_ms);
-        Ok(())
     }
 
-    fn has_room(&self) -> bool {
-        true
-    }
-
-    async fn take(&mut self, record: Record, generation: Generation) -> Result<(), StageError> {
+    fn take(&mut self, record: Record, generation: Generation) {
         if self.owned_under(record.partition, generation).is_some() {
             let (memory, now) = (self.memory(), self.now());
             self.admit(&record, generation, memory, now);
         }
-        Ok(())
     }
 
     async fn progress(&mut self) -> Result<Vec<(PartitionNumber, Generation, Offset)>, StageError> {

@@ -11,26 +11,42 @@ use futures_util::FutureExt;
 use postrider_daemon::telemetry;
 use postrider_log::{Append, AppendError, NewRecord, Position, Producer, Target};
 use tokio::time::sleep;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
+/// Before an append that found the producer's queue full is tried again.
+pub(crate) const QUEUE_FULL_PAUSE: Duration = BACKOFF_MIN;
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// Starts an append as soon as the producer's queue has room. Until then nothing later goes to the log, so order holds.
-pub(crate) async fn append_when_room(
-    producer: &dyn Producer,
-    topic: &str,
+/// An append that waits until the producer's queue has room. If nothing later is appended before it, order holds.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    topic: &'static str,
     target: Target,
-    mut record: NewRecord,
-) -> Append {
-    let span = telemetry::sending(topic);
-    telemetry::carry(&span, &mut record.headers);
-    loop {
-        let mut append = span.in_scope(|| producer.append(topic, target, record.clone()));
+    record: NewRecord,
+    span: Span,
+}
+
+impl Waiting {
+    pub(crate) fn new(topic: &'static str, target: Target, mut record: NewRecord) -> Self {
+        let span = telemetry::sending(topic);
+        telemetry::carry(&span, &mut record.headers);
+        Self {
+            topic,
+            target,
+            record,
+            span,
+        }
+    }
+
+    /// Starts the append. None if the queue is full; then it may have room after [`QUEUE_FULL_PAUSE`].
+    pub(crate) fn start(&self, producer: &dyn Producer) -> Option<Append> {
+        let append = || producer.append(self.topic, self.target, self.record.clone());
+        let mut append = self.span.in_scope(append);
         match (&mut append).now_or_never() {
-            None => return append,
-            Some(Err(AppendError::QueueFull)) => sleep(BACKOFF_MIN).await,
-            Some(fate) => return Append::ready(fate),
+            None => Some(append),
+            Some(Err(AppendError::QueueFull)) => None,
+            Some(fate) => Some(Append::ready(fate)),
         }
     }
 }

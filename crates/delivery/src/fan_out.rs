@@ -1,13 +1,15 @@
 //! Fan-out: an event becomes one delivery for each endpoint that wants it.
 //!
-//! Events of a partition are taken in order: wait for the registry position the event was accepted at, match the
-//! tenant's endpoints, append one delivery each and, when those are acknowledged, the route that says who was matched. The appends of many
-//! events are under way at once; an event's offset is resolved when all of its appends are acknowledged. If one is
-//! not, the stage starts again from its commit and repeats everything after it in order; the copies that had landed
-//! are dropped by deliver.
+//! Events are taken in order, one after the other: wait for the registry position the event was accepted at, match the
+//! tenant's endpoints, append one delivery each and, when those are acknowledged, the route that says who was matched.
+//! The appends of many events are under way at once; an event's offset is resolved when all of its appends are
+//! acknowledged. If one is not, the stage starts again from its commit and repeats everything after it in order; the
+//! copies that had landed are dropped by deliver.
 
 mod repeats;
+mod routing;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,28 +18,29 @@ use futures_util::future::{BoxFuture, FutureExt, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use postrider_daemon::telemetry;
 use postrider_log::{
-    Append, AppendError, Assignment, Clock, Generation, NewRecord, Offset, Partition, Producer,
-    Record, Target,
+    AppendError, Assignment, Clock, Generation, NewRecord, Offset, Partition, Producer, Record,
+    Target,
 };
-use postrider_model::delivery::{Delivery, Route};
-use postrider_model::endpoint::Endpoint;
+use postrider_model::delivery::Route;
 use postrider_model::event::{Event, EventPosition};
 use postrider_model::ids::EndpointId;
 use postrider_model::outcome::Reason;
 use postrider_model::topics::{DELIVERIES, EVENTS, GROUP_FAN_OUT, ROUTES};
 use postrider_model::wire::{EventContext, InvalidRecord};
 use postrider_registry::{Matched, Registry};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::config::FanOutConfig;
 use crate::dead_letter;
-use crate::durable::{append_durably, append_when_room};
+use crate::durable::{QUEUE_FULL_PAUSE, append_durably};
 use crate::metrics::DeliveryMetrics;
 use crate::progress::Lease;
-use crate::stage::{Stage, StageContext, StageError, run_stage};
-use crate::view::as_new_as;
+use crate::stage::{Preparation, Stage, StageContext, StageError, run_stage};
+use crate::view::{CurrentView, Needed};
 use repeats::RepeatWindow;
-use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
+use routing::{Head, Routing, Taken, Unjudged};
 
 type Routed = BoxFuture<'static, Result<(Partition, Generation, Offset), StageError>>;
 
@@ -66,9 +69,24 @@ pub async fn run(stage: StageContext, context: FanOutContext, stop: Cancellation
 struct FanOut {
     context: FanOutContext,
     producer: Arc<dyn Producer>,
+    view: CurrentView,
     repeats: RepeatWindow,
+    /// Records whose turn has not come, in order. They fit the group's prefetch: no more is taken while there are any.
+    waiting: VecDeque<Taken>,
+    head: Option<Head>,
     routed: FuturesUnordered<Routed>,
     in_flight: Vec<(Partition, usize)>,
+}
+
+/// What the events that were taken wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Halt {
+    /// There are none.
+    Idle,
+    /// A newer view.
+    View,
+    /// Room in the producer's queue.
+    Queue,
 }
 
 impl FanOut {
@@ -76,20 +94,76 @@ impl FanOut {
     fn new(context: FanOutContext, producer: Arc<dyn Producer>) -> Self {
         let window = Duration::from_millis(context.config.repeat_window_ms);
         Self {
+            view: CurrentView::new(context.registry.clone()),
             repeats: RepeatWindow::new(window, context.config.repeat_window_ids_max),
             context,
             producer,
+            waiting: VecDeque::new(),
+            head: None,
             routed: FuturesUnordered::new(),
             in_flight: Vec::new(),
         }
     }
 
-    async fn route(&mut self, event: Event, record: Record, generation: Generation) {
-        let position = EventPosition {
-            partition: record.partition,
-            offset: record.offset,
-        };
-        let repeated = self.repeats.is_repeat(&event, position);
+    /// Routes what was taken, in order, as far as it goes without waiting.
+    fn advance(&mut self) -> Halt {
+        loop {
+            match self.head.take().or_else(|| self.next_head()) {
+                None => return Halt::Idle,
+                Some(Head::Unjudged(unjudged)) => {
+                    if !self.may_judge(&unjudged) {
+                        self.head = Some(Head::Unjudged(unjudged));
+                        return Halt::View;
+                    }
+                    self.head = Some(Head::Routing(self.judge(unjudged)));
+                }
+                Some(Head::Routing(mut routing)) => {
+                    if !routing.append_all(&*self.producer) {
+                        self.head = Some(Head::Routing(routing));
+                        return Halt::Queue;
+                    }
+                    self.context.metrics.events_routed.inc();
+                    self.track(routing);
+                }
+            }
+        }
+    }
+
+    /// The next event. What is none goes to dead letters.
+    fn next_head(&mut self) -> Option<Head> {
+        loop {
+            let taken = self.waiting.pop_front()?;
+            let record = &taken.record;
+            let context = EventContext {
+                position: position_of(record),
+                appended_at_ms: record.timestamp_ms,
+                traceparent: header(record, "traceparent"),
+            };
+            let event = Event::decode(record.value.as_ref().unwrap_or(&Bytes::new()), context);
+            let span = telemetry::processing(EVENTS, record.partition, record.offset);
+            if !telemetry::follow(&span, &record.headers)
+                && let Ok(event) = &event
+            {
+                telemetry::set_parent(&span, &event.trace.traceparent, &event.trace.tracestate);
+            }
+            match event {
+                Ok(event) => return Some(Head::Unjudged(Unjudged { event, taken, span })),
+                Err(invalid) => span.in_scope(|| self.refuse(taken, &invalid)),
+            }
+        }
+    }
+
+    fn may_judge(&mut self, unjudged: &Unjudged) -> bool {
+        let Unjudged { event, taken, .. } = unjudged;
+        self.repeats.has_seen(event, position_of(&taken.record))
+            || self.view.suffices(Needed::for_event(event), taken.received)
+    }
+
+    /// Says who gets an event.
+    fn judge(&mut self, unjudged: Unjudged) -> Routing {
+        let event = &unjudged.event;
+        let position = position_of(&unjudged.taken.record);
+        let repeated = self.repeats.is_repeat(event, position);
         let matched = if repeated {
             self.context.metrics.events_repeated.inc();
             Matched {
@@ -97,8 +171,7 @@ impl FanOut {
                 endpoints: Vec::new(),
             }
         } else {
-            as_new_as(&self.context.registry, event.registry_position).await;
-            self.context.registry.wanting(&event)
+            self.context.registry.wanting(event)
         };
         let endpoints: Vec<EndpointId> = matched
             .endpoints
@@ -117,24 +190,23 @@ impl FanOut {
             traceparent: event.trace.traceparent.clone(),
             endpoints,
         };
-        let deliveries =
-            append_deliveries(&*self.producer, &event, &route, &matched.endpoints).await;
-        self.context.metrics.events_routed.inc();
-        self.track(record, generation, route, deliveries);
+        Routing::new(unjudged, route, matched.endpoints)
     }
 
     /// Waits, beside everything else, until an event's deliveries are acknowledged, and only then appends its route, so
     /// that a route never names an endpoint that got nothing. A delivery too large for its topic makes the event a
     /// dead letter.
-    fn track(
-        &mut self,
-        record: Record,
-        generation: Generation,
-        route: Route,
-        deliveries: Vec<Append>,
-    ) {
+    fn track(&mut self, routing: Routing) {
         let producer = self.producer.clone();
         let context = self.context.clone();
+        let Routing {
+            record,
+            generation,
+            route,
+            span,
+            deliveries,
+            ..
+        } = routing;
         let (partition, offset) = (record.partition, record.offset);
         let routed = async move {
             let mut too_large = 0_usize;
@@ -159,7 +231,7 @@ impl FanOut {
             }
             Ok((partition, generation, offset))
         };
-        self.push(partition, routed.in_current_span().boxed());
+        self.push(partition, routed.instrument(span).boxed());
     }
 
     fn push(&mut self, partition: Partition, routed: Routed) {
@@ -170,7 +242,10 @@ impl FanOut {
         }
     }
 
-    fn refuse(&mut self, record: Record, generation: Generation, invalid: &InvalidRecord) {
+    fn refuse(&mut self, taken: Taken, invalid: &InvalidRecord) {
+        let Taken {
+            record, generation, ..
+        } = taken;
         let producer = self.producer.clone();
         let context = self.context.clone();
         let (reason, detail) = (invalid.reason(), invalid.to_string());
@@ -181,35 +256,6 @@ impl FanOut {
         };
         self.push(partition, buried.in_current_span().boxed());
     }
-}
-
-async fn append_deliveries(
-    producer: &dyn Producer,
-    event: &Event,
-    route: &Route,
-    endpoints: &[Arc<Endpoint>],
-) -> Vec<Append> {
-    let mut appended = Vec::with_capacity(endpoints.len());
-    for endpoint in endpoints {
-        let delivery = Delivery {
-            event: event.clone(),
-            endpoint: endpoint.id.clone(),
-            position: route.position,
-            run: 0,
-            attempt: 1,
-            registry_position: route.registry_position,
-            due_at_ms: 0,
-            ordered: endpoint.ordered.is_some(),
-        };
-        let key = Bytes::copy_from_slice(endpoint.id.as_str().as_bytes());
-        let record = NewRecord {
-            key,
-            value: Some(delivery.encode()),
-            headers: Vec::new(),
-        };
-        appended.push(append_when_room(producer, DELIVERIES, Target::Key, record).await);
-    }
-    appended
 }
 
 async fn append_route(producer: &dyn Producer, route: &Route) {
@@ -260,43 +306,46 @@ impl Stage for FanOut {
     const GROUP: &'static str = GROUP_FAN_OUT;
     const LINGER: Duration = Duration::ZERO;
 
-    async fn assigned(&mut self, _: &[Assignment]) -> Result<(), StageError> {
-        self.context.registry.caught_up().await;
-        Ok(())
+    type Prepared = ();
+
+    fn prepare(&self, _: &Assignment) -> Preparation<()> {
+        let registry = self.context.registry.clone();
+        Box::pin(async move {
+            registry.caught_up().await;
+            Ok(())
+        })
     }
+
+    fn begin(&mut self, _: &Assignment, (): ()) {}
 
     fn has_room(&self) -> bool {
-        self.routed.len() < self.context.config.events_in_flight_max
+        self.waiting.is_empty()
+            && self.head.is_none()
+            && self.routed.len() < self.context.config.events_in_flight_max
     }
 
-    async fn take(&mut self, record: Record, generation: Generation) -> Result<(), StageError> {
-        let context = EventContext {
-            position: EventPosition {
-                partition: record.partition,
-                offset: record.offset,
-            },
-            appended_at_ms: record.timestamp_ms,
-            traceparent: header(&record, "traceparent"),
-        };
-        let event = Event::decode(record.value.as_ref().unwrap_or(&Bytes::new()), context);
-        let span = telemetry::processing(EVENTS, record.partition, record.offset);
-        if !telemetry::follow(&span, &record.headers)
-            && let Ok(event) = &event
-        {
-            telemetry::set_parent(&span, &event.trace.traceparent, &event.trace.tracestate);
-        }
-        match event {
-            Ok(event) => self.route(event, record, generation).instrument(span).await,
-            Err(invalid) => span.in_scope(|| self.refuse(record, generation, &invalid)),
-        }
-        Ok(())
+    fn take(&mut self, record: Record, generation: Generation) {
+        let received = self.view.receive();
+        self.waiting.push_back(Taken {
+            record,
+            generation,
+            received,
+        });
     }
 
     async fn progress(&mut self) -> Result<Vec<(Partition, Generation, Offset)>, StageError> {
-        let Some(first) = self.routed.next().await else {
-            return std::future::pending().await;
-        };
-        let mut resolved = vec![first?];
+        let had_room = self.has_room();
+        let halt = self.advance();
+        let mut resolved = Vec::new();
+        if self.has_room() == had_room {
+            tokio::select! {
+                biased;
+                Some(first) = self.routed.next() => resolved.push(first?),
+                () = self.view.refreshed(), if halt == Halt::View => {}
+                () = sleep(QUEUE_FULL_PAUSE), if halt == Halt::Queue => {}
+                else => return std::future::pending().await,
+            }
+        }
         while let Some(Some(next)) = self.routed.next().now_or_never() {
             resolved.push(next?);
         }
@@ -308,26 +357,31 @@ impl Stage for FanOut {
         Ok(resolved)
     }
 
-    fn pauses(&mut self) -> Vec<(Partition, bool)> {
-        Vec::new()
+    fn drain(&mut self, partitions: &[Partition]) {
+        self.waiting
+            .retain(|taken| !partitions.contains(&taken.record.partition));
+        self.head.take_if(|head| {
+            matches!(head, Head::Unjudged(_)) && partitions.contains(&head.partition())
+        });
     }
-
-    fn metadata(&mut self, _: Partition, _: Offset) -> String {
-        String::new()
-    }
-
-    fn drain(&mut self, _: &[Partition]) {}
-
-    fn cut(&mut self, _: &[Partition]) {}
 
     fn is_idle(&self, partition: Partition) -> bool {
-        self.in_flight
-            .iter()
-            .all(|(p, count)| *p != partition || *count == 0)
+        let is_head = self.head.as_ref().map(Head::partition) == Some(partition);
+        let is_under_way = |(p, count): &(Partition, usize)| *p == partition && *count > 0;
+        !is_head && !self.in_flight.iter().any(is_under_way)
     }
 
     fn forget(&mut self, partition: Partition) {
+        self.drain(&[partition]);
+        self.head.take_if(|head| head.partition() == partition);
         self.repeats.forget(partition);
+    }
+}
+
+fn position_of(record: &Record) -> EventPosition {
+    EventPosition {
+        partition: record.partition,
+        offset: record.offset,
     }
 }
 

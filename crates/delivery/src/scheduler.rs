@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::{BoxFuture, FutureExt, ready};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use postrider_daemon::telemetry;
 use postrider_log::{
@@ -35,7 +35,7 @@ use tracing::{Instrument, Span};
 use crate::config::SchedulerConfig;
 use crate::metrics::DeliveryMetrics;
 use crate::progress::Lease;
-use crate::stage::{Stage, StageContext, StageError, run_stage};
+use crate::stage::{Preparation, Stage, StageContext, StageError, run_stage};
 use outlet::{Outlet, Postponed};
 use timer::{Place, Timer, Waiting, place};
 
@@ -364,35 +364,38 @@ impl Stage for Scheduler {
     const GROUP: &'static str = GROUP_SCHEDULER;
     const LINGER: Duration = Duration::ZERO;
 
-    async fn assigned(&mut self, assignments: &[Assignment]) -> Result<(), StageError> {
+    /// How many partitions `deliveries` has.
+    type Prepared = i32;
+
+    fn prepare(&self, _: &Assignment) -> Preparation<i32> {
+        if let known @ 1.. = i32::try_from(self.outlets.len()).unwrap_or(i32::MAX) {
+            return ready(Ok(known)).boxed();
+        }
+        let log = self.log.clone();
+        Box::pin(async move { Ok(log.partition_count(DELIVERIES).await?) })
+    }
+
+    fn begin(&mut self, assignment: &Assignment, partitions: i32) {
         if self.outlets.is_empty() {
-            let partitions = self.log.partition_count(DELIVERIES).await?;
             let per_second = self.context.config.releases_per_second_max;
             let now = self.now();
             self.outlets = (0..partitions)
                 .map(|_| Outlet::new(per_second, now.mono_ms))
                 .collect();
         }
-        for assignment in assignments {
-            let delay = Delay {
-                generation: assignment.generation,
-                ..Delay::default()
-            };
-            self.delays.insert(assignment.partition, delay);
-        }
-        Ok(())
+        let delay = Delay {
+            generation: assignment.generation,
+            ..Delay::default()
+        };
+        self.delays.insert(assignment.partition, delay);
     }
 
-    fn has_room(&self) -> bool {
-        true
-    }
-
-    async fn take(&mut self, record: Record, generation: Generation) -> Result<(), StageError> {
+    fn take(&mut self, record: Record, generation: Generation) {
         let delivery = match Delivery::decode(record.value.as_ref().unwrap_or(&Bytes::new())) {
             Ok(delivery) => delivery,
             Err(invalid) => {
                 self.refuse(record, generation, invalid.reason(), invalid.to_string());
-                return Ok(());
+                return;
             }
         };
         let index = usize::try_from(record.partition).unwrap_or(usize::MAX);
@@ -419,7 +422,6 @@ impl Stage for Scheduler {
             self.held.add(&waiting.record);
             delay.waiting.push_back(waiting);
         }
-        Ok(())
     }
 
     async fn progress(&mut self) -> Result<Vec<(Partition, Generation, Offset)>, StageError> {
@@ -455,10 +457,6 @@ impl Stage for Scheduler {
             .collect()
     }
 
-    fn metadata(&mut self, _: Partition, _: Offset) -> String {
-        String::new()
-    }
-
     fn show(&self) {
         let Held { records, bytes } = self.held;
         self.context.metrics.retries_held(records, bytes);
@@ -472,8 +470,6 @@ impl Stage for Scheduler {
             self.forget_held(*partition);
         }
     }
-
-    fn cut(&mut self, _: &[Partition]) {}
 
     fn is_idle(&self, partition: Partition) -> bool {
         self.delays

@@ -6,6 +6,14 @@
 //!
 //! A stage that fails is closed and started again from what it committed; whatever it had appended since then is
 //! appended again and dropped by whoever reads the copy.
+//!
+//! The loop itself waits for nothing without a bound, so that it hears of a revoke or a stop whatever is away: a stage
+//! takes a record without waiting, and what it has to wait for it waits for in [`Stage::progress`]; a partition is
+//! prepared beside everything else, and given up by dropping that; and while a stage has no room for records, the group
+//! still tells what happens to its partitions.
+
+mod handover;
+mod preparing;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -23,6 +31,9 @@ use crate::metrics::DeliveryMetrics;
 use crate::progress::{Lease, Progress, Resolved};
 use crate::standing::Standing;
 use crate::stopped::Stopped;
+use handover::Handover;
+pub(crate) use preparing::Preparation;
+use preparing::Preparing;
 
 const RESTART_BACKOFF_MIN: Duration = Duration::from_millis(200);
 const RESTART_BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -52,8 +63,9 @@ pub enum StageError {
 
 /// What a stage does with the records of its topic.
 ///
-/// The loop calls it from one task. Everything it starts for a record is named by partition, generation and offset,
-/// so that what finishes after the partition left says nothing.
+/// The loop calls it from one task, and nothing here waits but [`Stage::progress`] and what [`Stage::prepare`] answers.
+/// Everything it starts for a record is named by partition, generation and offset, so that what finishes after the
+/// partition left says nothing.
 pub(crate) trait Stage: Send {
     /// The topic it reads.
     const TOPIC: &'static str;
@@ -62,27 +74,31 @@ pub(crate) trait Stage: Send {
     /// How long its appends gather into batches.
     const LINGER: Duration;
 
-    /// Prepares for new partitions, before their first record.
-    fn assigned(
-        &mut self,
-        assignments: &[Assignment],
-    ) -> impl Future<Output = Result<(), StageError>> + Send;
-    /// Whether it can take a record now.
-    fn has_room(&self) -> bool;
+    /// What it must know of a partition before its first record.
+    type Prepared: Send;
+
+    /// Looks up what must be known of a new partition. Dropped when the partition leaves meanwhile.
+    fn prepare(&self, assignment: &Assignment) -> Preparation<Self::Prepared>;
+    /// The partition is prepared; from now on its records may come.
+    fn begin(&mut self, assignment: &Assignment, prepared: Self::Prepared);
+    /// Whether it can take records now. When that changes, [`Stage::progress`] returns.
+    fn has_room(&self) -> bool {
+        true
+    }
     /// Takes a record. It holds the commit until it comes out of [`Stage::progress`].
-    fn take(
-        &mut self,
-        record: Record,
-        generation: Generation,
-    ) -> impl Future<Output = Result<(), StageError>> + Send;
+    fn take(&mut self, record: Record, generation: Generation);
     /// Waits for work to finish or time to pass, and names the offsets resolved by it. Cancel-safe.
     fn progress(
         &mut self,
     ) -> impl Future<Output = Result<Vec<(Partition, Generation, Offset)>, StageError>> + Send;
     /// Partitions to stop (`true`) or go on (`false`) reading since the last call.
-    fn pauses(&mut self) -> Vec<(Partition, bool)>;
+    fn pauses(&mut self) -> Vec<(Partition, bool)> {
+        Vec::new()
+    }
     /// What to remember beside a commit of this offset.
-    fn metadata(&mut self, partition: Partition, offset: Offset) -> String;
+    fn metadata(&mut self, _: Partition, _: Offset) -> String {
+        String::new()
+    }
     /// These commits are durable.
     fn committed(&mut self, _commits: &[Commit]) {}
     /// Shows in the metrics what it holds.
@@ -90,7 +106,7 @@ pub(crate) trait Stage: Send {
     /// Starts no more work for these partitions.
     fn drain(&mut self, partitions: &[Partition]);
     /// Cuts the work of these partitions that may be cut.
-    fn cut(&mut self, partitions: &[Partition]);
+    fn cut(&mut self, _: &[Partition]) {}
     /// Whether nothing of the partition is under way.
     fn is_idle(&self, partition: Partition) -> bool;
     /// Forgets the partition and ends whatever is under way for it.
@@ -136,8 +152,15 @@ pub(crate) async fn run_stage<S: Stage>(
     while !stop.is_cancelled() {
         let started = Instant::now();
         let lease = Lease::new(context.lease_term);
-        let result = match context.producer::<S>().await {
-            Ok(producer) => run_once(context, make(producer, lease.clone()), lease, &stop).await,
+        // Nothing is held yet that would have to be given up in order.
+        let Some(joined) = stop.run_until_cancelled(join::<S>(context)).await else {
+            return;
+        };
+        let result = match joined {
+            Ok((producer, group)) => {
+                let stage = make(producer, lease.clone());
+                run_once(context, stage, group, lease, &stop).await
+            }
             Err(error) => Err(error.into()),
         };
         let Err(error) = result else { return };
@@ -163,19 +186,27 @@ pub(crate) async fn run_stage<S: Stage>(
     }
 }
 
-async fn run_once<S: Stage>(
+/// A producer and a place in the group, for one life of a stage.
+async fn join<S: Stage>(
     context: &StageContext,
-    stage: S,
-    lease: Lease,
-    stop: &CancellationToken,
-) -> Result<(), StageError> {
+) -> Result<(Arc<dyn Producer>, Box<dyn Group>), LogError> {
+    let producer = context.producer::<S>().await?;
     let options = GroupOptions {
         group: S::GROUP.to_owned(),
         topic: S::TOPIC.to_owned(),
         revoke_deadline: context.config.revoke_drain(),
         prefetch_bytes_max: context.config.prefetch_bytes_max,
     };
-    let group = context.log.group(options).await?;
+    Ok((producer, context.log.group(options).await?))
+}
+
+async fn run_once<S: Stage>(
+    context: &StageContext,
+    stage: S,
+    group: Box<dyn Group>,
+    lease: Lease,
+    stop: &CancellationToken,
+) -> Result<(), StageError> {
     let gauge = context
         .metrics
         .partitions_stopped
@@ -186,6 +217,7 @@ async fn run_once<S: Stage>(
         group,
         lease,
         progress: Progress::default(),
+        preparing: Preparing::new(context.config.partitions_prepared_at_once_max),
         stopped: Stopped::new(context.log.clone(), S::GROUP, S::TOPIC, gauge),
         handover: None,
         stopping: None,
@@ -198,40 +230,19 @@ async fn run_once<S: Stage>(
     result
 }
 
-struct Runner<'a, S> {
+struct Runner<'a, S: Stage> {
     context: &'a StageContext,
     stage: S,
     group: Box<dyn Group>,
     lease: Lease,
     progress: Progress,
+    preparing: Preparing<S::Prepared>,
     stopped: Stopped,
     handover: Option<Handover>,
     stopping: Option<Handover>,
     commit_pending: Option<PendingCommit>,
     commit_next: Instant,
     show_next: Instant,
-}
-
-/// Partitions that are being drained: at `cut_at` what still runs is cut, at `end_at` they go as they are.
-struct Handover {
-    partitions: Vec<Partition>,
-    cut_at: Option<Instant>,
-    end_at: Instant,
-}
-
-impl Handover {
-    fn new(partitions: Vec<Partition>, deadline: Duration) -> Self {
-        let now = Instant::now();
-        Self {
-            partitions,
-            cut_at: Some(now + deadline * 3 / 4),
-            end_at: now + deadline * 19 / 20,
-        }
-    }
-
-    fn wakes_at(&self) -> Instant {
-        self.cut_at.unwrap_or(self.end_at)
-    }
 }
 
 struct PendingCommit {
@@ -244,14 +255,16 @@ impl<S: Stage> Runner<'_, S> {
     async fn run(&mut self, stop: &CancellationToken) -> Result<(), StageError> {
         loop {
             let wakes_at = self.wakes_at();
+            let has_room = self.stage.has_room();
             tokio::select! {
                 biased;
                 () = stop.cancelled(), if self.stopping.is_none() => self.begin_stop(),
                 () = sleep_until(wakes_at) => {}
                 told = told(&mut self.commit_pending) => self.commit_told(told),
                 resolved = self.stage.progress() => self.resolve(resolved?),
-                decided = self.stopped.decided() => self.begin(decided).await?,
-                event = self.group.next(), if self.stage.has_room() => self.on_event(event?).await?,
+                decided = self.stopped.decided() => self.prepare(decided),
+                prepared = self.preparing.next() => self.begin(prepared?),
+                event = next_event(&mut *self.group, has_room) => self.on_event(event?),
             }
             self.apply_pauses();
             self.commit_if_due();
@@ -275,10 +288,10 @@ impl<S: Stage> Runner<'_, S> {
         handovers.chain(commit).fold(far, Instant::min)
     }
 
-    async fn on_event(&mut self, event: GroupEvent) -> Result<(), StageError> {
+    fn on_event(&mut self, event: GroupEvent) {
         match event {
-            GroupEvent::Assigned(assignments) => self.assign(assignments).await?,
-            GroupEvent::Records(records) => self.take(records).await?,
+            GroupEvent::Assigned(assignments) => self.assign(assignments),
+            GroupEvent::Records(records) => self.take(records),
             GroupEvent::Truncated {
                 partition,
                 from,
@@ -296,6 +309,7 @@ impl<S: Stage> Runner<'_, S> {
                 self.stage.drain(&partitions);
                 for partition in &partitions {
                     self.stopped.forget(*partition);
+                    self.preparing.forget(*partition);
                 }
                 self.handover = Some(Handover::new(partitions, deadline));
             }
@@ -313,12 +327,11 @@ impl<S: Stage> Runner<'_, S> {
                 }
             }
         }
-        Ok(())
     }
 
-    async fn assign(&mut self, assignments: Vec<Assignment>) -> Result<(), StageError> {
+    fn assign(&mut self, assignments: Vec<Assignment>) {
         if self.stopping.is_some() {
-            return Ok(());
+            return;
         }
         let mut stopped = Vec::new();
         let mut known = Vec::new();
@@ -331,32 +344,35 @@ impl<S: Stage> Runner<'_, S> {
             }
         }
         self.stopped.stop(stopped);
-        self.begin(known).await?;
-        let partitions = self.progress.partitions();
+        let partitions: Vec<Partition> = known.iter().map(|one| one.partition).collect();
         tracing::info!(stage = S::GROUP, ?partitions, "partitions assigned");
-        Ok(())
+        self.prepare(known);
     }
 
-    /// Begins to read partitions at their commits.
-    async fn begin(&mut self, assignments: Vec<Assignment>) -> Result<(), StageError> {
-        self.stage.assigned(&assignments).await?;
+    fn prepare(&mut self, assignments: Vec<Assignment>) {
         for assignment in assignments {
-            let partition = assignment.partition;
-            let Standing::At(from) = standing(&assignment) else {
-                continue;
-            };
-            self.progress.assign(&assignment, from);
-            let lost_from = assignment.committed.map_or(0, |committed| committed.offset);
-            if lost_from < from {
-                self.report_loss(partition, lost_from, from);
-            }
-            tracing::debug!(stage = S::GROUP, partition, from, "reading begins");
-            self.group.start(partition, from);
+            let preparation = self.stage.prepare(&assignment);
+            self.preparing.add(assignment, preparation);
         }
-        Ok(())
     }
 
-    async fn take(&mut self, records: Vec<Record>) -> Result<(), StageError> {
+    /// Begins to read a partition at its commit.
+    fn begin(&mut self, (assignment, prepared): (Assignment, S::Prepared)) {
+        let partition = assignment.partition;
+        let Standing::At(from) = standing(&assignment) else {
+            return;
+        };
+        self.stage.begin(&assignment, prepared);
+        self.progress.assign(&assignment, from);
+        let lost_from = assignment.committed.map_or(0, |committed| committed.offset);
+        if lost_from < from {
+            self.report_loss(partition, lost_from, from);
+        }
+        tracing::debug!(stage = S::GROUP, partition, from, "reading begins");
+        self.group.start(partition, from);
+    }
+
+    fn take(&mut self, records: Vec<Record>) {
         for record in records {
             let draining = self.stopping.iter().chain(&self.handover);
             if draining
@@ -369,10 +385,9 @@ impl<S: Stage> Runner<'_, S> {
                 continue;
             };
             if self.progress.begin(record.partition, record.offset) {
-                self.stage.take(record, generation).await?;
+                self.stage.take(record, generation);
             }
         }
-        Ok(())
     }
 
     fn report_loss(&self, partition: Partition, from: Offset, to: Offset) {
@@ -467,7 +482,7 @@ impl<S: Stage> Runner<'_, S> {
         let Some(handover) = &mut self.handover else {
             return;
         };
-        if !is_over(handover, &mut self.stage) {
+        if !handover.is_over(&mut self.stage) {
             return;
         }
         let partitions = std::mem::take(&mut handover.partitions);
@@ -483,7 +498,7 @@ impl<S: Stage> Runner<'_, S> {
         let Some(stopping) = &mut self.stopping else {
             return false;
         };
-        if !is_over(stopping, &mut self.stage) {
+        if !stopping.is_over(&mut self.stage) {
             return false;
         }
         let partitions = self.progress.partitions();
@@ -498,6 +513,7 @@ impl<S: Stage> Runner<'_, S> {
         let partitions = self.progress.partitions();
         self.stage.drain(&partitions);
         self.stopped.clear();
+        self.preparing.clear();
         self.stopping = Some(Handover::new(partitions, self.context.config.stop_drain()));
     }
 
@@ -521,6 +537,7 @@ impl<S: Stage> Runner<'_, S> {
     fn forget(&mut self, partition: Partition) {
         self.stage.forget(partition);
         self.stopped.forget(partition);
+        self.preparing.forget(partition);
         self.progress.remove(partition);
     }
 }
@@ -534,17 +551,12 @@ fn standing(assignment: &Assignment) -> Standing {
     )
 }
 
-fn is_over<S: Stage>(handover: &mut Handover, stage: &mut S) -> bool {
-    let now = Instant::now();
-    if handover.cut_at.is_some_and(|cut_at| now >= cut_at) {
-        handover.cut_at = None;
-        stage.cut(&handover.partitions);
+/// Without room no record is taken, but whatever happens to the partitions is. Cancel-safe.
+async fn next_event(group: &mut dyn Group, has_room: bool) -> Result<GroupEvent, LogError> {
+    match has_room {
+        true => group.next().await,
+        false => group.next_rebalance().await,
     }
-    now >= handover.end_at
-        || handover
-            .partitions
-            .iter()
-            .all(|partition| stage.is_idle(*partition))
 }
 
 /// Waits for the pending commit; for ever if there is none. Cancel-safe.

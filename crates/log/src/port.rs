@@ -296,6 +296,9 @@ pub struct GroupOptions {
 pub trait Group: Debug + Send + 'static {
     /// What happens next. Cancel-safe.
     async fn next(&mut self) -> Result<GroupEvent, LogError>;
+    /// What happens next to the member's partitions: the next `Assigned`, `Revoke` or `Lost`, ahead of everything else that
+    /// waits to be taken, which stays. For a user who has no room for records but must hear of these. Cancel-safe.
+    async fn next_rebalance(&mut self) -> Result<GroupEvent, LogError>;
     /// Begins reading an assigned partition. Before it no record of the partition comes.
     fn start(&mut self, partition: Partition, from: Offset);
     /// Stops reading a partition for a while; what was read ahead may still come. Harmless when repeated.

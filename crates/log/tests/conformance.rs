@@ -62,6 +62,7 @@ macro_rules! promises {
                 ],
                 sharing: [
                     a_joining_member_gets_what_was_drained_and_released,
+                    without_room_for_records_a_member_hears_of_its_partitions,
                     a_member_that_does_not_release_loses_after_the_deadline,
                     a_commit_of_an_earlier_generation_is_refused,
                     a_member_that_leaves_hands_over,

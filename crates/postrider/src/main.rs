@@ -13,6 +13,7 @@ mod output;
 mod roles;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 
@@ -20,6 +21,8 @@ use crate::cli::{Cli, Command};
 use crate::config::Config;
 use crate::data_dir::DataDir;
 
+/// How long a process that ended its work waits for questions that are not answered yet.
+const UNANSWERED_MAX: Duration = Duration::from_secs(1);
 /// The exit code of a wrong command line or configuration.
 const USAGE: u8 = 2;
 
@@ -87,7 +90,7 @@ fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
         .build()?;
     let data_dir = DataDir::at(&config.embedded.data_dir);
     let done = |()| ExitCode::SUCCESS;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         match command {
             Command::Up(args) => roles::up::run(&args, config).await,
             Command::Ingest(_) => roles::ingest::run(config).await,
@@ -113,5 +116,8 @@ fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
                 Ok(ExitCode::SUCCESS)
             }
         }
-    })
+    });
+    // A question to a broker that does not answer holds a thread of the runtime for as long as it may take.
+    runtime.shutdown_timeout(UNANSWERED_MAX);
+    ended
 }

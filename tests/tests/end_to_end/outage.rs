@@ -1,12 +1,14 @@
 //! The broker goes away and comes back.
 
+use std::future::ready;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::http::Method;
 use futures_util::future::join_all;
-use postrider_tests::{Api, KafkaBroker, LogKind, Plan, Receiver};
+use postrider_tests::{Api, KafkaBroker, LogKind, Plan, Receiver, eventually};
 use serde_json::json;
+use tokio::net::TcpStream;
 
 use crate::load::{ENDPOINTS, LOAD_WITHIN, create_endpoints};
 use crate::topic_log::drained;
@@ -14,7 +16,13 @@ use crate::topic_log::drained;
 const PATH: &str = "/hook";
 const PUBLISHERS: usize = 4;
 
-on_kafka!(every_accepted_event_survives_the_death_of_the_broker);
+/// What the chart gives a pod by default.
+const ENDS_WITHIN: Duration = Duration::from_secs(50);
+
+on_kafka!(
+    every_accepted_event_survives_the_death_of_the_broker,
+    every_process_ends_in_time_while_the_broker_is_frozen,
+);
 
 /// What the publishers were told.
 #[derive(Debug, Default)]
@@ -104,4 +112,46 @@ async fn every_accepted_event_survives_the_death_of_the_broker(log: LogKind) {
     for name in ["ingest-0", "deliver"] {
         assert!(cluster.process(name).is_running(), "{name} did not survive");
     }
+}
+
+async fn every_process_ends_in_time_while_the_broker_is_frozen(log: LogKind) {
+    let broker: &'static KafkaBroker = Box::leak(Box::new(KafkaBroker::start()));
+    let plan = Plan::new(log)
+        .broker(broker)
+        .stages_apart()
+        .exports()
+        .set("POSTRIDER_INGEST__APPEND_TIMEOUT_MS", "2000");
+    let mut cluster = plan.start().await;
+    let (api, receiver) = (cluster.api(), Receiver::healthy().await);
+    create_endpoints(&api, &receiver, PATH).await;
+    let stop = AtomicBool::new(false);
+    let (told, ()) = tokio::join!(publish_on(&api, 0, &stop), async {
+        receiver.wait_for(PATH, 100, LOAD_WITHIN).await;
+        // In the middle of the work of all.
+        tokio::task::block_in_place(|| broker.freeze());
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(!told.accepted.is_empty());
+    // One that has not begun its work.
+    cluster.kill("deliver");
+    cluster.start_again("deliver");
+    let health = cluster.health_address("deliver");
+    eventually("it listens", LOAD_WITHIN, || TcpStream::connect(health)).await;
+
+    let asked = Instant::now();
+    for (_, process) in cluster.processes() {
+        process.ask_to_end();
+    }
+    let names: Vec<String> = cluster
+        .processes()
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    eventually("every process has ended", ENDS_WITHIN, || {
+        let mut left = names.clone();
+        left.retain(|name| cluster.process(name).is_running());
+        let state = format!("{left:?} run after {:?}", asked.elapsed());
+        ready(if left.is_empty() { Ok(()) } else { Err(state) })
+    })
+    .await;
+    tokio::task::block_in_place(|| broker.thaw());
 }

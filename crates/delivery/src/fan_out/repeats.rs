@@ -36,6 +36,18 @@ impl RepeatWindow {
         }
     }
 
+    /// Whether the event's id was seen before at another place.
+    pub(super) fn has_seen(&mut self, event: &Event, position: EventPosition) -> bool {
+        let Some(seen) = self.partitions.get_mut(&position.partition) else {
+            return false;
+        };
+        seen.expire(self.age_max, self.ids_max);
+        let name = (event.tenant.clone(), event.id.clone());
+        seen.first
+            .get(&name)
+            .is_some_and(|first| *first != position)
+    }
+
     /// Whether the event's id was seen before at another place; if not, it is from now on.
     pub(super) fn is_repeat(&mut self, event: &Event, position: EventPosition) -> bool {
         let seen = self.partitions.entry(position.partition).or_default();

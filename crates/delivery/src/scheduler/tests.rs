@@ -47,8 +47,11 @@ async fn scheduler(config: SchedulerConfig) -> Scheduler {
     };
     let producer = Arc::from(log.producer(options).await.unwrap());
     let mut scheduler = Scheduler::new(context, log, producer);
-    let assignments = (0..3).map(assignment).collect::<Vec<_>>();
-    scheduler.assigned(&assignments).await.unwrap();
+    for partition in 0..3 {
+        let assignment = assignment(partition);
+        let partitions = scheduler.prepare(&assignment).await.unwrap();
+        scheduler.begin(&assignment, partitions);
+    }
     scheduler
 }
 
@@ -126,7 +129,7 @@ async fn what_is_in_memory_is_counted_and_bounded() {
     .await;
     for offset in 0..500 {
         let record = record(&scheduler, 0, offset, 50_000);
-        scheduler.take(record, 1).await.unwrap();
+        scheduler.take(record, 1);
     }
     resolve(&mut scheduler, 300).await;
     let in_timer = scheduler.held.records;
@@ -139,11 +142,11 @@ async fn what_is_in_memory_is_counted_and_bounded() {
     // Not even what is due soon is taken in now, and when all is taken, of what is due only a few.
     for offset in 0..100 {
         let soon = record(&scheduler, 1, offset, 500);
-        scheduler.take(soon, 1).await.unwrap();
+        scheduler.take(soon, 1);
     }
     for offset in 0..500 {
         let due = record(&scheduler, 2, offset, 0);
-        scheduler.take(due, 1).await.unwrap();
+        scheduler.take(due, 1);
     }
     scheduler.advance();
     assert!(scheduler.held.bytes <= timer_bytes_max);
@@ -174,7 +177,7 @@ async fn reading_pauses_while_memory_is_full_and_goes_on_after() {
     for offset in 0..10 {
         let mut record = record(&scheduler, 0, offset, 900);
         record.timestamp_ms += 900;
-        scheduler.take(record, 1).await.unwrap();
+        scheduler.take(record, 1);
     }
     scheduler.advance();
     assert_eq!(scheduler.pauses(), [(0, true)], "nothing of others waits");
@@ -194,7 +197,7 @@ async fn reading_pauses_while_too_many_are_on_their_way() {
     for offset in 0..200 {
         let mut poison = record(&scheduler, 0, offset, 0);
         poison.value = Some(Bytes::from_static(b"no delivery"));
-        scheduler.take(poison, 1).await.unwrap();
+        scheduler.take(poison, 1);
     }
     scheduler.advance();
     assert_eq!(scheduler.pauses(), [(0, true), (1, true), (2, true)]);
@@ -213,12 +216,12 @@ async fn what_is_forgotten_leaves_nothing_behind() {
     for partition in 0..2 {
         for (offset, remaining_ms) in (0..40).zip([0, 0, 30_000, 80_000].into_iter().cycle()) {
             let record = record(&scheduler, partition, offset, remaining_ms);
-            scheduler.take(record, 1).await.unwrap();
+            scheduler.take(record, 1);
         }
         // Its delay has hardly begun.
         let mut later = record(&scheduler, partition, 40, 0);
         later.timestamp_ms += 1_000_000;
-        scheduler.take(later, 1).await.unwrap();
+        scheduler.take(later, 1);
     }
     scheduler.progress().await.unwrap();
     let before = scheduler.held.bytes;
@@ -229,7 +232,7 @@ async fn what_is_forgotten_leaves_nothing_behind() {
     scheduler.forget(1);
     assert_eq!(scheduler.held.bytes, 0);
     // What was under way for the former assignment says nothing of the next.
-    scheduler.assigned(&[assignment(0)]).await.unwrap();
+    scheduler.begin(&assignment(0), 2);
     scheduler.delays.get_mut(&0).unwrap().generation = 2;
     while !scheduler.moves.is_empty() {
         scheduler.progress().await.unwrap();

@@ -249,27 +249,51 @@ struct WatchedGroup {
     losing: Option<(Instant, Vec<Partition>)>,
 }
 
+impl WatchedGroup {
+    /// The event as the stage hears it now; a loss it hears late.
+    async fn watched(&mut self, event: GroupEvent) -> Option<GroupEvent> {
+        let GroupEvent::Lost(partitions) = event else {
+            if let GroupEvent::Assigned(assignments) = &event
+                && self.of_deliver
+            {
+                self.watch.assigned(self.life, assignments).await;
+            }
+            return Some(event);
+        };
+        let late = Duration::from_millis(self.random.below(LOSS_LATE_MS_MAX));
+        self.losing = Some((Instant::now() + late, partitions));
+        None
+    }
+
+    async fn lost_late(&mut self) -> GroupEvent {
+        if let Some((told_at, _)) = &self.losing {
+            sleep_until(*told_at).await;
+        }
+        let lost = self.losing.take().map(|(_, partitions)| partitions);
+        GroupEvent::Lost(lost.unwrap_or_default())
+    }
+}
+
 #[async_trait]
 impl Group for WatchedGroup {
     async fn next(&mut self) -> Result<GroupEvent, LogError> {
         if self.losing.is_none() {
             let event = self.inner.next().await?;
-            let GroupEvent::Lost(partitions) = event else {
-                if let GroupEvent::Assigned(assignments) = &event
-                    && self.of_deliver
-                {
-                    self.watch.assigned(self.life, assignments).await;
-                }
+            if let Some(event) = self.watched(event).await {
                 return Ok(event);
-            };
-            let late = Duration::from_millis(self.random.below(LOSS_LATE_MS_MAX));
-            self.losing = Some((Instant::now() + late, partitions));
+            }
         }
-        if let Some((told_at, _)) = &self.losing {
-            sleep_until(*told_at).await;
+        Ok(self.lost_late().await)
+    }
+
+    async fn next_rebalance(&mut self) -> Result<GroupEvent, LogError> {
+        if self.losing.is_none() {
+            let event = self.inner.next_rebalance().await?;
+            if let Some(event) = self.watched(event).await {
+                return Ok(event);
+            }
         }
-        let lost = self.losing.take().map(|(_, partitions)| partitions);
-        Ok(GroupEvent::Lost(lost.unwrap_or_default()))
+        Ok(self.lost_late().await)
     }
 
     fn start(&mut self, partition: Partition, from: Offset) {

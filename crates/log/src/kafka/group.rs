@@ -23,7 +23,7 @@ mod queue;
 mod state;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rdkafka::ClientConfig;
@@ -32,6 +32,7 @@ use super::context::Health;
 use crate::port::{
     Commit, CommitAck, Group, GroupEvent, GroupOptions, LogError, Offset, Partition,
 };
+use queue::Wanted;
 use state::Shared;
 
 /// How long leaving a group may take before it goes on unattended.
@@ -59,14 +60,11 @@ impl KafkaGroup {
 #[async_trait]
 impl Group for KafkaGroup {
     async fn next(&mut self) -> Result<GroupEvent, LogError> {
-        loop {
-            // A notification sent since the last check is kept, so none is missed.
-            let notified = self.shared.changed.notified();
-            if let Some(event) = self.shared.take_event(Instant::now()) {
-                return event;
-            }
-            notified.await;
-        }
+        self.shared.next_event(Wanted::Any).await
+    }
+
+    async fn next_rebalance(&mut self) -> Result<GroupEvent, LogError> {
+        self.shared.next_event(Wanted::Rebalance).await
     }
 
     fn start(&mut self, partition: Partition, from: Offset) {

@@ -255,6 +255,23 @@ impl Group for LocalGroup {
         }
     }
 
+    async fn next_rebalance(&mut self) -> Result<GroupEvent, LogError> {
+        loop {
+            self.check()?;
+            let topic = Arc::clone(&self.topic);
+            let changed = topic.changed.notified();
+            let (notice, due) = self.next_notice();
+            if let Some(event) = notice {
+                return Ok(event);
+            }
+            tokio::select! {
+                biased;
+                () = changed => {}
+                () = passed(due) => {}
+            }
+        }
+    }
+
     fn start(&mut self, partition: Partition, from: Offset) {
         if let Some(reading) = self.assigned.get_mut(&partition) {
             reading.position = Some(from);

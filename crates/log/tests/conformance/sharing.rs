@@ -103,6 +103,48 @@ pub(crate) async fn a_joining_member_gets_what_was_drained_and_released(subject:
     );
 }
 
+pub(crate) async fn without_room_for_records_a_member_hears_of_its_partitions(subject: Subject) {
+    const RECORDS: usize = 500;
+    let topic = subject.topic("topic", 4, Kept::ForDays).await;
+    for partition in 0..4 {
+        subject.fill(&topic, partition, numbered(RECORDS)).await;
+    }
+    let deadline = Duration::from_secs(20);
+    let mut first = subject.join_with(&topic, deadline, 10_000).await;
+    first.until_assigned(4).await;
+    first.start_all();
+    first
+        .until("the first are read", |member| !member.records.is_empty())
+        .await;
+    let taken = first.records.len();
+
+    let mut second = subject.join(&topic).await;
+    let moving = loop {
+        tokio::select! {
+            event = subject.in_time(first.group.next_rebalance()) => match event.unwrap() {
+                GroupEvent::Revoke { partitions, .. } => break partitions,
+                event => panic!("{event:?} comes of nothing"),
+            },
+            _ = second.next() => {}
+        }
+    };
+    assert!(taken < 4 * RECORDS, "records wait: {taken} were taken");
+    first.release(&moving);
+    first.records.retain(|one| !moving.contains(&one.partition));
+    together(&mut first, &mut second, |first, second| {
+        second.assigned.len() == 2 && first.records.len() == 2 * RECORDS
+    })
+    .await;
+    for partition in first.assigned.keys() {
+        let of_partition = first
+            .records
+            .iter()
+            .filter(|one| one.partition == *partition);
+        let numbers: Vec<usize> = of_partition.map(number).collect();
+        assert_eq!(numbers, (0..RECORDS).collect::<Vec<_>>(), "none is lost");
+    }
+}
+
 pub(crate) async fn a_member_that_does_not_release_loses_after_the_deadline(subject: Subject) {
     let topic = subject.topic("topic", 2, Kept::ForDays).await;
     let deadline = Duration::from_secs(2);

@@ -94,7 +94,13 @@ pub(crate) async fn when_available<T>(
     mut begin: impl AsyncFnMut() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     loop {
-        let error = match begin().await {
+        // A question to a broker that does not answer may take long.
+        let begun = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(anyhow::Error::msg(Stopped("waiting for the log"))),
+            begun = begin() => begun,
+        };
+        let error = match begun {
             Ok(begun) => return Ok(begun),
             Err(error) if is_passing(&error) => error,
             Err(error) => return Err(error),

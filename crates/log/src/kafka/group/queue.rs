@@ -8,6 +8,15 @@ use crate::port::{Assignment, GroupEvent, Offset, Partition, Record};
 /// Records are gathered into events of about this size.
 const EVENT_BYTES: usize = 256 << 10;
 
+/// Which events are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Any,
+    /// Only what happens to the member's partitions. That it overtakes records is harmless: those of a partition that
+    /// was given up are forgotten, and before it is started again there are none.
+    Rebalance,
+}
+
 /// An event as it waits.
 #[derive(Debug)]
 pub(super) enum Waiting {
@@ -30,6 +39,13 @@ pub(super) enum Waiting {
 }
 
 impl Waiting {
+    fn is_rebalance(&self) -> bool {
+        matches!(
+            self,
+            Self::Assigned(_) | Self::Revoke { .. } | Self::Lost(_)
+        )
+    }
+
     pub(super) fn into_event(self, now: Instant) -> GroupEvent {
         match self {
             Self::Assigned(assignments) => GroupEvent::Assigned(assignments),
@@ -90,8 +106,12 @@ impl Queue {
         });
     }
 
-    pub(super) fn pop(&mut self) -> Option<Waiting> {
-        let event = self.events.pop_front()?;
+    pub(super) fn pop(&mut self, wanted: Wanted) -> Option<Waiting> {
+        let next = match wanted {
+            Wanted::Any => 0,
+            Wanted::Rebalance => self.events.iter().position(Waiting::is_rebalance)?,
+        };
+        let event = self.events.remove(next)?;
         if let Waiting::Records { bytes, .. } = event {
             self.bytes -= bytes;
         }
@@ -140,7 +160,7 @@ mod tests {
         assert!(queue.len() > 1, "a large backlog is cut into events");
         queue.forget(&BTreeSet::from([1]));
         let mut offsets = Vec::new();
-        while let Some(Waiting::Records { records, .. }) = queue.pop() {
+        while let Some(Waiting::Records { records, .. }) = queue.pop(Wanted::Any) {
             assert!(records.iter().all(|record| record.partition != 1));
             offsets.extend(records.iter().map(|record| record.offset));
         }

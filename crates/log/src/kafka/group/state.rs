@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::commits::{Commits, Teller, tell};
-use super::queue::{Queue, Waiting};
+use super::queue::{Queue, Waiting, Wanted};
 use crate::port::{
     Commit, CommitError, Committed, Generation, GroupEvent, LogError, Offset, Partition,
 };
@@ -108,15 +108,27 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits for the next event. Cancel-safe.
+    pub(super) async fn next_event(&self, wanted: Wanted) -> Result<GroupEvent, LogError> {
+        loop {
+            // A notification sent since the last check is kept, so none is missed.
+            let notified = self.changed.notified();
+            if let Some(event) = self.take_event(wanted, Instant::now()) {
+                return event;
+            }
+            notified.await;
+        }
+    }
+
     /// The next event, if there is one.
-    pub(super) fn take_event(&self, now: Instant) -> Option<Result<GroupEvent, LogError>> {
+    fn take_event(&self, wanted: Wanted, now: Instant) -> Option<Result<GroupEvent, LogError>> {
         let mut state = self.lock();
         if state.closing {
             return Some(Err(LogError::Permanent(
                 "the member of the group was closed".into(),
             )));
         }
-        let Some(event) = state.queue.pop() else {
+        let Some(event) = state.queue.pop(wanted) else {
             return state.failure.clone().map(Err);
         };
         state.note_told(&event);
