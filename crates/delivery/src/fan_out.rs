@@ -115,7 +115,7 @@ impl FanOut {
                         self.head = Some(Head::Unjudged(unjudged));
                         return Halt::View;
                     }
-                    self.head = Some(Head::Routing(self.judge(unjudged)));
+                    self.head = Some(Head::Routing(Box::new(self.judge(unjudged))));
                 }
                 Some(Head::Routing(mut routing)) => {
                     if !routing.append_all(&*self.producer) {
@@ -123,7 +123,7 @@ impl FanOut {
                         return Halt::Queue;
                     }
                     self.context.metrics.events_routed.inc();
-                    self.track(routing);
+                    self.track(*routing);
                 }
             }
         }

@@ -48,7 +48,7 @@ pub(super) struct Routing {
 #[derive(Debug)]
 pub(super) enum Head {
     Unjudged(Unjudged),
-    Routing(Routing),
+    Routing(Box<Routing>),
 }
 
 impl Head {
