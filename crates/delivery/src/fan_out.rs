@@ -115,7 +115,7 @@ impl FanOut {
                         self.head = Some(Head::Unjudged(unjudged));
                         return Halt::View;
                     }
-                    self.head = Some(Head::Routing(Box::new(self.judge(unjudged))));
+                    self.head = Some(Head::Routing(Box::new(self.judge(*unjudged))));
                 }
                 Some(Head::Routing(mut routing)) => {
                     if !routing.append_all(&*self.producer) {
@@ -147,7 +147,9 @@ impl FanOut {
                 telemetry::set_parent(&span, &event.trace.traceparent, &event.trace.tracestate);
             }
             match event {
-                Ok(event) => return Some(Head::Unjudged(Unjudged { event, taken, span })),
+                Ok(event) => {
+                    return Some(Head::Unjudged(Box::new(Unjudged { event, taken, span })));
+                }
                 Err(invalid) => span.in_scope(|| self.refuse(taken, &invalid)),
             }
         }

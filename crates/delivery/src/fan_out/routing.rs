@@ -47,7 +47,7 @@ pub(super) struct Routing {
 /// How far the event is whose turn it is.
 #[derive(Debug)]
 pub(super) enum Head {
-    Unjudged(Unjudged),
+    Unjudged(Box<Unjudged>),
     Routing(Box<Routing>),
 }
 
