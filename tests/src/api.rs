@@ -45,6 +45,15 @@ impl Api {
         }
     }
 
+    /// The same API for somebody with another key, over the same connections.
+    #[must_use]
+    pub fn with_key(&self, key: &str) -> Self {
+        Self {
+            key: key.to_owned(),
+            ..self.clone()
+        }
+    }
+
     /// Sends a request to a path below the tenant, such as `/events`; one that begins with `/v1/` stays as it is.
     ///
     /// # Errors

@@ -1,8 +1,9 @@
 //! Postrider as it is run: the real binary's processes, on either log.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use axum::http::Request;
 use tempfile::TempDir;
 
 use crate::api::Api;
-use crate::http::HttpClient;
+use crate::http::{Answer, HttpClient, NoAnswer};
 use crate::kafka::KafkaBroker;
 use crate::poll::eventually;
 use crate::process::{Process, free_address, postrider};
@@ -44,6 +45,8 @@ pub struct Plan {
     ingests: usize,
     delivers: Vec<(String, Vec<&'static str>)>,
     exports: bool,
+    unread: bool,
+    disk_bytes: Option<u64>,
     settings: BTreeMap<String, String>,
     broker: Option<&'static KafkaBroker>,
 }
@@ -76,6 +79,8 @@ impl Plan {
             ingests: 1,
             delivers: vec![("deliver".to_owned(), Vec::new())],
             exports: false,
+            unread: false,
+            disk_bytes: None,
             settings: settings.into(),
             broker: None,
         }
@@ -122,6 +127,24 @@ impl Plan {
         Self {
             exports: true,
             ..plan
+        }
+    }
+
+    /// What the processes say goes to pipes that nobody reads.
+    #[must_use]
+    pub fn unread(self) -> Self {
+        Self {
+            unread: true,
+            ..self
+        }
+    }
+
+    /// On the embedded log: its directory is a disk of its own, of this size, which goes when the process ends.
+    #[must_use]
+    pub fn disk_bytes(self, bytes: u64) -> Self {
+        Self {
+            disk_bytes: Some(bytes),
+            ..self
         }
     }
 
@@ -311,7 +334,15 @@ impl Cluster {
         }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let mut command = self.command(&arguments);
-        let process = Process::start(name, self.directory.path(), &mut command);
+        if let Some(bytes) = self.plan.disk_bytes {
+            command = on_disk(bytes, &self.data_directory(), &command);
+        }
+        let start = if self.plan.unread {
+            Process::start_unread
+        } else {
+            Process::start
+        };
+        let process = start(name, self.directory.path(), &mut command);
         self.member_mut(name).process = Some(process);
     }
 
@@ -332,7 +363,11 @@ impl Cluster {
         panic!("{name} found no free address");
     }
 
-    async fn ready(&mut self, name: &str) {
+    /// Waits until the process is ready that was started by this name.
+    ///
+    /// # Panics
+    /// When it ends instead.
+    pub async fn ready(&mut self, name: &str) {
         if let Err(ended) = self.until_ready(name).await {
             panic!("{name} {ended}");
         }
@@ -451,12 +486,29 @@ impl Cluster {
 
     /// Metrics of the process of this role or stage.
     pub async fn metrics(&self, name: &str) -> String {
+        let answer = self.health(name, "/metrics").await;
+        String::from_utf8_lossy(&answer.body).into_owned()
+    }
+
+    /// What the health server of the process of this role or stage answers.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn health(&self, name: &str, path: &str) -> Answer {
+        let answer = self.try_health(name, path).await;
+        answer.expect("health is served")
+    }
+
+    /// The same, of a process that may not serve its health yet.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn try_health(&self, name: &str, path: &str) -> Result<Answer, NoAnswer> {
         let client = HttpClient::new(self.health_address(name));
-        let request = Request::get("/metrics")
+        let request = Request::get(path)
             .body(Body::empty())
             .expect("the request is valid");
-        let answer = client.send(request).await.expect("metrics are served");
-        String::from_utf8_lossy(&answer.body).into_owned()
+        client.send(request).await
     }
 
     /// Where each process serves its health and metrics.
@@ -496,10 +548,43 @@ impl Cluster {
         self.plan.log
     }
 
+    /// The same directory as its process sees it, where that has a disk of its own.
+    pub fn data_directory_inside(&self, name: &str) -> PathBuf {
+        let name = self.resolve(name);
+        let process = self.member(name).process.as_ref();
+        let id = process.expect("it was started").id();
+        let root = PathBuf::from(format!("/proc/{id}/root"));
+        let directory = self.data_directory();
+        root.join(directory.strip_prefix("/").expect("it is absolute"))
+    }
+
     /// The directory of the embedded log, in `log` below it.
     pub fn data_directory(&self) -> PathBuf {
         self.directory.path().join("data")
     }
+}
+
+/// The command in a mount namespace of its own, with a file system in memory at the directory.
+fn on_disk(bytes: u64, directory: &Path, command: &Command) -> Command {
+    fs::create_dir_all(directory).expect("the directory can be made");
+    let mut inside = Command::new("unshare");
+    inside
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
+        .arg(r#"mount -t tmpfs -o size="$0" tmpfs "$1" && shift && exec "$@""#)
+        .arg(bytes.to_string())
+        .arg(directory)
+        .arg(command.get_program())
+        .args(command.get_args());
+    if let Some(place) = command.get_current_dir() {
+        inside.current_dir(place);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => inside.env(name, value),
+            None => inside.env_remove(name),
+        };
+    }
+    inside
 }
 
 /// Runs a command of the binary to its end and gives what it printed.

@@ -1,7 +1,7 @@
 //! Programs under test: started, signalled, waited for, and their output kept for whoever has to find out why.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{PipeReader, Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -20,6 +20,8 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    /// The end of what it writes to, if nobody reads that.
+    _unread: Option<PipeReader>,
     ended: Option<ExitStatus>,
 }
 
@@ -33,16 +35,33 @@ impl Process {
             .open(&log)
             .expect("the log file opens");
         let errors = output.try_clone().expect("a file handle can be doubled");
+        command.stdout(output).stderr(errors);
+        Self::spawn(name, log, command, None)
+    }
+
+    /// Starts the program with a full pipe for what it says: nobody reads it for as long as it runs.
+    pub fn start_unread(name: &str, directory: &Path, command: &mut Command) -> Self {
+        let log = directory.join(format!("{name}.log"));
+        let (reader, output) = std::io::pipe().expect("a pipe can be made");
+        let [errors, mut filled] = [(); 2].map(|()| output.try_clone().expect("a handle doubles"));
+        // Until the reader goes.
+        std::thread::spawn(move || while filled.write_all(&[b'.'; 4096]).is_ok() {});
+        command.stdout(output).stderr(errors);
+        Self::spawn(name, log, command, Some(reader))
+    }
+
+    fn spawn(name: &str, log: PathBuf, command: &mut Command, unread: Option<PipeReader>) -> Self {
         let child = command
             .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors)
             .spawn()
             .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        // So that the program is the only one who holds the other end of a pipe.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
         Self {
             name: name.to_owned(),
             child,
             log,
+            _unread: unread,
             ended: None,
         }
     }

@@ -9,6 +9,7 @@
 pub mod config;
 pub mod health;
 pub mod http;
+pub mod lines;
 pub mod metrics;
 pub mod signals;
 pub mod tasks;

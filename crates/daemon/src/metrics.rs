@@ -10,9 +10,10 @@ use std::time::Duration;
 use prometheus::{Error, Registry, TextEncoder};
 use tokio::time::{Instant, sleep_until};
 
+use crate::telemetry;
 use catalogue::{
-    BUILD_INFO, EVENT_LOOP_LAG, PROCESS_CPU, PROCESS_FILES, PROCESS_FILES_MAX, PROCESS_MEMORY,
-    PROCESS_THREADS,
+    BUILD_INFO, EVENT_LOOP_LAG, LOG_LINES_DROPPED, PROCESS_CPU, PROCESS_FILES, PROCESS_FILES_MAX,
+    PROCESS_MEMORY, PROCESS_THREADS,
 };
 pub use declare::{Collected, Metric, Sample, Value, whole};
 
@@ -49,6 +50,10 @@ impl Metrics {
             &PROCESS_FILES_MAX,
         ];
         Collected::declare(&registry, &process, || process_now().unwrap_or_default())?;
+        Collected::declare(&registry, &[&LOG_LINES_DROPPED], || {
+            let dropped = Sample::count(telemetry::log_lines_dropped_total());
+            vec![(&LOG_LINES_DROPPED, vec![dropped])]
+        })?;
         let event_loop_lag = EVENT_LOOP_LAG.histogram(&registry)?;
         Ok(Self {
             registry,

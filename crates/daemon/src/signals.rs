@@ -3,9 +3,15 @@
 use std::io;
 use std::process;
 use std::thread;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+use crate::telemetry;
+
+/// How long the process that exits at once waits for its last line to be written.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Listens on a thread of its own, so that the second signal works even when the main runtime is stuck. The first
 /// SIGTERM or SIGINT cancels the token; the second exits at once with 128 plus its number (143, 130), as a shell
@@ -42,6 +48,7 @@ pub fn listen(token: CancellationToken) -> io::Result<()> {
                             signal = name,
                             "signal while shutting down: exiting at once"
                         );
+                        telemetry::flush_log(FLUSH_TIMEOUT);
                         process::exit(exit_code);
                     }
                     tracing::info!(signal = name, "signal: shutting down");

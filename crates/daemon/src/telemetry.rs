@@ -1,6 +1,7 @@
 //! Logs and traces.
 //!
-//! Logs go to standard error, for people on a terminal and as JSON otherwise. Traces are exported by OTLP over HTTP
+//! Logs go to standard error, for people on a terminal and as JSON otherwise. Logging never waits for whoever reads it:
+//! lines that find no room are dropped and counted. Traces are exported by OTLP over HTTP
 //! when an endpoint is configured. A log line carries the trace it belongs to, if any, whether traces are exported or
 //! not.
 
@@ -12,6 +13,7 @@ use std::env;
 use std::error::Error;
 use std::io::{self, IsTerminal};
 use std::panic;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
@@ -33,12 +35,19 @@ pub use context::{current_traceparent, current_tracestate, set_parent, trace_id}
 use format::WithTrace;
 pub use spans::{calling, carry, context_in, describe, fail, follow, link, processing, sending};
 
+use crate::lines::Lines;
 use crate::tasks::panic_text;
 
 /// How long one export may take.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the process waits at its end for what was not exported yet.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it then waits for lines of the log that nobody has read yet.
+const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// A panic may end the process.
+const PANIC_FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
+/// The log of the process.
+static LOG: OnceLock<Lines> = OnceLock::new();
 
 /// Section of the configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,6 +57,8 @@ pub struct TelemetryConfig {
     pub log: String,
     /// How logs look.
     pub format: LogFormat,
+    /// Bytes of log lines that wait to be read, at most; further lines are dropped and counted.
+    pub log_queue_bytes_max: usize,
     /// Base URL of an OTLP collector over HTTP, such as `http://localhost:4318`. Without it no trace is exported.
     pub otlp_endpoint: Option<String>,
     /// Which part of the traces that begin here is recorded, from 0 to 1. Those that come from outside keep the
@@ -60,6 +71,7 @@ impl Default for TelemetryConfig {
         Self {
             log: "info".to_owned(),
             format: LogFormat::Auto,
+            log_queue_bytes_max: 1 << 20,
             otlp_endpoint: None,
             otlp_sample_ratio: 1.0,
         }
@@ -94,12 +106,16 @@ pub enum TelemetryError {
     /// The exporter could not be built.
     #[error("the OTLP exporter cannot be built")]
     Exporter(#[source] Box<dyn Error + Send + Sync>),
+    /// Standard error cannot be used.
+    #[error("the log cannot be written")]
+    Log(#[source] io::Error),
     /// The process has a subscriber already.
     #[error("telemetry was started twice")]
     Twice,
 }
 
-/// Keeps telemetry going. Dropping it exports what is left, for at most five seconds.
+/// Keeps telemetry going. Dropping it exports what is left, for at most five seconds, and writes what was logged, for at
+/// most one.
 #[derive(Debug)]
 #[must_use = "dropping it ends the export of traces"]
 pub struct TelemetryGuard {
@@ -113,6 +129,7 @@ impl Drop for TelemetryGuard {
         {
             tracing::warn!(%error, "traces were not all exported");
         }
+        flush_log(LOG_FLUSH_TIMEOUT);
     }
 }
 
@@ -134,8 +151,12 @@ pub fn init(
             color: terminal && !no_color,
         },
     };
-    let (dispatch, guard) = assemble(config, service, version, look, io::stderr)?;
+    let log = Lines::start("log", io::stderr(), config.log_queue_bytes_max, say_dropped)
+        .map_err(TelemetryError::Log)?;
+    let writer = log.clone();
+    let (dispatch, guard) = assemble(config, service, version, look, move || writer.clone())?;
     dispatch.try_init().map_err(|_| TelemetryError::Twice)?;
+    LOG.set(log).map_err(|_| TelemetryError::Twice)?;
     panic::set_hook(Box::new(|panic| {
         let location = panic
             .location()
@@ -143,8 +164,28 @@ pub fn init(
             .unwrap_or_default();
         let message = panic_text(panic.payload());
         tracing::error!(location, panic = message, "panicked");
+        flush_log(PANIC_FLUSH_TIMEOUT);
     }));
     Ok(guard)
+}
+
+fn say_dropped(lines: u64) {
+    tracing::warn!(
+        lines,
+        "log lines were dropped, as nobody had read those before them"
+    );
+}
+
+/// Lines of the log that were dropped because nobody read those before them.
+pub fn log_lines_dropped_total() -> u64 {
+    LOG.get().map_or(0, Lines::dropped_total)
+}
+
+/// Waits until what was logged is written, at most this long.
+pub fn flush_log(at_most: Duration) {
+    if let Some(log) = LOG.get() {
+        log.flush(at_most);
+    }
 }
 
 /// Settles for the process which cryptography TLS uses. Every client built on rustls needs it; calling it again is

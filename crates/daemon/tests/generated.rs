@@ -99,7 +99,11 @@ fn page() -> String {
         let (title, text) = described(part);
         let roles = part.roles().iter().map(|role| format!("`{role}`"));
         let roles = roles.collect::<Vec<_>>().join(", ");
-        let up = if part == Part::Kafka { "" } else { ", `up`" };
+        let up = if matches!(part, Part::Kafka | Part::Embedded) {
+            ""
+        } else {
+            ", `up`"
+        };
         write!(page, "\n## {title}\n\nShown by {roles}{up}. {text}\n\n").unwrap();
         page.push_str("| metric | type | labels | unit | tells |\n|---|---|---|---|---|\n");
         for metric in ALL.iter().filter(|metric| metric.part == part) {
@@ -133,6 +137,7 @@ fn described(part: Part) -> (&'static str, &'static str) {
             "Kafka's clients",
             "From librdkafka's statistics, every 5 s unless `kafka.\"statistics.interval.ms\"` says otherwise (0: none). `client` is the name of a producer or group; those of one name are added up. Other clients tell nothing.",
         ),
+        Part::Embedded => ("The embedded log", "What its writer met."),
         Part::Process => ("The process", "From `/proc`, where there is one."),
     }
 }

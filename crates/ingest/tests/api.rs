@@ -5,6 +5,8 @@
 mod dead_letters;
 #[path = "api/endpoints.rs"]
 mod endpoints;
+#[path = "api/entrance.rs"]
+mod entrance;
 #[path = "api/events.rs"]
 mod events;
 #[path = "api/history.rs"]

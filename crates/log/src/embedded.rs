@@ -8,6 +8,7 @@ mod compaction;
 mod database;
 mod headers;
 mod reads;
+mod standing;
 mod storage;
 mod writer;
 
@@ -80,6 +81,17 @@ impl EmbeddedLog {
             }
         }
         Ok(maintained)
+    }
+
+    /// Why the log cannot be written at present, if it cannot: since a write failed, or while one does not return. It can
+    /// be again when a [`EmbeddedLog::probe`] succeeded.
+    pub fn trouble(&self) -> Option<String> {
+        self.storage.trouble()
+    }
+
+    /// Writes a mebibyte that nobody reads, and removes it, to see whether the log can be written.
+    pub async fn probe(&self) -> Result<(), LogError> {
+        self.storage.probe().await
     }
 
     /// Removes the records of a partition before an offset.

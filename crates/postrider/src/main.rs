@@ -47,7 +47,7 @@ fn main() -> ExitCode {
             )
             .exit()
     };
-    match run(command, config) {
+    let code = match run(command, config) {
         Ok(code) => code,
         Err(error) if error.is::<roles::Stopped>() => {
             output::talk(format!("{error:#}"));
@@ -57,7 +57,9 @@ fn main() -> ExitCode {
             output::talk(format!("error: {error:#}"));
             ExitCode::FAILURE
         }
-    }
+    };
+    output::flush();
+    code
 }
 
 /// The configuration as file, environment and flags make it, checked.

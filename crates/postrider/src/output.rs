@@ -1,19 +1,53 @@
 //! What commands print: data on standard output, talk on standard error.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use anyhow::bail;
+use postrider_daemon::lines::Lines;
 use serde_json::Value;
+
+/// What a role may have said that nobody has read; further lines are dropped.
+const UNREAD_BYTES_MAX: usize = 1 << 20;
+/// How long a role that ends waits for its last lines to be read.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Standard output and standard error of a role.
+static OF_ROLE: OnceLock<[Lines; 2]> = OnceLock::new();
+
+/// From now on nobody waits for a line to be read: a role goes on, other than a command, whoever reads what it says.
+pub(crate) fn never_wait() -> io::Result<()> {
+    let data = Lines::start("stdout", io::stdout(), UNREAD_BYTES_MAX, |_| {})?;
+    let talk = Lines::start("stderr", io::stderr(), UNREAD_BYTES_MAX, |_| {})?;
+    // A process has one role.
+    OF_ROLE.get_or_init(|| [data, talk]);
+    Ok(())
+}
+
+/// Waits, at the end of a role, for its last lines to be read, for a second each at most.
+pub(crate) fn flush() {
+    for lines in OF_ROLE.get().into_iter().flatten() {
+        lines.flush(FLUSH_TIMEOUT);
+    }
+}
 
 /// A line of data.
 pub(crate) fn data(line: impl AsRef<str>) {
-    // A reader that has seen enough, such as `head`, is no error.
-    drop(writeln!(io::stdout().lock(), "{}", line.as_ref()));
+    let line = format!("{}\n", line.as_ref());
+    match OF_ROLE.get() {
+        Some([data, _]) => data.push(line.as_bytes()),
+        // A reader that has seen enough, such as `head`, is no error.
+        None => drop(io::stdout().lock().write_all(line.as_bytes())),
+    }
 }
 
 /// A line of talk.
 pub(crate) fn talk(line: impl AsRef<str>) {
-    drop(writeln!(io::stderr().lock(), "{}", line.as_ref()));
+    let line = format!("{}\n", line.as_ref());
+    match OF_ROLE.get() {
+        Some([_, talk]) => talk.push(line.as_bytes()),
+        None => drop(io::stderr().lock().write_all(line.as_bytes())),
+    }
 }
 
 /// JSON, for people's eyes and programs alike.

@@ -30,6 +30,7 @@ use postrider_delivery::deliver::{LaneAnswers, LaneQuestions, lane_questions};
 use postrider_model::ids::EndpointId;
 
 use crate::config::Config;
+use crate::output;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const HEALTH_PORT: u16 = 9464;
@@ -99,6 +100,7 @@ impl Process {
         role: &'static str,
         host: Ipv4Addr,
     ) -> anyhow::Result<Self> {
+        output::never_wait().context("take standard output and standard error")?;
         // What librdkafka says comes with the lines of our own. Its wrapper adds, as an error, that a consumer that was
         // closed is closed.
         let log = format!("rdkafka=off,{}", config.telemetry.log);

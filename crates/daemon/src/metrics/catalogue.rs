@@ -39,6 +39,8 @@ pub enum Part {
     Registry,
     /// The clients of Kafka.
     Kafka,
+    /// The embedded log.
+    Embedded,
     /// The API.
     Ingest,
     /// Fan-out, deliver and the scheduler.
@@ -49,22 +51,24 @@ pub enum Part {
 
 impl Part {
     /// Every part, in the order of the documentation.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Exporter,
         Self::Ingest,
         Self::Delivery,
         Self::Registry,
         Self::Kafka,
+        Self::Embedded,
         Self::Process,
     ];
 
-    /// The roles that show its metrics. `up` shows those of every part but Kafka's.
+    /// The roles that show its metrics. `up` shows those of every part but Kafka's, and the embedded log's alone.
     pub fn roles(self) -> &'static [&'static str] {
         match self {
             Self::Process | Self::Registry | Self::Kafka => &["ingest", "deliver", "exporter"],
             Self::Ingest => &["ingest"],
             Self::Delivery => &["deliver"],
             Self::Exporter => &["exporter"],
+            Self::Embedded => &["up"],
         }
     }
 }
@@ -285,10 +289,15 @@ catalogue! {
     KAFKA_REBALANCES = Kafka Counter "postrider_kafka_rebalances_total" ["client"]
         "Rebalances of the group that this process took part in";
 
+    EMBEDDED_WRITABLE = Embedded Gauge "postrider_embedded_log_writable" []
+        "0 while the log in the directory cannot be written, as on a full disk";
+
     BUILD_INFO = Process Gauge "postrider_build_info" ["version" "role"]
         "What is running; always 1";
     EVENT_LOOP_LAG = Process Histogram "postrider_event_loop_lag_seconds" [] in LOOP_BUCKETS
         "By how much a timer of the event loop fires late, measured ten times a second";
+    LOG_LINES_DROPPED = Process Counter "postrider_log_lines_dropped_total" []
+        "Lines of the log that were dropped because nobody read those before them";
     PROCESS_CPU = Process Counter "process_cpu_seconds_total" []
         "CPU time used";
     PROCESS_MEMORY = Process Gauge "process_resident_memory_bytes" []

@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use postrider_daemon::config::Secret;
-use postrider_ingest::{Api, ApiContext, IngestConfig};
+use postrider_ingest::{Api, ApiContext, Entrance, IngestConfig};
 use postrider_log::memory::{Faults, MemoryLog};
 use postrider_log::{
     Clock, Log, NewRecord, Position, Producer, ProducerOptions, Record, Target, TopicSpec,
@@ -74,14 +74,16 @@ impl World {
         };
         limits(&mut config);
         let metrics = prometheus::Registry::new();
+        let entrance = Entrance::new(&config, &metrics).unwrap();
         let context = ApiContext {
             log: log.clone(),
             registry: registry.clone(),
             clock: clock.clone(),
             config,
-            metrics: &metrics,
+            entrance: &entrance,
         };
-        let router = Api::new(context).await.unwrap().router();
+        entrance.open(Api::new(context).await.unwrap());
+        let router = entrance.router();
         let options = ProducerOptions {
             name: "test",
             append_timeout: None,

@@ -52,6 +52,9 @@ const SCHEMA: &str = "
     ) WITHOUT ROWID;
 ";
 
+/// What must fit into a log that can be written: an event of the size that topics take by default.
+const PROBE_BYTES: u32 = 1 << 20;
+
 /// A partition of a topic as one integer.
 pub(super) fn slot(topic_id: i64, partition: Partition) -> i64 {
     topic_id << PARTITION_BITS | i64::from(partition)
@@ -370,6 +373,19 @@ impl Store for Database {
             deleted += statement.execute([id])?;
         }
         Ok(deleted)
+    }
+
+    fn write_probe(&mut self) -> Result<(), StoreError> {
+        // A process that was killed may have left it.
+        self.remove_probe()?;
+        self.connection
+            .execute_batch("CREATE TABLE probe (content BLOB NOT NULL)")?;
+        let insert = "INSERT INTO probe (content) VALUES (zeroblob(?))";
+        self.connection.execute(insert, [PROBE_BYTES]).map(drop)
+    }
+
+    fn remove_probe(&mut self) -> Result<(), StoreError> {
+        self.connection.execute_batch("DROP TABLE IF EXISTS probe")
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {

@@ -136,6 +136,15 @@ impl EmbeddedStorage {
         }
     }
 
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.queue.standing.trouble()
+    }
+
+    pub(super) async fn probe(&self) -> Result<(), LogError> {
+        self.ask(|reply| Job::Probe { reply }).await?;
+        self.ask(|reply| Job::ProbeEnd { reply }).await.map(drop)
+    }
+
     async fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, LogError> {
         let (reply, answer) = oneshot::channel();
         self.queue.push(job(reply));

@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 use super::database::slot;
+use super::standing::Standing;
 use crate::clock::Clock;
 use crate::local::locked;
 use crate::local::storage::{Appending, CommitDone, CommitFate};
@@ -65,6 +66,10 @@ pub(super) trait Store: Send + 'static {
         records_max: u32,
     ) -> Result<usize, StoreError>;
     fn delete(&mut self, row_ids: &[i64]) -> Result<usize, StoreError>;
+    /// Writes something that nobody reads.
+    fn write_probe(&mut self) -> Result<(), StoreError>;
+    /// Removes it, if it is there.
+    fn remove_probe(&mut self) -> Result<(), StoreError>;
     /// Returns when everything since [`Store::begin`] is durable.
     fn commit(&mut self) -> Result<(), StoreError>;
     /// Undoes what was done since [`Store::begin`]; harmless if there is nothing.
@@ -96,6 +101,14 @@ pub(super) enum Job {
         row_ids: Vec<i64>,
         reply: Reply<usize>,
     },
+    /// Shows, by an answer, that the log can be written.
+    Probe {
+        reply: Reply<usize>,
+    },
+    /// Removes what a probe left.
+    ProbeEnd {
+        reply: Reply<usize>,
+    },
 }
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, LogError>>;
@@ -107,7 +120,9 @@ impl Job {
             Self::Commit { .. }
             | Self::CreateTopic { .. }
             | Self::DeleteBefore { .. }
-            | Self::Delete { .. } => 0,
+            | Self::Delete { .. }
+            | Self::Probe { .. }
+            | Self::ProbeEnd { .. } => 0,
         }
     }
 
@@ -127,7 +142,10 @@ impl Job {
                 });
             }
             Self::CreateTopic { reply, .. } => drop(reply.send(Err(unavailable()))),
-            Self::DeleteBefore { reply, .. } | Self::Delete { reply, .. } => {
+            Self::DeleteBefore { reply, .. }
+            | Self::Delete { reply, .. }
+            | Self::Probe { reply }
+            | Self::ProbeEnd { reply } => {
                 drop(reply.send(Err(unavailable())));
             }
         }
@@ -150,6 +168,7 @@ enum Refusal {
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
     more: Condvar,
+    pub(super) standing: Standing,
 }
 
 impl std::fmt::Debug for Queue {
@@ -244,7 +263,16 @@ pub(super) fn run(store: impl Store, clock: &dyn Clock, queue: &Queue) {
         if jobs.is_empty() {
             return;
         }
-        writer.write(jobs, clock.now_ms());
+        let was_probe = jobs.iter().any(|job| matches!(job, Job::Probe { .. }));
+        queue.standing.begins();
+        let fate = writer.write(&jobs, clock.now_ms());
+        // Whoever hears of the fate finds it told.
+        let result = fate.as_ref().map(drop).map_err(Refusal::to_string);
+        queue.standing.ended(result, was_probe);
+        match fate {
+            Ok(transaction) => writer.tell(transaction, jobs),
+            Err(refusal) => refuse_all(jobs, &refusal),
+        }
     }
 }
 
@@ -273,28 +301,23 @@ enum Answer {
 }
 
 impl<S: Store> Writer<S> {
-    /// Writes the jobs as one transaction and tells their fates.
-    fn write(&mut self, jobs: Vec<Job>, now_ms: i64) {
-        if let Err(error) = self.know_heads() {
-            return refuse_all(jobs, &Refusal::Failed(error.to_string()));
-        }
+    /// Writes the jobs as one transaction; when it returns one, that is durable.
+    fn write(&mut self, jobs: &[Job], now_ms: i64) -> Result<Transaction, Refusal> {
+        self.know_heads()
+            .map_err(|error| Refusal::Failed(error.to_string()))?;
         let mut transaction = Transaction::default();
-        if let Err(error) = self.fill(&mut transaction, &jobs, now_ms) {
-            let refusal = match self.store.rollback() {
+        if let Err(error) = self.fill(&mut transaction, jobs, now_ms) {
+            return Err(match self.store.rollback() {
                 Ok(()) => Refusal::Failed(error.to_string()),
                 Err(_) => self.doubt(transaction, &error),
-            };
-            return refuse_all(jobs, &refusal);
+            });
         }
-        match self.store.commit() {
-            Ok(()) => self.tell(transaction, jobs),
-            Err(error) => {
-                // Whether that works does not matter: the heads are read again from what there is.
-                self.store.rollback().ok();
-                let refusal = self.doubt(transaction, &error);
-                refuse_all(jobs, &refusal);
-            }
-        }
+        self.store.commit().map_err(|error| {
+            // Whether that works does not matter: the heads are read again from what there is.
+            self.store.rollback().ok();
+            self.doubt(std::mem::take(&mut transaction), &error)
+        })?;
+        Ok(transaction)
     }
 
     /// The store may or may not have the transaction.
@@ -368,6 +391,8 @@ impl<S: Store> Writer<S> {
                     Answer::Count(self.store.delete_before(slot, *before, *records_max)?)
                 }
                 Job::Delete { row_ids, .. } => Answer::Count(self.store.delete(row_ids)?),
+                Job::Probe { .. } => self.store.write_probe().map(|()| Answer::Count(0))?,
+                Job::ProbeEnd { .. } => self.store.remove_probe().map(|()| Answer::Count(0))?,
             };
             transaction.answers.push(answer);
         }
@@ -418,7 +443,10 @@ impl<S: Store> Writer<S> {
                 }
                 (Job::CreateTopic { reply, .. }, Answer::Number(id)) => drop(reply.send(Ok(id))),
                 (
-                    Job::DeleteBefore { reply, .. } | Job::Delete { reply, .. },
+                    Job::DeleteBefore { reply, .. }
+                    | Job::Delete { reply, .. }
+                    | Job::Probe { reply }
+                    | Job::ProbeEnd { reply },
                     Answer::Count(count),
                 ) => {
                     drop(reply.send(Ok(count)));

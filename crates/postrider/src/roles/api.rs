@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use postrider_daemon::http::{self, Limits};
-use postrider_daemon::tasks::Tasks;
-use postrider_ingest::{Api, ApiContext};
+use postrider_ingest::{Api, ApiContext, Entrance};
 use postrider_log::{Log, SystemClock};
 use postrider_registry::Registry;
 use tokio::net::TcpListener;
@@ -30,32 +29,41 @@ pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("listen at {address} for the API; --listen names another address"))
 }
 
-/// Builds the API.
+/// Serves what needs no log until asked to end: until [`open`] whoever asks is told to come again.
+pub(crate) fn spawn(
+    process: &mut Process,
+    config: &Config,
+    listener: TcpListener,
+) -> anyhow::Result<Entrance> {
+    let entrance =
+        Entrance::new(&config.ingest, process.metrics.registry()).context("build the API")?;
+    let (router, opened) = (entrance.router(), entrance.clone());
+    let stop = process.api.token().clone();
+    process.api.critical("api", async move {
+        let drained = http::serve(listener, router, stop, Limits::from(DRAIN)).await;
+        if drained.cut > 0 {
+            tracing::warn!(connections = drained.cut, "requests were cut");
+        }
+        opened.flush(FLUSH).await;
+        Ok::<(), Infallible>(())
+    });
+    Ok(entrance)
+}
+
+/// From now on requests are served.
 pub(crate) async fn open(
-    process: &Process,
+    entrance: &Entrance,
     config: &Config,
     log: Arc<dyn Log>,
     registry: Registry,
-) -> anyhow::Result<Api> {
+) -> anyhow::Result<()> {
     let context = ApiContext {
         log,
         registry,
         clock: Arc::new(SystemClock),
         config: config.ingest.clone(),
-        metrics: process.metrics.registry(),
+        entrance,
     };
-    Api::new(context).await.context("build the API")
-}
-
-/// Serves the API until asked to end, then drains it.
-pub(crate) fn spawn(tasks: &mut Tasks, listener: TcpListener, api: Api) {
-    let stop = tasks.token().clone();
-    tasks.critical("api", async move {
-        let drained = http::serve(listener, api.router(), stop, Limits::from(DRAIN)).await;
-        if drained.cut > 0 {
-            tracing::warn!(connections = drained.cut, "requests were cut");
-        }
-        api.flush(FLUSH).await;
-        Ok::<(), Infallible>(())
-    });
+    entrance.open(Api::new(context).await.context("build the API")?);
+    Ok(())
 }

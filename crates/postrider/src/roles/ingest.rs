@@ -16,10 +16,10 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     ));
     let listener = api::bind(address).await?;
     let address = listener.local_addr()?;
+    let entrance = api::spawn(&mut process, &config, listener)?;
     let log = log::kafka_of(&process, &config)?;
     let registry = registry::open(&mut process, &config, log.clone(), keyring).await?;
-    let api = api::open(&process, &config, log, registry).await?;
-    api::spawn(&mut process.api, listener, api);
+    api::open(&entrance, &config, log, registry).await?;
     tracing::info!(%address, health = %process.health_address(), "serving");
     let waited = process.wait().await;
     Ok(process.finish(waited).await)

@@ -2,12 +2,14 @@
 
 mod kafka_metrics;
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use postrider_daemon::CancellationToken;
+use postrider_daemon::metrics::catalogue::EMBEDDED_WRITABLE;
 use postrider_delivery::standing;
 use postrider_log::embedded::EmbeddedLog;
 use postrider_log::kafka::{KafkaLog, KafkaOptions};
@@ -32,6 +34,7 @@ pub(crate) async fn embedded(
         log.clone(),
         Duration::from_secs(config.embedded.maintain_interval_s),
     );
+    watch(process, log.clone()).context("declare metrics")?;
     Ok(log)
 }
 
@@ -87,33 +90,66 @@ fn maintain(process: &mut Process, log: Arc<EmbeddedLog>, every: Duration) {
     });
 }
 
+/// Sees to it that the process is not ready while the log cannot be written.
+fn watch(process: &mut Process, log: Arc<EmbeddedLog>) -> Result<(), prometheus::Error> {
+    let writable = process.health.condition("log_writable");
+    let shown = EMBEDDED_WRITABLE.gauge(process.metrics.registry())?;
+    let stop = process.base.token().clone();
+    process.base.background("log-writable", async move {
+        let mut was_writable = true;
+        while !stop.is_cancelled() {
+            let trouble = log.trouble();
+            let is_writable = trouble.is_none();
+            writable.set(is_writable);
+            shown.set(i64::from(is_writable));
+            match trouble {
+                Some(reason) if was_writable => {
+                    tracing::error!(reason, "the log cannot be written");
+                }
+                None if !was_writable => tracing::info!("the log can be written again"),
+                Some(_) | None => {}
+            }
+            was_writable = is_writable;
+            let next = async {
+                sleep(AVAILABLE_CHECK).await;
+                if !is_writable {
+                    // What became of it, the log remembers.
+                    drop(log.probe().await);
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = next => {}
+            }
+        }
+        Ok::<(), Infallible>(())
+    });
+    Ok(())
+}
+
 /// Begins something that needs the log, again and again for as long as only the log's absence makes it fail: a process
-/// that starts before its brokers waits for them, and is not ready until then.
+/// that starts before its brokers waits for them, and is not ready until then. It ends at once when asked to.
 pub(crate) async fn when_available<T>(
     stop: &CancellationToken,
     mut begin: impl AsyncFnMut() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    loop {
-        // A question to a broker that does not answer may take long.
-        let begun = tokio::select! {
-            biased;
-            () = stop.cancelled() => return Err(anyhow::Error::msg(Stopped("waiting for the log"))),
-            begun = begin() => begun,
-        };
-        let error = match begun {
-            Ok(begun) => return Ok(begun),
-            Err(error) if is_passing(&error) => error,
-            Err(error) => return Err(error),
-        };
-        tracing::warn!(
-            error = format!("{error:#}"),
-            "the log is not available, trying again"
-        );
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return Err(error.context(Stopped("waiting for the log"))),
-            () = sleep(AVAILABLE_CHECK) => {}
+    let again_and_again = async {
+        loop {
+            match begin().await {
+                Err(error) if is_passing(&error) => tracing::warn!(
+                    error = format!("{error:#}"),
+                    "the log is not available, trying again"
+                ),
+                begun => return begun,
+            }
+            sleep(AVAILABLE_CHECK).await;
         }
+    };
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(anyhow::Error::msg(Stopped("waiting for the log"))),
+        begun = again_and_again => begun,
     }
 }
 

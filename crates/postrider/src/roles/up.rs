@@ -32,11 +32,11 @@ pub(crate) async fn run(args: &UpArgs, mut config: Config) -> anyhow::Result<Exi
     let log = log::embedded(&mut process, &config).await?;
     let keys = Keys::ensure(&config, &data_dir)?;
     config.ingest.operator_key = Some(Secret::from(keys.operator.clone()));
+    let entrance = api::spawn(&mut process, &config, listener)?;
     let registry = registry::open(&mut process, &config, log.clone(), keys.encryption).await?;
     registry::record_retry_delays(&process, &registry, &log, &config.topics).await?;
 
-    let api = api::open(&process, &config, log.clone(), registry.clone()).await?;
-    api::spawn(&mut process.api, listener, api);
+    api::open(&entrance, &config, log.clone(), registry.clone()).await?;
     data_dir.remember_api_url(&url)?;
     exporter::spawn(&mut process, &config, log.clone(), registry.clone())?;
 

@@ -55,6 +55,12 @@ impl Store for Scripted {
     fn delete(&mut self, _: &[i64]) -> Result<usize, StoreError> {
         Ok(0)
     }
+    fn write_probe(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+    fn remove_probe(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
     fn commit(&mut self) -> Result<(), StoreError> {
         self.at_commit.send(self.appended).unwrap();
         self.script.recv().unwrap_or(Ok(()))
