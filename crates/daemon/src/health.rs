@@ -3,7 +3,8 @@
 //! The server has a thread and a runtime of its own, so that it answers when the main runtime is busy: a process that
 //! works hard must not be taken for dead.
 //!
-//! - `/livez`: the process answers.
+//! - `/livez`: the process answers, and nothing is wrong with it that only another process would not have. Else 503 and
+//!   the names of what is.
 //! - `/readyz`: 200 when every named condition is met, else 503 and the names of those that are not.
 //! - `/metrics`: Prometheus text exposition.
 
@@ -33,13 +34,18 @@ const LIMITS: Limits = Limits {
     drain: Duration::from_secs(1),
 };
 
-/// The conditions under which the process is ready. Cloning it is cheap and gives the same conditions.
+/// The conditions under which the process is ready, and those under which it is of any use. Cloning it is cheap and gives
+/// the same conditions.
 #[derive(Debug, Clone, Default)]
 pub struct Health {
-    conditions: Arc<Mutex<BTreeMap<&'static str, Arc<AtomicBool>>>>,
+    ready: Conditions,
+    live: Conditions,
 }
 
-/// One condition of readiness. It outlives its handles with the last state they set.
+#[derive(Debug, Clone, Default)]
+struct Conditions(Arc<Mutex<BTreeMap<&'static str, Condition>>>);
+
+/// One condition. It outlives its handles with the last state they set.
 #[derive(Debug, Clone)]
 pub struct Condition(Arc<AtomicBool>);
 
@@ -64,31 +70,42 @@ struct Readiness {
     unmet: Vec<&'static str>,
 }
 
+impl Conditions {
+    fn get(&self, name: &'static str, met: bool) -> Condition {
+        let mut conditions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Condition(Arc::new(AtomicBool::new(met)));
+        conditions.entry(name).or_insert_with(new).clone()
+    }
+
+    fn unmet(&self) -> Vec<&'static str> {
+        let conditions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let unmet = conditions
+            .iter()
+            .filter(|(_, condition)| !condition.0.load(Ordering::Acquire));
+        unmet.map(|(name, _)| *name).collect()
+    }
+}
+
 impl Health {
     /// No conditions yet: ready.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The condition of this name; a new one is not met.
+    /// The condition of readiness of this name; a new one is not met.
     pub fn condition(&self, name: &'static str) -> Condition {
-        let mut conditions = self
-            .conditions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        Condition(conditions.entry(name).or_default().clone())
+        self.ready.get(name, false)
     }
 
-    /// Names of the conditions that are not met, sorted.
+    /// The condition of life of this name; a new one is met. Say that it is not only when nothing but another process
+    /// can help: whoever asks `/livez` ends this one.
+    pub fn vital(&self, name: &'static str) -> Condition {
+        self.live.get(name, true)
+    }
+
+    /// Names of the conditions of readiness that are not met, sorted.
     pub fn unmet(&self) -> Vec<&'static str> {
-        let conditions = self
-            .conditions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let unmet = conditions
-            .iter()
-            .filter(|(_, met)| !met.load(Ordering::Acquire));
-        unmet.map(|(name, _)| *name).collect()
+        self.ready.unmet()
     }
 
     /// Starts the server on a thread of its own. `further` are routes of the role's own, for those who operate it; they
@@ -109,7 +126,7 @@ impl Health {
             .enable_all()
             .build()?;
         let router = Router::new()
-            .route("/livez", get(async || "ok\n"))
+            .route("/livez", get(live).with_state(self.clone()))
             .route("/readyz", get(ready).with_state(self.clone()))
             .route("/metrics", get(exposition).with_state(metrics))
             .merge(further);
@@ -155,6 +172,15 @@ impl Drop for HealthServer {
         {
             tracing::error!("health server panicked");
         }
+    }
+}
+
+async fn live(State(health): State<Health>) -> Response {
+    let unmet = health.live.unmet();
+    if unmet.is_empty() {
+        "ok\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, unmet.join("\n") + "\n").into_response()
     }
 }
 

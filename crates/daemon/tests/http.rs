@@ -73,7 +73,18 @@ fn readiness_follows_the_conditions() {
     );
     producer.set(false);
     assert!(ready().starts_with("HTTP/1.1 503 "));
-    assert!(fetch(server.address(), "/livez").starts_with("HTTP/1.1 200 "));
+    let live = || fetch(server.address(), "/livez");
+    assert!(live().starts_with("HTTP/1.1 200 "));
+    let clients = health.vital("clients");
+    assert!(live().starts_with("HTTP/1.1 200 "), "a new one is met");
+    clients.set(false);
+    let response = live();
+    assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+    assert!(response.ends_with("clients\n"), "{response}");
+    producer.set(true);
+    assert!(ready().starts_with("HTTP/1.1 200 "), "nothing of the other");
+    clients.set(true);
+    assert!(live().starts_with("HTTP/1.1 200 "));
     assert!(fetch(server.address(), "/else").starts_with("HTTP/1.1 404 "));
 }
 

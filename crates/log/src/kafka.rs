@@ -5,6 +5,7 @@
 //! A group member's thread never waits for the code that uses the records; see [`group`].
 
 mod admin;
+mod clients;
 mod cluster;
 mod config;
 mod context;
@@ -12,49 +13,41 @@ mod errors;
 mod group;
 mod producer;
 mod query;
+mod questions;
 mod reader;
 mod record;
 mod statistics;
+mod watchdog;
 
-use std::sync::{Arc, Weak};
-use std::thread;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
-use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::port::{
     Bounds, Committed, Group, GroupOptions, Log, LogError, Offset, Partition, Producer,
     ProducerOptions, Reader, TopicDescription, TopicSpec,
 };
 
+pub use clients::{ClientKind, ClientState};
+use clients::{Clients, Place};
 pub use cluster::{Broker, Cluster, Requests};
 pub use config::KafkaOptions;
-use context::{Health, PlainContext};
+use context::PlainContext;
 use errors::log_error;
 use group::KafkaGroup;
 use producer::KafkaProducer;
+use questions::{Client, QUERY, Questions};
 use reader::KafkaReader;
 pub use statistics::{ClientStatistics, ClientTotals};
-
-/// How often the client for questions is served: its log lines, and whether brokers can be reached.
-const SERVE: Duration = Duration::from_millis(500);
 
 /// A log on Kafka.
 #[derive(Debug)]
 pub struct KafkaLog {
     options: KafkaOptions,
-    health: Health,
-    client: Arc<Client>,
-}
-
-/// For questions; it has no group.
-struct Client(BaseConsumer<PlainContext>);
-
-impl std::fmt::Debug for Client {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Client")
-    }
+    clients: Arc<Clients>,
+    questions: Arc<Questions>,
 }
 
 impl KafkaLog {
@@ -65,35 +58,23 @@ impl KafkaLog {
     /// [`LogError::Permanent`] names a property that is missing, unknown or not allowed.
     pub fn connect(options: KafkaOptions) -> Result<Arc<Self>, LogError> {
         config::validate(&options)?;
-        let health = Health::new();
-        let context = PlainContext {
-            client: "query",
-            health: health.clone(),
-        };
-        let client = config::query(&options)
-            .create_with_context(context)
-            .map_err(|error| log_error("", &error))?;
-        let client = Arc::new(Client(client));
-        let served = Arc::downgrade(&client);
-        thread::Builder::new()
-            .name("kafka-query".into())
-            .spawn(move || serve(&served))
-            .map_err(|error| LogError::Permanent(format!("no thread for kafka: {error}")))?;
+        let clients = Clients::new(config::session(&options));
+        let questions = Questions::start(config::questions(&options), Arc::clone(&clients))?;
         Ok(Arc::new(Self {
             options,
-            health,
-            client,
+            clients,
+            questions,
         }))
     }
 
-    /// Whether brokers could be reached, as far as is known without asking.
-    pub fn connected(&self) -> bool {
-        self.health.connected()
+    /// How the clients are, by name.
+    pub fn clients(&self) -> Vec<ClientState> {
+        self.clients.states(Instant::now())
     }
 
     /// What the producers and groups have told of themselves, by name.
     pub fn statistics(&self) -> Vec<ClientStatistics> {
-        self.health.statistics().read()
+        self.clients.statistics()
     }
 
     /// What stands before the name of every topic and group.
@@ -106,8 +87,8 @@ impl KafkaLog {
     /// # Errors
     /// When none can be reached, or it refuses.
     pub async fn cluster(&self) -> Result<Cluster, LogError> {
-        let (config, health) = (config::query(&self.options), self.health.clone());
-        self.ask("", move |_, _| cluster::describe(config, health))
+        let (config, place) = (config::query(&self.options), self.asking_place());
+        self.ask("", move |_, _| cluster::describe(config, place))
             .await
     }
 
@@ -115,10 +96,14 @@ impl KafkaLog {
         config::prefixed(&self.options, name)
     }
 
-    fn context(&self, client: &'static str) -> PlainContext {
+    /// For a client that is made for one question.
+    fn asking_place(&self) -> Place {
+        self.clients.place(ClientKind::Query, QUERY)
+    }
+
+    fn asking(&self) -> PlainContext {
         PlainContext {
-            client,
-            health: self.health.clone(),
+            place: self.asking_place(),
         }
     }
 
@@ -126,23 +111,21 @@ impl KafkaLog {
     async fn ask<T: Send + 'static>(
         &self,
         topic: &str,
-        question: impl FnOnce(&BaseConsumer<PlainContext>, &str) -> Result<T, LogError> + Send + 'static,
+        question: impl FnOnce(&Client, &str) -> Result<T, LogError> + Send + 'static,
     ) -> Result<T, LogError> {
-        let client = Arc::clone(&self.client);
+        let client = self.questions.client();
         let full = self.full(topic);
-        let answer = query::blocking(move || question(&client.0, &full)).await;
-        self.note(&answer);
-        answer.map_err(|error| self.health.explain(without_prefix(topic, error)))
-    }
-
-    fn note<T>(&self, answer: &Result<T, LogError>) {
-        match answer {
-            Ok(_) => self.health.set(true),
-            Err(LogError::Unavailable(_)) => self.health.set(false),
-            Err(
-                LogError::NoSuchTopic(_) | LogError::GroupHasMembers(_) | LogError::Permanent(_),
-            ) => {}
-        }
+        let answer = query::blocking(move || {
+            let answer = question(&client, &full);
+            match &answer {
+                Ok(_) => client.context().place.heard(),
+                Err(LogError::Unavailable(_)) => drop(client.context().place.lost_all()),
+                Err(_) => {}
+            }
+            answer
+        });
+        let explained = |error| self.clients.explain(without_prefix(topic, error));
+        answer.await.map_err(explained)
     }
 
     async fn partitions(&self, topic: &str) -> Result<Vec<Partition>, LogError> {
@@ -161,7 +144,7 @@ impl KafkaLog {
 #[async_trait]
 impl Log for KafkaLog {
     async fn create_topics(&self, topics: &[TopicSpec]) -> Result<Vec<String>, LogError> {
-        let (config, context) = (config::query(&self.options), self.context("admin"));
+        let (config, context) = (config::query(&self.options), self.asking());
         let (prefix, replication) = (self.options.prefix.clone(), self.options.replication);
         let topics = topics.to_vec();
         self.ask("", move |client, _| {
@@ -174,7 +157,7 @@ impl Log for KafkaLog {
         &self,
         topics: &[&str],
     ) -> Result<Vec<Option<TopicDescription>>, LogError> {
-        let (config, context) = (config::query(&self.options), self.context("admin"));
+        let (config, context) = (config::query(&self.options), self.asking());
         let prefix = self.options.prefix.clone();
         let topics: Vec<String> = topics.iter().map(|&topic| topic.to_owned()).collect();
         self.ask("", move |client, _| {
@@ -228,7 +211,7 @@ impl Log for KafkaLog {
     ) -> Result<Vec<Option<Committed>>, LogError> {
         let partitions = self.partitions(topic).await?;
         let config = config::committed_query(&self.options, group);
-        let context = self.context("committed");
+        let context = self.asking();
         self.ask(topic, move |_, full| {
             let client: BaseConsumer<PlainContext> = config
                 .create_with_context(context)
@@ -249,7 +232,7 @@ impl Log for KafkaLog {
         commits: &[(Partition, Committed)],
     ) -> Result<(), LogError> {
         let config = config::outside_commit(&self.options, group);
-        let context = self.context("commit");
+        let context = self.asking();
         let (group, commits) = (group.to_owned(), commits.iter().cloned().collect());
         self.ask(topic, move |_, full| {
             let client: BaseConsumer<PlainContext> = config
@@ -262,18 +245,19 @@ impl Log for KafkaLog {
 
     async fn producer(&self, options: ProducerOptions) -> Result<Box<dyn Producer>, LogError> {
         let config = config::producer(&self.options, &options);
-        let (prefix, health) = (self.options.prefix.clone(), self.health.clone());
+        let (prefix, clients) = (self.options.prefix.clone(), Arc::clone(&self.clients));
         let producer =
-            query::blocking(move || KafkaProducer::start(&options, prefix, config, health));
+            query::blocking(move || KafkaProducer::start(&options, prefix, config, clients));
         Ok(Box::new(producer.await?))
     }
 
     async fn reader(&self, topic: &str) -> Result<Box<dyn Reader>, LogError> {
         // A reader of nothing would only show itself at the first read.
         self.partitions(topic).await?;
-        let (config, context) = (config::reader(&self.options), self.context("reader"));
+        let (config, clients) = (config::reader(&self.options), Arc::clone(&self.clients));
+        let name = topic.to_owned();
         let reader = self.ask(topic, move |_, full| {
-            KafkaReader::create(&config, context, full.to_owned())
+            KafkaReader::create(config, clients, name, full.to_owned())
         });
         Ok(Box::new(reader.await?))
     }
@@ -281,20 +265,11 @@ impl Log for KafkaLog {
     async fn group(&self, options: GroupOptions) -> Result<Box<dyn Group>, LogError> {
         self.partitions(&options.topic).await?;
         let config = config::group(&self.options, &options);
-        let (topic, health) = (self.full(&options.topic), self.health.clone());
+        let topic = self.full(&options.topic);
+        let place = self.clients.place(ClientKind::Member, &options.group);
         Ok(Box::new(
-            query::blocking(move || KafkaGroup::join(&config, topic, &options, health)).await?,
+            query::blocking(move || KafkaGroup::join(&config, topic, &options, place)).await?,
         ))
-    }
-}
-
-/// Serves the client until the log is dropped.
-fn serve(client: &Weak<Client>) {
-    while let Some(client) = client.upgrade() {
-        // Without a group there are no messages: this serves log lines and errors only.
-        if let Some(Err(error)) = client.0.poll(SERVE) {
-            tracing::debug!(%error, "kafka client reports an error");
-        }
     }
 }
 

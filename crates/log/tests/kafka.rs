@@ -27,6 +27,8 @@ mod churn;
 mod closing;
 #[path = "kafka/crowds.rs"]
 mod crowds;
+#[path = "kafka/forgotten.rs"]
+mod forgotten;
 #[path = "kafka/idle.rs"]
 mod idle;
 #[path = "kafka/outages.rs"]

@@ -50,8 +50,8 @@ pub(crate) struct Config {
     pub(crate) registry: RegistryConfig,
     /// Logs and traces.
     pub(crate) telemetry: TelemetryConfig,
-    /// Where health and metrics listen.
-    pub(crate) health: ListenConfig,
+    /// Where health and metrics listen, and what they say.
+    pub(crate) health: HealthConfig,
     /// The embedded log of `up`.
     pub(crate) embedded: EmbeddedConfig,
     /// Keys of the installation.
@@ -100,9 +100,28 @@ impl Serialize for KafkaConfig {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ListenConfig {
-    /// Address and port. By default port 8080 for the API and 9464 for health, at 127.0.0.1 in `up` and at 0.0.0.0 in
-    /// the other roles.
+    /// Address and port. By default port 8080, at 127.0.0.1 in `up` and at 0.0.0.0 in the other roles.
     pub(crate) listen: Option<SocketAddr>,
+}
+
+/// Where health and metrics listen, and what they say.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct HealthConfig {
+    /// Address and port, by default port 9464 at the same addresses as the API.
+    pub(crate) listen: Option<SocketAddr>,
+    /// How long a client of Kafka may be dead although brokers answer, and replaced again and again, until `/livez` says
+    /// that this process is of no use.
+    pub(crate) kafka_client_dead_max_ms: u64,
+}
+
+impl Default for HealthConfig {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            kafka_client_dead_max_ms: 600_000,
+        }
+    }
 }
 
 /// When to try again.

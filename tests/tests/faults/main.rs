@@ -25,6 +25,7 @@ macro_rules! on_kafka {
 mod audit;
 mod broker;
 mod churn;
+mod dead_clients;
 mod figures;
 mod form;
 mod frozen;

@@ -1,4 +1,4 @@
-//! Three brokers, of which two must have what is acknowledged: one dies, then another.
+//! Three brokers, of which two must have what is acknowledged: one dies, then another; and one freezes.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,16 @@ const NO_LEADER_FOR_AT_MOST: Duration = Duration::from_secs(5);
 /// An append that was acknowledged just before its broker died is answered by then.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
 
-on_kafka!(of_three_brokers_one_is_not_missed_and_two_refuse_without_loss);
+const FROZEN_FOR: Duration = Duration::from_secs(25);
+/// What was written before the broker froze has come by then.
+const ON_THE_WAY: Duration = Duration::from_millis(500);
+/// How long a frozen broker may keep anything from anybody.
+const LEFT_WITHIN: Duration = Duration::from_secs(15);
+
+on_kafka!(
+    of_three_brokers_one_is_not_missed_and_two_refuse_without_loss,
+    of_three_brokers_each_is_left_soon_when_it_freezes,
+);
 
 async fn of_three_brokers_one_is_not_missed_and_two_refuse_without_loss(form: Form) {
     let mut figures = Figures::new("three-brokers", form);
@@ -80,6 +89,39 @@ async fn of_three_brokers_one_is_not_missed_and_two_refuse_without_loss(form: Fo
     for (status, _, _) in &settled.told.refused {
         assert_eq!(*status, 503);
     }
+}
+
+async fn of_three_brokers_each_is_left_soon_when_it_freezes(form: Form) {
+    let mut figures = Figures::new("three-brokers-frozen", form);
+    let brokers: &'static [KafkaBroker; 3] = Box::leak(Box::new(KafkaBroker::start_three()));
+    let plan = quick_sessions()
+        .broker(&brokers[0])
+        .delivers(2)
+        .set("POSTRIDER_INGEST__APPEND_TIMEOUT_MS", APPEND_TIMEOUT_MS);
+    let world = World::start(plan, ENDPOINTS, PER_SECOND, |received| {
+        takes(received, 20, 250)
+    })
+    .await;
+    let mut left_after = Vec::new();
+    for broker in &brokers[..form.pick(1, 3)] {
+        let frozen = Instant::now();
+        broker.freeze();
+        world.flows_since(frozen + ON_THE_WAY).await;
+        left_after.push(frozen.elapsed());
+        tokio::time::sleep(FROZEN_FOR.saturating_sub(frozen.elapsed())).await;
+        broker.thaw();
+        world.flows_since(Instant::now()).await;
+        refuses_no_more(&world).await;
+    }
+    let settled = world.settle(&mut figures).await;
+    figures.set("refused", settled.told.refused.len());
+    let longest = left_after.iter().max().copied().unwrap_or_default();
+    figures.set_time("longest_until_left_s", longest);
+    figures.save();
+    settled.findings.assert_nothing_lost();
+    // The full form has the machine for itself.
+    let at_most = form.pick(RECOVERS_WITHIN, LEFT_WITHIN);
+    assert!(longest <= at_most, "{left_after:?}");
 }
 
 /// Waits until no event was refused for longer than an append may take: then no partition is without a leader.

@@ -260,8 +260,12 @@ catalogue! {
     REGISTRY_CONFLICTS = Registry Counter "postrider_registry_conflicts_total" []
         "Writes to the registry that another writer got ahead of";
 
-    KAFKA_CONNECTED = Kafka Gauge "postrider_kafka_connected" []
-        "1 while brokers can be reached, as far as is known without asking";
+    KAFKA_CONNECTED = Kafka Gauge "postrider_kafka_connected" ["client"]
+        "1 while the clients of this name reach a broker, as far as is known without asking; `query` asks all the time";
+    KAFKA_CLIENT_DEAD = Kafka Gauge "postrider_kafka_client_dead_seconds" ["client"]
+        "For how long a client has been dead although brokers answer; 0 while it is not";
+    KAFKA_CLIENTS_REPLACED = Kafka Counter "postrider_kafka_clients_replaced_total" ["client"]
+        "Clients that were found dead and replaced";
     KAFKA_BROKERS = Kafka Gauge "postrider_kafka_brokers_connected" ["client"]
         "Brokers that the clients of this name are connected to";
     KAFKA_PRODUCER_QUEUE = Kafka Gauge "postrider_kafka_producer_queue_records" ["client"]

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::{ClientContext, metadata::MetadataBroker};
 
-use super::context::{Health, note_error};
+use super::clients::Place;
+use super::context::note_error;
 use super::errors::log_error;
 use super::query;
 use crate::port::LogError;
@@ -79,7 +80,7 @@ impl Requests {
 }
 
 /// Asks any broker. Blocks.
-pub(super) fn describe(mut config: ClientConfig, health: Health) -> Result<Cluster, LogError> {
+pub(super) fn describe(mut config: ClientConfig, place: Place) -> Result<Cluster, LogError> {
     // No call tells what a broker understands; a line of the client's log does. Where it is missing nothing is concluded.
     let debug = config.get("debug").map(|debug| format!("{debug},feature"));
     config.set("debug", debug.as_deref().unwrap_or("feature"));
@@ -87,15 +88,13 @@ pub(super) fn describe(mut config: ClientConfig, health: Health) -> Result<Clust
     let said = Arc::default();
     let context = Listening {
         said: Arc::clone(&said),
-        health,
+        place,
     };
     let client: BaseConsumer<Listening> = config
         .create_with_context(context)
         .map_err(|error| log_error("", &error))?;
-    // Every answer lists the brokers; a name that no topic has keeps the rest of it small.
-    let metadata = client
-        .fetch_metadata(Some("postrider-no-such-topic"), query::TIMEOUT)
-        .map_err(|error| log_error("", &error))?;
+    let metadata =
+        query::cluster(&client, query::TIMEOUT).map_err(|error| log_error("", &error))?;
     let mut brokers: Vec<Broker> = metadata.brokers().iter().map(broker).collect();
     brokers.sort_by_key(|broker| broker.id);
     let until = Instant::now() + SAID_WITHIN;
@@ -119,7 +118,7 @@ fn broker(broker: &MetadataBroker) -> Broker {
 /// Hears what the client says of the brokers' versions.
 struct Listening {
     said: Arc<Mutex<Requests>>,
-    health: Health,
+    place: Place,
 }
 
 impl ClientContext for Listening {
@@ -132,7 +131,7 @@ impl ClientContext for Listening {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        note_error("cluster", &self.health, &error, reason);
+        note_error(&self.place, &error, reason);
     }
 }
 

@@ -14,6 +14,9 @@ const GROUP_PROTOCOL: &str = "group.protocol";
 const CLASSIC: &str = "classic";
 const CONSUMER: &str = "consumer";
 
+/// How long a member of a group may be silent until others get its partitions.
+const SESSION_TIMEOUT: (&str, &str) = ("session.timeout.ms", "45000");
+
 /// What belongs to one of the two only. The client would refuse it, and not say where it comes from.
 const ONLY_CLASSIC: [&str; 4] = [
     "session.timeout.ms",
@@ -67,8 +70,10 @@ pub struct KafkaOptions {
     pub client_id: String,
 }
 
-/// How often a producer or member of a group tells what it does.
+/// How often a producer, a member of a group, or the client that asks tells what it does.
 const STATISTICS_INTERVAL: (&str, &str) = ("statistics.interval.ms", "5000");
+/// Often enough to tell a client that is dead from one that waits.
+const STATISTICS_INTERVALS_MS: std::ops::RangeInclusive<u64> = 1..=10_000;
 /// Other clients are not polled for as long as nobody has a question, and would gather what they tell.
 const NO_STATISTICS: (&str, &str) = ("statistics.interval.ms", "0");
 
@@ -105,6 +110,16 @@ pub(super) fn validate(options: &KafkaOptions) -> Result<(), LogError> {
             "the Kafka property {name} is not for groups of the {protocol} protocol, which group.protocol chooses"
         )));
     }
+    if let Some(told) = properties.get(STATISTICS_INTERVAL.0) {
+        let ms = told.parse::<u64>().unwrap_or_default();
+        if !STATISTICS_INTERVALS_MS.contains(&ms) {
+            return Err(LogError::Permanent(format!(
+                "the Kafka property {} must be from 1 to {}, as dead clients are found by it; it is set to {told}",
+                STATISTICS_INTERVAL.0,
+                STATISTICS_INTERVALS_MS.end()
+            )));
+        }
+    }
     for name in OWN {
         if properties.contains_key(*name) {
             return Err(LogError::Permanent(format!(
@@ -128,6 +143,20 @@ pub(super) fn query(options: &KafkaOptions) -> ClientConfig {
         &[("isolation.level", "read_committed"), NO_STATISTICS],
     );
     config
+}
+
+/// For the client that asks all the time.
+pub(super) fn questions(options: &KafkaOptions) -> ClientConfig {
+    let mut config = query(options);
+    set(&mut config, &[STATISTICS_INTERVAL]);
+    config
+}
+
+/// How long a session lasts. In the consumer protocol the broker says it, by default the same.
+pub(super) fn session(options: &KafkaOptions) -> Duration {
+    let (name, default) = SESSION_TIMEOUT;
+    let chosen = options.properties.get(name).map_or(default, String::as_str);
+    Duration::from_millis(chosen.parse().unwrap_or_default())
 }
 
 /// For asking what a group committed, without joining it.
@@ -259,10 +288,7 @@ fn set_protocol(config: &mut ClientConfig, options: &KafkaOptions) {
         config,
         &[("partition.assignment.strategy", "cooperative-sticky")],
     );
-    for (name, default) in [
-        ("session.timeout.ms", "45000"),
-        ("heartbeat.interval.ms", "3000"),
-    ] {
+    for (name, default) in [SESSION_TIMEOUT, ("heartbeat.interval.ms", "3000")] {
         if config.get(name).is_none() {
             config.set(name, default);
         }
@@ -297,8 +323,8 @@ fn base(options: &KafkaOptions, defaults: &[(&str, &str)]) -> ClientConfig {
             ("client.id", options.client_id.as_str()),
             // A broker that restarts is found again within 2 s instead of 10 s.
             ("reconnect.backoff.max.ms", "2000"),
-            // A frozen broker is left after 20 s instead of 60 s.
-            ("socket.timeout.ms", "20000"),
+            // A frozen broker is left after 10 s instead of 60 s.
+            ("socket.timeout.ms", "10000"),
             ("socket.nagle.disable", "true"),
         ],
     );
@@ -355,6 +381,7 @@ mod tests {
             ("acks", "1"),
             ("enable.idempotence", "false"),
             ("group.id", "mine"),
+            ("statistics.interval.ms", "0"),
         ] {
             let refused = validate(&options(&[("bootstrap.servers", "b"), (name, value)]));
             assert!(matches!(refused, Err(LogError::Permanent(reason)) if reason.contains(name)));

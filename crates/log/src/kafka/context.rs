@@ -1,89 +1,31 @@
 //! What every client has in common: its log lines go to tracing, and it notices when no broker can be reached.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{ClientContext, Statistics};
 
-use super::statistics::Board;
-use crate::port::LogError;
-
-/// Whether brokers could be reached, as far as the clients of one log know, and if not, why.
-#[derive(Debug, Clone)]
-pub(super) struct Health(Arc<State>);
-
-#[derive(Debug)]
-struct State {
-    connected: AtomicBool,
-    /// What a client said last since brokers were reached: a refused password or certificate, an unknown host.
-    trouble: Mutex<Option<String>>,
-    statistics: Arc<Board>,
-}
-
-impl Health {
-    pub(super) fn new() -> Self {
-        Self(Arc::new(State {
-            connected: AtomicBool::new(true),
-            trouble: Mutex::new(None),
-            statistics: Arc::default(),
-        }))
-    }
-
-    pub(super) fn connected(&self) -> bool {
-        self.0.connected.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set(&self, connected: bool) {
-        self.0.connected.store(connected, Ordering::Relaxed);
-        if connected {
-            *self.trouble() = None;
-        }
-    }
-
-    /// What the clients told of themselves.
-    pub(super) fn statistics(&self) -> &Arc<Board> {
-        &self.0.statistics
-    }
-
-    /// Adds to an error that names no cause what the clients know of it.
-    pub(super) fn explain(&self, error: LogError) -> LogError {
-        match (error, &*self.trouble()) {
-            (LogError::Unavailable(text), Some(trouble)) => {
-                LogError::Unavailable(format!("{text}: {trouble}"))
-            }
-            (error, _) => error,
-        }
-    }
-
-    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
-        self.0
-            .trouble
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
+use super::clients::Place;
 
 /// The context of a client that needs no more than this.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct PlainContext {
-    pub(super) client: &'static str,
-    pub(super) health: Health,
+    pub(super) place: Place,
 }
 
 impl ClientContext for PlainContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        log_line(self.client, level, facility, text);
+        log_line(self.place.name(), level, facility, text);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        note_error(self.client, &self.health, &error, reason);
+        note_error(&self.place, &error, reason);
     }
 
-    /// Nobody asks these clients for statistics: some are not polled for long, and would gather them.
-    fn stats_raw(&self, _: &[u8]) {}
+    /// Only the client for questions tells; it is asked all the time whether brokers answer.
+    fn stats(&self, statistics: Statistics) {
+        self.place.told(&statistics, true);
+    }
 }
 
 impl ConsumerContext for PlainContext {}
@@ -110,7 +52,8 @@ pub(super) fn log_line(client: &str, level: RDKafkaLogLevel, facility: &str, tex
 }
 
 /// An error that belongs to no call.
-pub(super) fn note_error(client: &str, health: &Health, error: &KafkaError, reason: &str) {
+pub(super) fn note_error(place: &Place, error: &KafkaError, reason: &str) {
+    let client = place.name();
     let code = error.rdkafka_error_code();
     // Readers ask to be told of the end of a partition; it is no fault.
     if matches!(error, KafkaError::PartitionEOF(_)) || code == Some(RDKafkaErrorCode::PartitionEOF)
@@ -118,12 +61,12 @@ pub(super) fn note_error(client: &str, health: &Health, error: &KafkaError, reas
         return;
     }
     if code == Some(RDKafkaErrorCode::AllBrokersDown) {
-        // Every client says so again and again; once for each outage is enough.
-        if health.0.connected.swap(false, Ordering::Relaxed) {
+        // The client says so again and again; once for each outage is enough.
+        if place.lost_all() {
             tracing::warn!(client, reason, "no kafka broker can be reached");
         }
         return;
     }
-    *health.trouble() = Some(reason.to_owned());
+    place.trouble(reason);
     tracing::warn!(client, %error, reason, "kafka client reports an error");
 }

@@ -28,7 +28,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rdkafka::ClientConfig;
 
-use super::context::Health;
+use super::clients::Place;
 use crate::port::{
     Commit, CommitAck, Group, GroupEvent, GroupOptions, LogError, Offset, Partition,
 };
@@ -49,10 +49,10 @@ impl KafkaGroup {
         config: &ClientConfig,
         topic: String,
         options: &GroupOptions,
-        health: Health,
+        place: Place,
     ) -> Result<Self, LogError> {
         Ok(Self {
-            shared: member::start(config, topic, options, health)?,
+            shared: member::start(config, topic, options, place)?,
         })
     }
 }

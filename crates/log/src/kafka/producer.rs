@@ -1,8 +1,9 @@
 //! Appends.
 //!
 //! One thread serves the delivery reports. It also replaces the client when that has become useless: an idempotent
-//! producer that can no longer tell which of its records are in the log refuses everything from then on. What was
-//! under way then is of unknown fate, and what comes later goes through a new client.
+//! producer that can no longer tell which of its records are in the log refuses everything from then on; or it may have
+//! died (see [`super::watchdog`]). What was under way then is of unknown fate, and what comes later goes through a new
+//! client.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,9 +20,9 @@ use rdkafka::util::Timeout;
 use rdkafka::{ClientContext, Statistics, producer::NoCustomPartitioner};
 use tokio::sync::oneshot;
 
-use super::context::{Health, log_line, note_error};
+use super::clients::{ClientKind, Clients, Place};
+use super::context::{log_line, note_error};
 use super::errors::{append_error, log_error};
-use super::statistics::Place;
 use crate::port::{
     Append, AppendError, LogError, NewRecord, Position, Producer, ProducerOptions, Target,
 };
@@ -80,7 +81,7 @@ struct Shared {
     name: &'static str,
     prefix: String,
     config: ClientConfig,
-    health: Health,
+    clients: Arc<Clients>,
     /// The present client, none when closing. Held only to take a clone.
     client: Mutex<Option<Arc<Client>>>,
     queue: Arc<Queue>,
@@ -93,16 +94,16 @@ impl KafkaProducer {
         options: &ProducerOptions,
         prefix: String,
         config: ClientConfig,
-        health: Health,
+        clients: Arc<Clients>,
     ) -> Result<Self, LogError> {
         let name = options.name;
         let queue = Arc::new(Queue::default());
-        let client = create(name, &config, &health, &queue)?;
+        let client = create(name, &config, &clients, &queue)?;
         let shared = Arc::new(Shared {
             name,
             prefix,
             config,
-            health,
+            clients,
             client: Mutex::new(Some(Arc::new(client))),
             queue,
             queue_bytes_max: options.queue_bytes_max,
@@ -211,6 +212,9 @@ impl Shared {
                 tracing::error!(producer = self.name, %code, reason, "kafka producer failed and is replaced");
                 drop(client);
                 self.replace();
+            } else if client.context().place.is_dead() {
+                drop(client);
+                self.replace();
             }
         }
         self.discard(self.swap(None));
@@ -218,7 +222,7 @@ impl Shared {
 
     fn replace(&self) {
         let fresh = loop {
-            match create(self.name, &self.config, &self.health, &self.queue) {
+            match create(self.name, &self.config, &self.clients, &self.queue) {
                 Ok(client) => break Arc::new(client),
                 Err(error) => tracing::error!(%error, "creating a kafka producer failed"),
             }
@@ -260,12 +264,11 @@ impl std::fmt::Debug for Shared {
 fn create(
     name: &'static str,
     config: &ClientConfig,
-    health: &Health,
+    clients: &Arc<Clients>,
     queue: &Arc<Queue>,
 ) -> Result<Client, LogError> {
     let context = Context {
-        place: health.statistics().place(name),
-        health: health.clone(),
+        place: clients.place(ClientKind::Producer, name),
         queue: Arc::clone(queue),
     };
     config
@@ -281,7 +284,6 @@ fn size_bytes(record: &NewRecord) -> usize {
 
 struct Context {
     place: Place,
-    health: Health,
     queue: Arc<Queue>,
 }
 
@@ -291,11 +293,12 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        note_error(self.place.name(), &self.health, &error, reason);
+        note_error(&self.place, &error, reason);
     }
 
     fn stats(&self, statistics: Statistics) {
-        self.place.told(&statistics);
+        self.place
+            .told(&statistics, self.queue.count.load(Ordering::Acquire) > 0);
     }
 }
 
@@ -304,13 +307,10 @@ impl ProducerContext<NoCustomPartitioner> for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<Pending>) {
         let fate = match result {
-            Ok(message) => {
-                self.health.set(true);
-                Ok(Position {
-                    partition: message.partition(),
-                    offset: message.offset(),
-                })
-            }
+            Ok(message) => Ok(Position {
+                partition: message.partition(),
+                offset: message.offset(),
+            }),
             Err((error, _)) => Err(append_error(error)),
         };
         self.queue.tell(*pending, fate);

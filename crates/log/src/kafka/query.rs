@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::KafkaResult;
-use rdkafka::metadata::MetadataTopic;
+use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::errors::{code_error, commit_error, coordinator_moved, leader_moved, log_error};
@@ -13,6 +13,8 @@ use crate::port::{Bounds, CommitError, Committed, LogError, Offset, Partition};
 
 /// How long a question may take.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long brokers may take to show that they are there.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Before a question is repeated.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -27,6 +29,20 @@ pub(super) async fn blocking<T: Send + 'static>(
                 "asking kafka ended early: {error}"
             )))
         })
+}
+
+/// What any broker knows of the cluster.
+pub(super) fn cluster<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    timeout: Duration,
+) -> KafkaResult<Metadata> {
+    // Every answer lists the brokers; a name that no topic has keeps the rest of it small.
+    client.fetch_metadata(Some("postrider-no-such-topic"), timeout)
+}
+
+/// Whether a broker answers that knows of brokers: one that has just started may know of none.
+pub(super) fn brokers_answer<C: ConsumerContext>(client: &BaseConsumer<C>) -> bool {
+    cluster(client, PROBE_TIMEOUT).is_ok_and(|cluster| !cluster.brokers().is_empty())
 }
 
 /// A topic's partitions as (number, replicas), or nothing if the topic does not exist. `topic` has the prefix.

@@ -16,6 +16,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Message, Offset as KafkaOffset};
 
+use super::clients::{ClientKind, Clients};
 use super::context::PlainContext;
 use super::errors::log_error;
 use super::query;
@@ -33,20 +34,22 @@ pub(super) struct KafkaReader {
 }
 
 impl KafkaReader {
-    /// Makes the client. Blocks. `topic` has the prefix.
+    /// Makes the client. Blocks. `topic` has the prefix, `name` has not.
     pub(super) fn create(
-        config: &ClientConfig,
-        context: PlainContext,
+        config: ClientConfig,
+        clients: Arc<Clients>,
+        name: String,
         topic: String,
     ) -> Result<Self, LogError> {
-        let client: BaseConsumer<PlainContext> = config
-            .create_with_context(context)
-            .map_err(|error| log_error(&topic, &error))?;
-        let state = State {
-            client: Some(client),
+        let mut state = State {
+            config,
+            clients,
+            name,
+            client: None,
             topic,
             place: None,
         };
+        state.connect()?;
         Ok(Self {
             state: Arc::new(Mutex::new(state)),
         })
@@ -59,8 +62,16 @@ impl KafkaReader {
         work: impl FnOnce(&mut State) -> Result<T, LogError> + Send + 'static,
     ) -> Result<T, LogError> {
         let state = Arc::clone(&self.state);
-        query::blocking(move || work(&mut state.lock().unwrap_or_else(PoisonError::into_inner)))
-            .await
+        query::blocking(move || {
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            let done = work(&mut state);
+            if let (Err(LogError::Unavailable(_)), Some(client)) = (&done, &state.client) {
+                client.context().place.asks();
+            }
+            state.look_after_client()?;
+            done
+        })
+        .await
     }
 }
 
@@ -107,26 +118,29 @@ impl Reader for KafkaReader {
 
 impl Drop for KafkaReader {
     fn drop(&mut self) {
-        // Closing a client takes a while and, if a broker is away, longer.
         let state = Arc::clone(&self.state);
-        let closing = thread::Builder::new()
-            .name("kafka-close".into())
-            .spawn(move || {
-                drop(
-                    state
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .client
-                        .take(),
-                );
-            });
-        if let Err(error) = closing {
-            tracing::error!(%error, "no thread to close a kafka reader");
-        }
+        close_beside(move || {
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            drop(state.client.take());
+        });
+    }
+}
+
+/// Closing a client takes a while and, if a broker is away, longer.
+fn close_beside(close: impl FnOnce() + Send + 'static) {
+    let closing = thread::Builder::new()
+        .name("kafka-close".into())
+        .spawn(close);
+    if let Err(error) = closing {
+        tracing::error!(%error, "no thread to close a kafka reader");
     }
 }
 
 struct State {
+    config: ClientConfig,
+    clients: Arc<Clients>,
+    /// Of the topic, without prefix.
+    name: String,
     /// Taken out when dropped.
     client: Option<BaseConsumer<PlainContext>>,
     topic: String,
@@ -173,6 +187,30 @@ impl State {
             .ok_or_else(|| LogError::Permanent("the reader is closed".into()))
     }
 
+    /// Makes the client, in place of the one before it.
+    fn connect(&mut self) -> Result<(), LogError> {
+        let context = PlainContext {
+            place: self.clients.place(ClientKind::Reader, &self.name),
+        };
+        let fresh = self.config.create_with_context(context);
+        let fresh = fresh.map_err(|error| log_error(&self.topic, &error))?;
+        if let Some(former) = self.client.replace(fresh) {
+            close_beside(move || drop(former));
+        }
+        Ok(())
+    }
+
+    /// A dead client gives nothing more. With another one the reader begins anew where it was.
+    fn look_after_client(&mut self) -> Result<(), LogError> {
+        match &self.client {
+            Some(client) if client.context().place.is_dead() => {}
+            _ => return Ok(()),
+        }
+        self.connect()?;
+        self.place = None;
+        Err(LogError::Unavailable("the reader's client is dead".into()))
+    }
+
     /// Gets ready to read from an offset and says where reading begins.
     fn go_to(&mut self, partition: Partition, from: Offset) -> Result<Offset, LogError> {
         match &self.place {
@@ -187,6 +225,7 @@ impl State {
         let bounds = query::bounds(client, &self.topic, &[partition])?
             .remove(&partition)
             .ok_or_else(|| LogError::NoSuchTopic(self.topic.clone()))?;
+        client.context().place.heard();
         let next = from.max(bounds.start);
         // An offset past the end does not exist for Kafka yet; reading it begins at the end and skips.
         let assigned = next.min(bounds.end);
@@ -214,6 +253,7 @@ impl State {
             client: Some(client),
             topic,
             place: Some(place),
+            ..
         } = self
         else {
             return Err(LogError::Permanent("the reader has no place".into()));
@@ -224,6 +264,7 @@ impl State {
         } else {
             wait.max(Duration::from_millis(50))
         };
+        let mut heard = false;
         let mut bytes: usize = place.ahead.iter().map(Record::size_bytes).sum();
         while bytes < bytes_max {
             if !place.ahead.is_empty() {
@@ -232,6 +273,7 @@ impl State {
             match client.poll(wait) {
                 None => break,
                 Some(Ok(message)) => {
+                    heard = true;
                     place.at_end = false;
                     if message.partition() == place.partition && message.offset() >= place.next {
                         let record = record(&message);
@@ -240,6 +282,7 @@ impl State {
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) if partition == place.partition => {
+                    heard = true;
                     (place.at_end, place.checked) = (true, false);
                     break;
                 }
@@ -247,10 +290,14 @@ impl State {
                 Some(Err(error)) => return self.recover(&error),
             }
         }
+        if heard {
+            client.context().place.heard();
+        }
         if !place.ahead.is_empty() {
             return Ok(Taken::Batch(batch(client, topic, place, from, bytes_max)?));
         }
         if !place.at_end {
+            client.context().place.asks();
             return Ok(Taken::Nothing);
         }
         if place.next < place.end_at_assign {
@@ -280,6 +327,7 @@ impl State {
             .as_ref()
             .ok_or_else(|| LogError::Permanent("the reader is closed".into()))?;
         let end = end(client, &self.topic, partition)?;
+        client.context().place.heard();
         place.end = end;
         if end <= next {
             place.checked = true;
@@ -319,7 +367,13 @@ impl State {
             {
                 Ok(Taken::Nothing)
             }
-            _ => Err(told),
+            _ => {
+                // The end is not repeated; whether a broker answers again shows when it is asked for.
+                if let Some(place) = &mut self.place {
+                    place.checked = false;
+                }
+                Err(told)
+            }
         }
     }
 }

@@ -1,8 +1,5 @@
 //! What librdkafka tells of its clients, summed up by what they are for.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
 use rdkafka::Statistics;
 use rdkafka::statistics::{Broker, Partition};
 
@@ -46,93 +43,8 @@ pub struct ClientTotals {
     pub rebalances: u64,
 }
 
-/// Collects what the clients of one log tell.
-#[derive(Debug, Default)]
-pub(super) struct Board {
-    clients: Mutex<Clients>,
-}
-
-#[derive(Debug, Default)]
-struct Clients {
-    next_id: u64,
-    /// What each client told last.
-    live: BTreeMap<u64, ClientStatistics>,
-    /// Of clients that are gone, by name.
-    ended: BTreeMap<String, ClientTotals>,
-}
-
-/// A client's place on the board, for as long as it lives.
-#[derive(Debug)]
-pub(super) struct Place {
-    board: Arc<Board>,
-    id: u64,
-    name: String,
-}
-
-impl Board {
-    /// A place for a client.
-    pub(super) fn place(self: &Arc<Self>, name: &str) -> Place {
-        let mut clients = self.lock();
-        clients.next_id += 1;
-        Place {
-            board: Arc::clone(self),
-            id: clients.next_id,
-            name: name.to_owned(),
-        }
-    }
-
-    /// All that told something, by name.
-    pub(super) fn read(&self) -> Vec<ClientStatistics> {
-        let clients = self.lock();
-        let mut by_name: BTreeMap<&str, ClientStatistics> = BTreeMap::new();
-        for (name, totals) in &clients.ended {
-            by_name.entry(name).or_default().totals.add(totals);
-        }
-        for live in clients.live.values() {
-            by_name.entry(&live.client).or_default().add(live);
-        }
-        let named = by_name.into_iter();
-        named
-            .map(|(name, sum)| ClientStatistics {
-                client: name.to_owned(),
-                ..sum
-            })
-            .collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Clients> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Place {
-    /// What the client is for.
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Notes what it told.
-    pub(super) fn told(&self, statistics: &Statistics) {
-        let statistics = ClientStatistics::of(&self.name, statistics);
-        self.board.lock().live.insert(self.id, statistics);
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut clients = self.board.lock();
-        if let Some(last) = clients.live.remove(&self.id) {
-            clients
-                .ended
-                .entry(last.client)
-                .or_default()
-                .add(&last.totals);
-        }
-    }
-}
-
 impl ClientStatistics {
-    fn of(name: &str, statistics: &Statistics) -> Self {
+    pub(super) fn of(name: &str, statistics: &Statistics) -> Self {
         let brokers = || statistics.brokers.values();
         let partitions = || {
             statistics
@@ -169,7 +81,7 @@ impl ClientStatistics {
         }
     }
 
-    fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         self.brokers_connected += other.brokers_connected;
         self.producer_queue_records += other.producer_queue_records;
         self.producer_queue_bytes += other.producer_queue_bytes;
@@ -182,7 +94,7 @@ impl ClientStatistics {
 }
 
 impl ClientTotals {
-    fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         self.sent_bytes += other.sent_bytes;
         self.received_bytes += other.received_bytes;
         self.request_errors += other.request_errors;
@@ -195,35 +107,4 @@ impl ClientTotals {
 /// The client counts with signs, and says -1 for what it does not know.
 fn unsigned(count: i64) -> u64 {
     u64::try_from(count).unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn totals_go_on_when_a_client_is_replaced_and_what_it_held_is_gone() {
-        let board = Arc::new(Board::default());
-        let told = |bytes, queued| Statistics {
-            tx_bytes: bytes,
-            msg_cnt: queued,
-            ..Statistics::default()
-        };
-        let (first, other) = (board.place("deliver"), board.place("deliver"));
-        first.told(&told(10, 1));
-        first.told(&told(20, 2));
-        other.told(&told(5, 3));
-        let read = board.read();
-        assert_eq!(
-            (read[0].totals.sent_bytes, read[0].producer_queue_records),
-            (25, 5)
-        );
-        drop(first);
-        let read = board.read();
-        assert_eq!(
-            (read[0].totals.sent_bytes, read[0].producer_queue_records),
-            (25, 3)
-        );
-        assert_eq!((read.len(), read[0].client.as_str()), (1, "deliver"));
-    }
 }

@@ -11,7 +11,7 @@ use crate::config::Config;
 pub(crate) async fn run(args: &DeliverArgs, config: Config) -> anyhow::Result<ExitCode> {
     let keyring = config.keyring()?;
     let mut process = Process::start(&config, "deliver", Ipv4Addr::UNSPECIFIED)?;
-    let log = log::kafka_of(&process, &config)?;
+    let log = log::kafka_of(&mut process, &config)?;
     let registry = registry::open(&mut process, &config, log.clone(), keyring).await?;
     registry::record_retry_delays(&process, &registry, &log, &config.topics).await?;
     stages::spawn(&mut process, &config, log, &registry, &args.stages)?;

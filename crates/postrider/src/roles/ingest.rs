@@ -17,7 +17,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let listener = api::bind(address).await?;
     let address = listener.local_addr()?;
     let entrance = api::spawn(&mut process, &config, listener)?;
-    let log = log::kafka_of(&process, &config)?;
+    let log = log::kafka_of(&mut process, &config)?;
     let registry = registry::open(&mut process, &config, log.clone(), keyring).await?;
     api::open(&entrance, &config, log, registry).await?;
     tracing::info!(%address, health = %process.health_address(), "serving");

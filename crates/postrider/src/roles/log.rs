@@ -1,5 +1,6 @@
 //! Opening the log: in a directory or on Kafka.
 
+mod kafka_clients;
 mod kafka_metrics;
 
 use std::convert::Infallible;
@@ -178,9 +179,11 @@ fn topic_spec(plan: TopicPlan) -> TopicSpec {
     }
 }
 
-/// The log on Kafka for a role, which shows what its clients do.
-pub(crate) fn kafka_of(process: &Process, config: &Config) -> anyhow::Result<Arc<dyn Log>> {
+/// The log on Kafka for a role, which shows what its clients do and how they are.
+pub(crate) fn kafka_of(process: &mut Process, config: &Config) -> anyhow::Result<Arc<dyn Log>> {
     let log = connect(config)?;
+    let dead_max = Duration::from_millis(config.health.kafka_client_dead_max_ms);
+    kafka_clients::watch(process, log.clone(), dead_max);
     kafka_metrics::declare(process.metrics.registry(), log.clone()).context("declare metrics")?;
     Ok(log)
 }

@@ -8,8 +8,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Statistics, TopicPartitionList};
 
-use crate::kafka::context::{Health, log_line, note_error};
-use crate::kafka::statistics::Place;
+use crate::kafka::clients::Place;
+use crate::kafka::context::{log_line, note_error};
 use crate::port::Partition;
 
 /// Callbacks only note what happened; the thread acts when the poll has returned.
@@ -25,17 +25,15 @@ pub(super) enum Signal {
 pub(super) type Client = BaseConsumer<GroupContext>;
 
 pub(super) struct GroupContext {
-    place: Place,
-    health: Health,
+    pub(super) place: Place,
     /// At most one rebalance is unanswered, so this stays short.
     signals: Mutex<Vec<Signal>>,
 }
 
 impl GroupContext {
-    pub(super) fn new(group: &str, health: Health) -> Self {
+    pub(super) fn new(place: Place) -> Self {
         Self {
-            place: health.statistics().place(group),
-            health,
+            place,
             signals: Mutex::new(Vec::new()),
         }
     }
@@ -58,11 +56,12 @@ impl ClientContext for GroupContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        note_error(self.place.name(), &self.health, &error, reason);
+        note_error(&self.place, &error, reason);
     }
 
     fn stats(&self, statistics: Statistics) {
-        self.place.told(&statistics);
+        // A member that has nothing to read sends heartbeats.
+        self.place.told(&statistics, true);
     }
 }
 

@@ -17,7 +17,7 @@ use rdkafka::{Message, TopicPartitionList};
 use super::committer;
 use super::context::{Client, GroupContext, Signal};
 use super::state::{Ended, Shared};
-use crate::kafka::context::Health;
+use crate::kafka::clients::Place;
 use crate::kafka::errors::log_error;
 use crate::kafka::query;
 use crate::kafka::record::record;
@@ -44,7 +44,6 @@ struct Member {
     shared: Arc<Shared>,
     client: Arc<Client>,
     topic: String,
-    health: Health,
     /// Bytes that may wait to be taken by the user.
     queue_bytes_max: usize,
     revoke_deadline: Duration,
@@ -64,11 +63,10 @@ pub(super) fn start(
     config: &ClientConfig,
     topic: String,
     options: &GroupOptions,
-    health: Health,
+    place: Place,
 ) -> Result<Arc<Shared>, LogError> {
-    let context = GroupContext::new(&options.group, health.clone());
     let client: Client = config
-        .create_with_context(context)
+        .create_with_context(GroupContext::new(place))
         .map_err(|error| log_error(&options.topic, &error))?;
     client
         .subscribe(&[&topic])
@@ -79,7 +77,6 @@ pub(super) fn start(
         shared: Arc::clone(&shared),
         client,
         topic,
-        health,
         queue_bytes_max: (options.prefetch_bytes_max / 2).max(1),
         revoke_deadline: options.revoke_deadline,
         stash: Vec::new(),
@@ -108,8 +105,17 @@ impl Member {
             self.give_back();
             self.poll();
             self.hand_over();
+            self.look_after_client();
         }
         self.leave();
+    }
+
+    /// Nothing more comes from a dead client, and others have its partitions: the user joins anew.
+    fn look_after_client(&self) {
+        let failed = self.shared.lock().failed();
+        if !failed && self.client.context().place.is_dead() {
+            self.fail(LogError::Unavailable("the member's client is dead".into()));
+        }
     }
 
     fn start_partitions(&mut self) {
@@ -246,9 +252,6 @@ impl Member {
                 break;
             }
             wait = Duration::ZERO;
-        }
-        if bytes > 0 {
-            self.health.set(true);
         }
         if self.shared.lock().queue.len() < EVENTS_MAX {
             for signal in client.context().take_signals() {

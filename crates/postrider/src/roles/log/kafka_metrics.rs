@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use postrider_daemon::metrics::catalogue::{
-    KAFKA_BROKERS, KAFKA_CONNECTED, KAFKA_CONSUMER_QUEUE, KAFKA_CONSUMER_QUEUE_BYTES,
-    KAFKA_PRODUCER_QUEUE, KAFKA_PRODUCER_QUEUE_BYTES, KAFKA_REBALANCES, KAFKA_RECEIVED_BYTES,
-    KAFKA_REQUEST_ERRORS, KAFKA_REQUEST_RETRIES, KAFKA_REQUEST_TIMEOUTS, KAFKA_REQUESTS_IN_FLIGHT,
-    KAFKA_ROUND_TRIP, KAFKA_SENT_BYTES,
+    KAFKA_BROKERS, KAFKA_CLIENT_DEAD, KAFKA_CLIENTS_REPLACED, KAFKA_CONNECTED,
+    KAFKA_CONSUMER_QUEUE, KAFKA_CONSUMER_QUEUE_BYTES, KAFKA_PRODUCER_QUEUE,
+    KAFKA_PRODUCER_QUEUE_BYTES, KAFKA_REBALANCES, KAFKA_RECEIVED_BYTES, KAFKA_REQUEST_ERRORS,
+    KAFKA_REQUEST_RETRIES, KAFKA_REQUEST_TIMEOUTS, KAFKA_REQUESTS_IN_FLIGHT, KAFKA_ROUND_TRIP,
+    KAFKA_SENT_BYTES,
 };
 use postrider_daemon::metrics::{Collected, Metric, Sample, whole};
-use postrider_log::kafka::{ClientStatistics, KafkaLog};
+use postrider_log::kafka::{ClientState, ClientStatistics, KafkaLog};
 
 type Read = fn(&ClientStatistics) -> f64;
 
@@ -50,25 +51,44 @@ static BY_CLIENT: [(&Metric, Read); 13] = [
     (&KAFKA_REBALANCES, |client| whole(client.totals.rebalances)),
 ];
 
+type ReadState = fn(&ClientState) -> Option<f64>;
+
+/// The same, of how the clients are.
+static BY_STATE: [(&Metric, ReadState); 3] = [
+    (&KAFKA_CONNECTED, |state| {
+        Some(whole(u64::from(state.connected?)))
+    }),
+    (&KAFKA_CLIENT_DEAD, |state| {
+        Some(state.dead_for.as_secs_f64())
+    }),
+    (&KAFKA_CLIENTS_REPLACED, |state| {
+        Some(whole(state.replaced_total))
+    }),
+];
+
 /// Declares the metrics of the log's clients.
 pub(super) fn declare(
     registry: &prometheus::Registry,
     log: Arc<KafkaLog>,
 ) -> Result<(), prometheus::Error> {
     let by_client = BY_CLIENT.iter().map(|(metric, _)| *metric);
-    let metrics: Vec<_> = by_client.chain([&KAFKA_CONNECTED]).collect();
+    let by_state = BY_STATE.iter().map(|(metric, _)| *metric);
+    let metrics: Vec<_> = by_client.chain(by_state).collect();
     Collected::declare(registry, &metrics, move || {
-        let clients = log.statistics();
-        let connected = Sample::count(u64::from(log.connected()));
+        let (clients, states) = (log.statistics(), log.clients());
         let by_client = BY_CLIENT.iter().map(|(metric, read)| {
             let samples = clients
                 .iter()
                 .map(|client| Sample::labelled([&client.client], read(client)));
             (*metric, samples.collect())
         });
-        by_client
-            .chain([(&KAFKA_CONNECTED, vec![connected])])
-            .collect()
+        let by_state = BY_STATE.iter().map(|(metric, read)| {
+            let samples = states
+                .iter()
+                .filter_map(|state| Some(Sample::labelled([&state.client], read(state)?)));
+            (*metric, samples.collect())
+        });
+        by_client.chain(by_state).collect()
     })
 }
 

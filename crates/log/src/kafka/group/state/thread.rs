@@ -26,6 +26,10 @@ impl State {
         self.commits.send(partitions)
     }
 
+    pub(in crate::kafka::group) fn failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
     pub(in crate::kafka::group) fn fail(&mut self, error: LogError) {
         self.failure.get_or_insert(error);
     }
