@@ -219,6 +219,12 @@ impl Default for FanOutConfig {
     }
 }
 
+impl FanOutConfig {
+    pub(crate) fn repeat_window_ms(&self) -> i64 {
+        i64::try_from(self.repeat_window_ms).unwrap_or(i64::MAX)
+    }
+}
+
 /// Limits of deliver.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

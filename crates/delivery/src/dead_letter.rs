@@ -1,13 +1,16 @@
 //! Dead letters as the stages write them.
 
 use bytes::Bytes;
-use postrider_log::{NewRecord, Producer, Record, Target};
+use postrider_log::{NewRecord, Partition, Producer, Record, Target};
 use postrider_model::delivery::{DeadLetter, DeadLetterContent, Delivery, RawRecord};
 use postrider_model::outcome::Reason;
 use postrider_model::topics::DEAD_LETTERS;
 
 use crate::durable::{TooLarge, append_durably};
 use crate::metrics::DeliveryMetrics;
+use crate::said::Said;
+
+static SAID: Said = Said::new();
 
 const RAW_KEY_BYTES_MAX: usize = 1024;
 
@@ -70,7 +73,7 @@ pub(crate) async fn write(
         DeadLetterContent::Delivery(delivery) => {
             Bytes::copy_from_slice(delivery.endpoint.as_str().as_bytes())
         }
-        DeadLetterContent::Raw(raw) => Bytes::from(format!("{}/{}", raw.topic, raw.partition)),
+        DeadLetterContent::Raw(raw) => key_of_record(&raw.topic, raw.partition),
     };
     let record = NewRecord {
         key,
@@ -79,8 +82,15 @@ pub(crate) async fn write(
     };
     append_durably(producer, DEAD_LETTERS, Target::Key, record).await?;
     metrics.dead_lettered(letter.reason);
-    tracing::warn!(dead_letter = %letter.id, reason = %letter.reason, detail = letter.detail, "dead letter written");
+    if let Some(unsaid) = SAID.say() {
+        tracing::warn!(dead_letter = %letter.id, reason = %letter.reason, detail = letter.detail, unsaid, "dead letter written");
+    }
     Ok(())
+}
+
+/// Where the dead letters of the records of a partition are.
+pub(crate) fn key_of_record(topic: &str, partition: Partition) -> Bytes {
+    Bytes::from(format!("{topic}/{partition}"))
 }
 
 fn cut(bytes: &Bytes, bytes_max: usize) -> Bytes {

@@ -710,7 +710,7 @@ impl<S: Sender> Stage for Deliver<S> {
 
     type Prepared = TakenOver;
 
-    fn prepare(&self, assignment: &Assignment) -> Preparation<TakenOver> {
+    fn prepare(&self, assignment: &Assignment, _: Offset) -> Preparation<TakenOver> {
         let (log, context) = (self.log.clone(), self.context.clone());
         let assignment = assignment.clone();
         Box::pin(async move {

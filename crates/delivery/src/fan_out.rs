@@ -6,6 +6,7 @@
 //! acknowledged. If one is not, the stage starts again from its commit and repeats everything after it in order; the
 //! copies that had landed are dropped by deliver.
 
+mod rebuild;
 mod repeats;
 mod routing;
 
@@ -18,12 +19,13 @@ use futures_util::future::{BoxFuture, FutureExt, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use postrider_daemon::telemetry;
 use postrider_log::{
-    AppendError, Assignment, Clock, Generation, NewRecord, Offset, Partition, Producer, Record,
-    Target,
+    AppendError, Assignment, Clock, Generation, Log, NewRecord, Offset, Partition, Producer,
+    Record, Target,
 };
 use postrider_model::delivery::Route;
 use postrider_model::event::{Event, EventPosition};
 use postrider_model::ids::EndpointId;
+use postrider_model::operational::PROOF_HEADER;
 use postrider_model::outcome::Reason;
 use postrider_model::topics::{DELIVERIES, EVENTS, GROUP_FAN_OUT, ROUTES};
 use postrider_model::wire::{EventContext, InvalidRecord};
@@ -37,10 +39,14 @@ use crate::dead_letter;
 use crate::durable::{QUEUE_FULL_PAUSE, append_durably};
 use crate::metrics::DeliveryMetrics;
 use crate::progress::Lease;
+use crate::said::Said;
 use crate::stage::{Preparation, Stage, StageContext, StageError, run_stage};
 use crate::view::{CurrentView, Needed};
-use repeats::RepeatWindow;
+use repeats::{Fingerprints, Repeat, RepeatWindows, Seen};
 use routing::{Head, Routing, Taken, Unjudged};
+
+/// Of repeats that say something else.
+static REPEATS_SAID: Said = Said::new();
 
 type Routed = BoxFuture<'static, Result<(Partition, Generation, Offset), StageError>>;
 
@@ -61,16 +67,19 @@ pub struct FanOutContext {
 
 /// Runs the stage until told to stop.
 pub async fn run(stage: StageContext, context: FanOutContext, stop: CancellationToken) {
-    let make = |producer, _: Lease| FanOut::new(context.clone(), producer);
+    let log = stage.log.clone();
+    let make = |producer, _: Lease| FanOut::new(context.clone(), log.clone(), producer);
     run_stage(&stage, stop, make).await;
 }
 
 /// The stage over `events`.
 struct FanOut {
     context: FanOutContext,
+    log: Arc<dyn Log>,
     producer: Arc<dyn Producer>,
     view: CurrentView,
-    repeats: RepeatWindow,
+    fingerprints: Fingerprints,
+    repeats: RepeatWindows,
     /// Records whose turn has not come, in order. They fit the group's prefetch: no more is taken while there are any.
     waiting: VecDeque<Taken>,
     head: Option<Head>,
@@ -91,12 +100,13 @@ enum Halt {
 
 impl FanOut {
     /// A stage that owns nothing yet.
-    fn new(context: FanOutContext, producer: Arc<dyn Producer>) -> Self {
-        let window = Duration::from_millis(context.config.repeat_window_ms);
+    fn new(context: FanOutContext, log: Arc<dyn Log>, producer: Arc<dyn Producer>) -> Self {
         Self {
             view: CurrentView::new(context.registry.clone()),
-            repeats: RepeatWindow::new(window, context.config.repeat_window_ids_max),
+            fingerprints: Fingerprints::default(),
+            repeats: RepeatWindows::new(),
             context,
+            log,
             producer,
             waiting: VecDeque::new(),
             head: None,
@@ -115,7 +125,9 @@ impl FanOut {
                         self.head = Some(Head::Unjudged(unjudged));
                         return Halt::View;
                     }
-                    self.head = Some(Head::Routing(Box::new(self.judge(*unjudged))));
+                    self.head = self
+                        .judge(*unjudged)
+                        .map(|routing| Head::Routing(Box::new(routing)));
                 }
                 Some(Head::Routing(mut routing)) => {
                     if !routing.append_all(&*self.producer) {
@@ -134,12 +146,7 @@ impl FanOut {
         loop {
             let taken = self.waiting.pop_front()?;
             let record = &taken.record;
-            let context = EventContext {
-                position: position_of(record),
-                appended_at_ms: record.timestamp_ms,
-                traceparent: header(record, "traceparent"),
-            };
-            let event = Event::decode(record.value.as_ref().unwrap_or(&Bytes::new()), context);
+            let event = decode(record);
             let span = telemetry::processing(EVENTS, record.partition, record.offset);
             if !telemetry::follow(&span, &record.headers)
                 && let Ok(event) = &event
@@ -148,33 +155,60 @@ impl FanOut {
             }
             match event {
                 Ok(event) => {
-                    return Some(Head::Unjudged(Box::new(Unjudged { event, taken, span })));
+                    let repeat = self.repeat(&event, record);
+                    return Some(Head::Unjudged(Box::new(Unjudged {
+                        event,
+                        taken,
+                        repeat,
+                        span,
+                    })));
                 }
-                Err(invalid) => span.in_scope(|| self.refuse(taken, &invalid)),
+                Err(invalid) => {
+                    span.in_scope(|| self.refuse(taken, invalid.reason(), invalid.to_string()));
+                }
             }
         }
     }
 
-    fn may_judge(&mut self, unjudged: &Unjudged) -> bool {
+    fn repeat(&mut self, event: &Event, record: &Record) -> Repeat {
+        let fingerprint = self.fingerprints.of(event);
+        match self.repeats.get_mut(&record.partition) {
+            Some(seen) => seen.repeat(fingerprint, record.offset, record.timestamp_ms),
+            None => Repeat::No,
+        }
+    }
+
+    /// A repeat is dropped whatever the view says.
+    fn may_judge(&self, unjudged: &Unjudged) -> bool {
         let Unjudged { event, taken, .. } = unjudged;
-        self.repeats.has_seen(event, position_of(&taken.record))
+        unjudged.repeat != Repeat::No
             || self.view.suffices(Needed::for_event(event), taken.received)
     }
 
-    /// Says who gets an event.
-    fn judge(&mut self, unjudged: Unjudged) -> Routing {
-        let event = &unjudged.event;
-        let position = position_of(&unjudged.taken.record);
-        let repeated = self.repeats.is_repeat(event, position);
+    /// Says who gets an event. One that is refused goes to dead letters.
+    fn judge(&mut self, unjudged: Unjudged) -> Option<Routing> {
+        let Unjudged { event, taken, .. } = &unjudged;
+        let (registry, position) = (&self.context.registry, position_of(&taken.record));
+        let repeated = unjudged.repeat != Repeat::No;
         let matched = if repeated {
-            self.context.metrics.events_repeated.inc();
+            self.count_repeat(&unjudged);
             Matched {
-                position: self.context.registry.position(),
+                position: registry.position(),
                 endpoints: Vec::new(),
             }
+        } else if let Some((reason, detail)) = refusal(registry, event, &taken.record) {
+            let Unjudged { taken, span, .. } = unjudged;
+            span.in_scope(|| self.refuse(taken, reason, detail));
+            return None;
         } else {
-            self.context.registry.wanting(event)
+            registry.wanting(event)
         };
+        if !repeated {
+            self.remember(event, &taken.record);
+            if matched.endpoints.is_empty() {
+                self.context.metrics.events_unmatched.inc();
+            }
+        }
         let endpoints: Vec<EndpointId> = matched
             .endpoints
             .iter()
@@ -192,7 +226,31 @@ impl FanOut {
             traceparent: event.trace.traceparent.clone(),
             endpoints,
         };
-        Routing::new(unjudged, route, matched.endpoints)
+        Some(Routing::new(unjudged, route, matched.endpoints))
+    }
+
+    /// What was refused is not remembered: it may come again when nothing is wrong with it any more.
+    fn remember(&mut self, event: &Event, record: &Record) {
+        let fingerprint = self.fingerprints.of(event);
+        if let Some(seen) = self.repeats.get_mut(&record.partition) {
+            seen.remember(fingerprint, record.offset, record.timestamp_ms);
+        }
+    }
+
+    fn count_repeat(&self, unjudged: &Unjudged) {
+        self.context.metrics.events_repeated.inc();
+        if unjudged.repeat == Repeat::Changed {
+            self.context.metrics.events_repeated_changed.inc();
+            if let Some(unsaid) = REPEATS_SAID.say() {
+                let event = &unjudged.event;
+                tracing::warn!(
+                    tenant = %event.tenant,
+                    event_id = %event.id,
+                    unsaid,
+                    "event dropped as a repeat of its id, although it says something else"
+                );
+            }
+        }
     }
 
     /// Waits, beside everything else, until an event's deliveries are acknowledged, and only then appends its route, so
@@ -244,13 +302,12 @@ impl FanOut {
         }
     }
 
-    fn refuse(&mut self, taken: Taken, invalid: &InvalidRecord) {
+    fn refuse(&mut self, taken: Taken, reason: Reason, detail: String) {
         let Taken {
             record, generation, ..
         } = taken;
         let producer = self.producer.clone();
         let context = self.context.clone();
-        let (reason, detail) = (invalid.reason(), invalid.to_string());
         let (partition, offset) = (record.partition, record.offset);
         let buried = async move {
             bury(&*producer, &context, &record, reason, detail).await;
@@ -258,6 +315,24 @@ impl FanOut {
         };
         self.push(partition, buried.in_current_span().boxed());
     }
+}
+
+/// Why an event goes to nobody although it can be read, as HTTP would have refused it. The view must be as new as the event.
+fn refusal(registry: &Registry, event: &Event, record: &Record) -> Option<(Reason, String)> {
+    if registry.tenant(&event.tenant).is_none() {
+        let detail = format!("there is no tenant {}", event.tenant);
+        return Some((Reason::UnknownTenant, detail));
+    }
+    let value = record.value.as_deref().unwrap_or_default();
+    let proof = header(record, PROOF_HEADER);
+    if event.event_type.is_reserved() && !registry.is_own(event, value, proof) {
+        let detail = format!(
+            "events of the type {} are Postrider's own",
+            event.event_type
+        );
+        return Some((Reason::ReservedType, detail));
+    }
+    None
 }
 
 async fn append_route(producer: &dyn Producer, route: &Route) {
@@ -308,17 +383,22 @@ impl Stage for FanOut {
     const GROUP: &'static str = GROUP_FAN_OUT;
     const LINGER: Duration = Duration::ZERO;
 
-    type Prepared = ();
+    type Prepared = Seen;
 
-    fn prepare(&self, _: &Assignment) -> Preparation<()> {
-        let registry = self.context.registry.clone();
+    fn prepare(&self, assignment: &Assignment, from: Offset) -> Preparation<Seen> {
+        let (log, registry) = (self.log.clone(), self.context.registry.clone());
+        let (config, fingerprints) = (self.context.config.clone(), self.fingerprints.clone());
+        let assignment = assignment.clone();
         Box::pin(async move {
             registry.caught_up().await;
-            Ok(())
+            let seen = rebuild::seen(&*log, &registry, &config, &fingerprints, &assignment, from);
+            Ok(seen.await?)
         })
     }
 
-    fn begin(&mut self, _: &Assignment, (): ()) {}
+    fn begin(&mut self, assignment: &Assignment, seen: Seen) {
+        self.repeats.insert(assignment.partition, seen);
+    }
 
     fn has_room(&self) -> bool {
         self.waiting.is_empty()
@@ -376,7 +456,7 @@ impl Stage for FanOut {
     fn forget(&mut self, partition: Partition) {
         self.drain(&[partition]);
         self.head.take_if(|head| head.partition() == partition);
-        self.repeats.forget(partition);
+        self.repeats.remove(&partition);
     }
 }
 
@@ -385,6 +465,15 @@ fn position_of(record: &Record) -> EventPosition {
         partition: record.partition,
         offset: record.offset,
     }
+}
+
+fn decode(record: &Record) -> Result<Event, InvalidRecord> {
+    let context = EventContext {
+        position: position_of(record),
+        appended_at_ms: record.timestamp_ms,
+        traceparent: header(record, "traceparent"),
+    };
+    Event::decode(record.value.as_ref().unwrap_or(&Bytes::new()), context)
 }
 
 fn header<'a>(record: &'a Record, name: &str) -> Option<&'a str> {

@@ -21,6 +21,7 @@ pub mod standing;
 mod dead_letter;
 mod durable;
 mod progress;
+mod said;
 mod stage;
 mod stopped;
 mod view;

@@ -24,6 +24,10 @@ pub struct DeliveryMetrics {
     pub events_routed: IntCounter,
     /// Events dropped as repeats of an id.
     pub events_repeated: IntCounter,
+    /// Those of them that say something else than the first.
+    pub events_repeated_changed: IntCounter,
+    /// Events that no endpoint wanted.
+    pub events_unmatched: IntCounter,
     /// Records dropped because their step was settled already.
     pub copies_dropped: IntCounter,
     /// Retries that returned to `deliveries`.
@@ -65,6 +69,8 @@ impl DeliveryMetrics {
             network_down: catalogue::NETWORK_DOWN.gauge(registry)?,
             events_routed: catalogue::EVENTS_ROUTED.counter(registry)?,
             events_repeated: catalogue::EVENTS_REPEATED.counter(registry)?,
+            events_repeated_changed: catalogue::EVENTS_REPEATED_CHANGED.counter(registry)?,
+            events_unmatched: catalogue::EVENTS_UNMATCHED.counter(registry)?,
             copies_dropped: catalogue::COPIES_DROPPED.counter(registry)?,
             retries_released: catalogue::RETRIES_RELEASED.counter(registry)?,
             retry_lateness: catalogue::RETRY_LATENESS.histogram(registry)?,

@@ -367,7 +367,7 @@ impl Stage for Scheduler {
     /// How many partitions `deliveries` has.
     type Prepared = i32;
 
-    fn prepare(&self, _: &Assignment) -> Preparation<i32> {
+    fn prepare(&self, _: &Assignment, _: Offset) -> Preparation<i32> {
         if let known @ 1.. = i32::try_from(self.outlets.len()).unwrap_or(i32::MAX) {
             return ready(Ok(known)).boxed();
         }

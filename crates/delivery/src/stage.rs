@@ -77,8 +77,8 @@ pub(crate) trait Stage: Send {
     /// What it must know of a partition before its first record.
     type Prepared: Send;
 
-    /// Looks up what must be known of a new partition. Dropped when the partition leaves meanwhile.
-    fn prepare(&self, assignment: &Assignment) -> Preparation<Self::Prepared>;
+    /// Looks up what must be known of a new partition that is read from this offset on. Dropped when it leaves meanwhile.
+    fn prepare(&self, assignment: &Assignment, from: Offset) -> Preparation<Self::Prepared>;
     /// The partition is prepared; from now on its records may come.
     fn begin(&mut self, assignment: &Assignment, prepared: Self::Prepared);
     /// Whether it can take records now. When that changes, [`Stage::progress`] returns.
@@ -351,7 +351,10 @@ impl<S: Stage> Runner<'_, S> {
 
     fn prepare(&mut self, assignments: Vec<Assignment>) {
         for assignment in assignments {
-            let preparation = self.stage.prepare(&assignment);
+            let Standing::At(from) = standing(&assignment) else {
+                continue;
+            };
+            let preparation = self.stage.prepare(&assignment, from);
             self.preparing.add(assignment, preparation);
         }
     }

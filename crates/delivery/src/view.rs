@@ -42,14 +42,19 @@ fn note_past_end(registry: &Registry, position: u64) {
 /// Which view an event may be judged in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Needed {
-    /// Any that is at this position.
+    /// Any that is at this position: ingest knew a view that far when it accepted the event.
     Position(u64),
+    /// One that has whatever was in the registry when the event was received, which is after the log got it.
+    AsReceived,
 }
 
 impl Needed {
     /// The one place where this is decided.
     pub(crate) fn for_event(event: &Event) -> Self {
-        Self::Position(event.registry_position)
+        match event.registry_position {
+            0 => Self::AsReceived,
+            position => Self::Position(position),
+        }
     }
 }
 
@@ -82,11 +87,13 @@ impl CurrentView {
 
     /// Whether a record of this number may be judged.
     pub(crate) fn suffices(&self, needed: Needed, received: u64) -> bool {
-        let Needed::Position(position) = needed;
+        let covered = self.covered >= received;
+        let Needed::Position(position) = needed else {
+            return covered;
+        };
         if self.registry.position() >= position {
             return true;
         }
-        let covered = self.covered >= received;
         if covered {
             note_past_end(&self.registry, position);
         }

@@ -3,6 +3,12 @@
 
 #[path = "stages/held.rs"]
 mod held;
+#[path = "stages/refusals.rs"]
+mod refusals;
+#[path = "stages/repeats.rs"]
+mod repeats;
+#[path = "stages/views.rs"]
+mod views;
 #[path = "stages/waits.rs"]
 mod waits;
 #[path = "stages/world.rs"]

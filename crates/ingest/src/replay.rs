@@ -14,9 +14,10 @@ use postrider_log::Record;
 use postrider_model::endpoint::{Endpoint, EndpointState};
 use postrider_model::event::{Event, EventPosition};
 use postrider_model::ids::EventId;
-use postrider_model::operational;
+use postrider_model::operational::{self, PROOF_HEADER};
 use postrider_model::topics::EVENTS;
 use postrider_model::wire::EventContext;
+use postrider_registry::Registry;
 use serde_json::Value;
 
 use crate::api::{ApiState, Shared};
@@ -116,7 +117,7 @@ pub(crate) async fn run(
         };
         let mut full = None;
         for record in &records {
-            let Some((event, position)) = wanted_event(record, endpoint) else {
+            let Some((event, position)) = wanted_event(&api.registry, record, endpoint) else {
                 continue;
             };
             if seen.len() >= api.config.replay_deliveries_max.max(1) {
@@ -138,24 +139,31 @@ pub(crate) async fn run(
 }
 
 /// The event of a record, if it is one that the endpoint wants.
-fn wanted_event(record: &Record, endpoint: &Endpoint) -> Option<(Event, EventPosition)> {
+fn wanted_event(
+    registry: &Registry,
+    record: &Record,
+    endpoint: &Endpoint,
+) -> Option<(Event, EventPosition)> {
     let position = EventPosition {
         partition: record.partition,
         offset: record.offset,
     };
-    let traceparent = record
-        .headers
-        .iter()
-        .find(|(name, _)| name == TRACEPARENT)
-        .and_then(|(_, value)| std::str::from_utf8(value).ok());
+    let header = |name| {
+        let mut headers = record.headers.iter();
+        let (_, value) = headers.find(|(known, _)| known == name)?;
+        std::str::from_utf8(value).ok()
+    };
     let context = EventContext {
         position,
         appended_at_ms: record.timestamp_ms,
-        traceparent,
+        traceparent: header(TRACEPARENT),
     };
-    let event = Event::decode(record.value.as_ref()?, context).ok()?;
+    let value = record.value.as_ref()?;
+    let event = Event::decode(value, context).ok()?;
     let wanted = event.tenant == endpoint.tenant
         && endpoint.event_types.matches(&event.event_type)
-        && !operational::is_about(&event, &endpoint.id);
+        && !operational::is_about(&event, &endpoint.id)
+        && (!event.event_type.is_reserved()
+            || registry.is_own(&event, value, header(PROOF_HEADER)));
     wanted.then_some((event, position))
 }

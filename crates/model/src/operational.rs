@@ -16,6 +16,18 @@ use crate::payload::rfc3339;
 /// An endpoint was disabled. Its data is `{"endpoint_id", "reason", "since"}`.
 pub const ENDPOINT_DISABLED: &str = "postrider.endpoint.disabled";
 
+/// The header of its record that proves an operational event to be Postrider's own: whoever has the keys of the
+/// installation vouches for the record's value.
+pub const PROOF_HEADER: &str = "postrider-proof";
+
+/// Whether this event tells what holds of the endpoint, so that nobody needs to vouch for it. The trace does not count.
+pub fn tells(event: &Event, endpoint: &Endpoint, version: u64) -> bool {
+    endpoint_disabled(endpoint, version).is_some_and(|told| {
+        let trace = event.trace.clone();
+        Event { trace, ..told } == *event
+    })
+}
+
 /// Tells that an endpoint is disabled since this version of it. `None` if it is not.
 pub fn endpoint_disabled(endpoint: &Endpoint, version: u64) -> Option<Event> {
     let EndpointState::Disabled { reason, since_ms } = &endpoint.state else {
@@ -124,6 +136,24 @@ mod tests {
         let expected = json!({"endpoint_id": "ep_a", "reason": "endpoint_gone", "since": since});
         assert_eq!(data, expected);
         assert!(told.event_type.is_reserved());
+    }
+
+    #[test]
+    fn only_what_holds_is_told_without_proof() {
+        let told = endpoint_disabled(&disabled("ep_a"), 7).unwrap();
+        assert!(tells(&told, &disabled("ep_a"), 7));
+        for (endpoint, version) in [
+            (disabled("ep_a"), 8),
+            (disabled("ep_b"), 7),
+            (endpoint("ep_a", EndpointState::Enabled), 7),
+        ] {
+            assert!(!tells(&told, &endpoint, version));
+        }
+        let forged = Event {
+            data: "{}".into(),
+            ..told
+        };
+        assert!(!tells(&forged, &disabled("ep_a"), 7));
     }
 
     #[test]

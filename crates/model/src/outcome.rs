@@ -130,6 +130,10 @@ reasons! {
     Malformed = "malformed",
     /// The record sets something this release does not honour.
     Unsupported = "unsupported",
+    /// The event's tenant does not exist.
+    UnknownTenant = "unknown_tenant",
+    /// The event's type is reserved, and it is none of Postrider's own.
+    ReservedType = "reserved_type",
     /// The record is too large for the next topic.
     TooLarge = "too_large",
     /// The endpoint's secret could not be opened.

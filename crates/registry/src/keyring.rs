@@ -115,6 +115,34 @@ impl Keyring {
         }
     }
 
+    /// Proof that whoever has the installation's keys wrote this value.
+    pub fn vouch(&self, value: &[u8]) -> String {
+        let nonce = random_bytes::<NONCE_LEN>(&self.random);
+        let tag = self.keys[&self.primary]
+            .seal_in_place_separate_tag(
+                Nonce::assume_unique_for_key(nonce),
+                vouched(value),
+                &mut [],
+            )
+            .expect("a record is far shorter than the cipher's limit");
+        format!("{}.{}{}", self.primary, hex(&nonce), hex(tag.as_ref()))
+    }
+
+    /// Whether that is proof for this value, under any of the keys.
+    pub fn vouches(&self, value: &[u8], proof: &str) -> bool {
+        let opened = || {
+            let (key_id, proof) = proof.split_once('.')?;
+            let proof = unhex(proof)?;
+            let (nonce, tag) = proof.split_first_chunk::<NONCE_LEN>()?;
+            let nonce = Nonce::assume_unique_for_key(*nonce);
+            let mut tag = tag.to_vec();
+            let key = self.keys.get(key_id)?;
+            let opened = key.open_in_place(nonce, vouched(value), &mut tag);
+            Some(opened.is_ok())
+        };
+        opened() == Some(true)
+    }
+
     /// Decrypts a secret.
     ///
     /// # Errors
@@ -160,6 +188,17 @@ fn key_id(key: &[u8; KEY_BYTES]) -> String {
     hex(&digest::digest(&digest::SHA256, key).as_ref()[..KEY_ID_BYTES])
 }
 
+/// What is vouched for can be mistaken for no secret: those are sealed with an endpoint's id.
+fn vouched(value: &[u8]) -> Aad<Vec<u8>> {
+    Aad::from([b"vouched for\0", value].concat())
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2);
+    let byte = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
+    digits.map(byte).collect()
+}
+
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -193,6 +232,21 @@ mod tests {
 
     fn secret() -> SigningSecret {
         SigningSecret::generate(&[7; 32])
+    }
+
+    #[test]
+    fn vouches_for_what_was_written_under_any_of_its_keys_and_nothing_else() {
+        let former = Keyring::from_bytes([1; 32], vec![]);
+        let proof = former.vouch(b"value");
+        let rotated = Keyring::from_bytes([2; 32], vec![[1; 32]]);
+        assert!(former.vouches(b"value", &proof) && rotated.vouches(b"value", &proof));
+        assert!(!Keyring::from_bytes([2; 32], vec![]).vouches(b"value", &proof));
+        assert!(!former.vouches(b"another", &proof));
+        let mut changed = proof.clone();
+        changed.pop();
+        for forged in ["", ".", "00000000.00", changed.as_str()] {
+            assert!(!former.vouches(b"value", forged), "{forged}");
+        }
     }
 
     #[test]

@@ -199,6 +199,24 @@ impl Registry {
         self.shared.view().installation().clone()
     }
 
+    /// Proof that Postrider itself wrote the value of an operational event's record, for its header
+    /// [`operational::PROOF_HEADER`].
+    pub fn vouch(&self, value: &[u8]) -> String {
+        self.shared.keyring.vouch(value)
+    }
+
+    /// Whether an event of a reserved type is Postrider's own: its record has proof, or it tells what this view knows to hold.
+    pub fn is_own(&self, event: &Event, value: &[u8], proof: Option<&str>) -> bool {
+        if proof.is_some_and(|proof| self.shared.keyring.vouches(value, proof)) {
+            return true;
+        }
+        let about = EndpointId::try_new(&event.ordering_key);
+        match about.map(|endpoint| self.endpoint(&endpoint)) {
+            Ok(Lookup::Found(found)) => operational::tells(event, &found.value, found.version),
+            Ok(Lookup::Deleted | Lookup::Unknown) | Err(_) => false,
+        }
+    }
+
     /// The endpoints, enabled or paused, that want this event.
     pub fn wanting(&self, event: &Event) -> Matched {
         let mut matched = self.matching(&event.tenant, &event.event_type);

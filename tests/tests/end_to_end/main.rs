@@ -34,6 +34,7 @@ macro_rules! on_kafka {
 mod check;
 mod crashes;
 mod deliveries;
+mod direct;
 mod exporter;
 mod foreign_programs;
 mod frozen;

@@ -226,6 +226,10 @@ catalogue! {
         "Events that fan-out routed";
     EVENTS_REPEATED = Delivery Counter "postrider_events_repeated_total" []
         "Events dropped because their id came before";
+    EVENTS_REPEATED_CHANGED = Delivery Counter "postrider_events_repeated_changed_total" []
+        "Events dropped because their id came before, although they say something else: type, data or ordering key differ";
+    EVENTS_UNMATCHED = Delivery Counter "postrider_events_unmatched_total" []
+        "Events that no endpoint wanted";
     COPIES_DROPPED = Delivery Counter "postrider_delivery_copies_dropped_total" []
         "Records dropped because their step was settled already";
     RETRIES_RELEASED = Delivery Counter "postrider_retries_released_total" []

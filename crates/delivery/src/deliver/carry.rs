@@ -447,10 +447,12 @@ impl<S: Sender> CarryContext<S> {
         };
         let told = operational::endpoint_disabled(&endpoint.value, endpoint.version);
         let Some(event) = told else { return };
+        let value = event.encode();
+        let proof = self.registry.vouch(&value);
         let record = NewRecord {
             key: event_key(&event.tenant, &event.ordering_key, &event.id),
-            value: Some(event.encode()),
-            headers: Vec::new(),
+            value: Some(value),
+            headers: vec![(operational::PROOF_HEADER.to_owned(), proof.into())],
         };
         if append_durably(&*self.producer, EVENTS, Target::Key, record)
             .await

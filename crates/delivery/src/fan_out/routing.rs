@@ -10,6 +10,7 @@ use postrider_model::event::Event;
 use postrider_model::topics::DELIVERIES;
 use tracing::Span;
 
+use super::repeats::Repeat;
 use crate::durable::Waiting;
 
 /// A record that was taken.
@@ -26,6 +27,7 @@ pub(super) struct Taken {
 pub(super) struct Unjudged {
     pub(super) event: Event,
     pub(super) taken: Taken,
+    pub(super) repeat: Repeat,
     pub(super) span: Span,
 }
 
@@ -62,7 +64,9 @@ impl Head {
 
 impl Routing {
     pub(super) fn new(unjudged: Unjudged, route: Route, endpoints: Vec<Arc<Endpoint>>) -> Self {
-        let Unjudged { event, taken, span } = unjudged;
+        let Unjudged {
+            event, taken, span, ..
+        } = unjudged;
         Self {
             event,
             record: taken.record,

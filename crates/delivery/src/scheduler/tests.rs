@@ -49,7 +49,7 @@ async fn scheduler(config: SchedulerConfig) -> Scheduler {
     let mut scheduler = Scheduler::new(context, log, producer);
     for partition in 0..3 {
         let assignment = assignment(partition);
-        let partitions = scheduler.prepare(&assignment).await.unwrap();
+        let partitions = scheduler.prepare(&assignment, 0).await.unwrap();
         scheduler.begin(&assignment, partitions);
     }
     scheduler

@@ -10,7 +10,9 @@ use postrider_log::{
     Append, AppendError, Batch, Bounds, Committed, Group, GroupOptions, Log, LogError, NewRecord,
     Offset, Partition, Producer, ProducerOptions, Reader, Target, TopicDescription, TopicSpec,
 };
+use postrider_model::topics::REGISTRY;
 use tokio::sync::Notify;
+use tokio::time::sleep;
 
 /// What can be held back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,6 +67,8 @@ impl Held {
 pub(crate) struct HeldLog {
     pub(crate) process: Arc<MemoryProcess>,
     pub(crate) held: Held,
+    /// How late the records of the registry come.
+    pub(crate) registry_late: Duration,
 }
 
 #[async_trait]
@@ -132,6 +136,7 @@ impl Log for HeldLog {
             inner: self.process.reader(topic).await?,
             topic: topic.to_owned(),
             held: self.held.clone(),
+            registry_late: self.registry_late,
         }))
     }
 
@@ -146,6 +151,7 @@ struct HeldReader {
     inner: Box<dyn Reader>,
     topic: String,
     held: Held,
+    registry_late: Duration,
 }
 
 #[async_trait]
@@ -158,6 +164,9 @@ impl Reader for HeldReader {
         wait: Duration,
     ) -> Result<Batch, LogError> {
         let batch = self.inner.read(partition, from, bytes_max, wait).await;
+        if self.topic == REGISTRY {
+            sleep(self.registry_late).await;
+        }
         // Also what was on its way when it was held back.
         self.held.read_of(&self.topic).await;
         batch

@@ -13,7 +13,7 @@ use postrider_delivery::standing::found;
 use postrider_delivery::{DeliveryMetrics, StageContext, deliver, fan_out, scheduler};
 use postrider_log::memory::MemoryLog;
 use postrider_log::{Clock, Log, NewRecord, Position, ProducerOptions, Record, Target, TopicSpec};
-use postrider_model::delivery::{Delivery, Route};
+use postrider_model::delivery::{DeadLetter, Delivery, Route};
 use postrider_model::endpoint::{Endpoint, EndpointState, PayloadFormat};
 use postrider_model::event::{Event, TraceContext};
 use postrider_model::filter::EventTypeFilter;
@@ -100,6 +100,8 @@ pub(crate) struct World {
     pub(crate) log: Arc<MemoryLog>,
     clock: Arc<dyn Clock>,
     pub(crate) config: DeliveryConfig,
+    /// How late the records of the registry come to processes that are started.
+    pub(crate) registry_late: Duration,
     /// Who writes the registry.
     pub(crate) registry: Registry,
     _background: JoinSet<()>,
@@ -135,6 +137,7 @@ impl World {
             log,
             clock,
             config: DeliveryConfig::default(),
+            registry_late: Duration::ZERO,
             registry,
             _background: background,
         }
@@ -158,8 +161,12 @@ impl World {
         self.registry.put_tenant(tenant).await.expect("a tenant");
     }
 
-    /// Creates an endpoint that wants everything.
+    /// Creates an endpoint that wants every thing.
     pub(crate) async fn create_endpoint(&self, name: &str) {
+        self.create_endpoint_for(name, "thing.*").await;
+    }
+
+    pub(crate) async fn create_endpoint_for(&self, name: &str, event_type: &str) {
         let id = EndpointId::try_new(&format!("ep_{name}")).expect("an id");
         let secret = self.registry.seal(&id, &SigningSecret::generate(&[7; 32]));
         let endpoint = Endpoint {
@@ -168,7 +175,7 @@ impl World {
             url: "https://example.com/".parse().expect("a url"),
             description: String::new(),
             metadata: [].into(),
-            event_types: EventTypeFilter::default(),
+            event_types: EventTypeFilter::try_new(vec![event_type.to_owned()]).expect("a filter"),
             format: PayloadFormat::Standard,
             retry_schedule: None,
             attempt_timeout_ms: None,
@@ -195,6 +202,7 @@ impl World {
         let log: Arc<dyn Log> = Arc::new(HeldLog {
             process,
             held: held.clone(),
+            registry_late: self.registry_late,
         });
         let registry = open_registry(log.clone(), self.clock.clone(), &mut background).await;
         let (metrics, stop) = (DeliveryMetrics::detached(), CancellationToken::new());
@@ -310,6 +318,15 @@ impl World {
 
     pub(crate) fn records(&self, topic: &str) -> Vec<Record> {
         self.log.snapshot(topic)
+    }
+
+    pub(crate) fn dead_letters(&self) -> Vec<DeadLetter> {
+        let records = self.records(DEAD_LETTERS);
+        let decode = |record: Record| DeadLetter::decode(&record.value.expect("a value"));
+        records
+            .into_iter()
+            .map(|record| decode(record).expect("a dead letter"))
+            .collect()
     }
 
     pub(crate) fn deliveries(&self) -> Vec<Delivery> {
