@@ -124,10 +124,19 @@ impl Process {
 
     /// What it has in memory.
     pub fn memory_bytes(&self) -> u64 {
+        self.kernel_counts("VmRSS:")
+    }
+
+    /// The most that it had in memory.
+    pub fn peak_memory_bytes(&self) -> u64 {
+        self.kernel_counts("VmHWM:")
+    }
+
+    fn kernel_counts(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
         let resident = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .find_map(|line| line.strip_prefix(name))
             .and_then(|line| line.trim().strip_suffix(" kB"));
         let kilobytes: Option<u64> = resident.and_then(|text| text.trim().parse().ok());
         kilobytes.unwrap_or_default() * 1024

@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 
 pub use error::ConfigError;
 pub use secret::Secret;
+pub use toml::{Table, Value};
 use tree::Tree;
 
 /// Loads the configuration. `dotted` names the dotted sections by their path, such as `kafka` or `kafka.properties`.
@@ -31,6 +32,20 @@ use tree::Tree;
 /// When the file cannot be read, or when a key or value does not fit the type; the error names the key, where it came
 /// from, and the keys it may have been meant for. It never shows the value of a [`Secret`].
 pub fn load<T: DeserializeOwned>(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    prefix: &str,
+    dotted: &[&str],
+) -> Result<T, ConfigError> {
+    load_over(Table::new(), file, environment, prefix, dotted)
+}
+
+/// The same, with other defaults than those of the type for some keys.
+///
+/// # Errors
+/// As those of [`load`].
+pub fn load_over<T: DeserializeOwned>(
+    defaults: Table,
     file: Option<&Path>,
     environment: impl Iterator<Item = (String, String)>,
     prefix: &str,
@@ -52,6 +67,10 @@ pub fn load<T: DeserializeOwned>(
     for (name, value) in variables {
         tree.overlay(prefix, &name, value, dotted)?;
     }
+    tree.put_below(Tree::from_toml(
+        Value::Table(defaults),
+        &"the defaults".into(),
+    ));
     typed::read(tree)
 }
 

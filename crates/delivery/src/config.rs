@@ -9,11 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::deliver::{LaneLimits, OrderLimits};
 
 /// Limits of the three stages.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeliveryConfig {
-    /// What the limits in bytes of all stages may add up to.
-    pub memory_bytes_max: usize,
     /// Of all stages.
     pub stage: StageConfig,
     /// Of fan-out.
@@ -24,34 +22,12 @@ pub struct DeliveryConfig {
     pub scheduler: SchedulerConfig,
 }
 
-impl Default for DeliveryConfig {
-    fn default() -> Self {
-        Self {
-            memory_bytes_max: 1024 * 1024 * 1024,
-            stage: StageConfig::default(),
-            fan_out: FanOutConfig::default(),
-            deliver: DeliverConfig::default(),
-            scheduler: SchedulerConfig::default(),
-        }
-    }
-}
-
 /// Why the limits do not go together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidLimits {
     /// A limit that stops everything.
     #[error("`{0}`: must be at least 1")]
     Zero(&'static str),
-    /// Memory.
-    #[error(
-        "`memory_bytes_max`: the limits in bytes add up to {sum}, more than {max}; lower them or raise it"
-    )]
-    Memory {
-        /// Their sum.
-        sum: usize,
-        /// What they may add up to.
-        max: usize,
-    },
     /// A lease that never holds.
     #[error(
         "`deliver.lease_ms`: must be more than twice `stage.commit_idle_interval_ms`, which renews it"
@@ -60,28 +36,13 @@ pub enum InvalidLimits {
 }
 
 impl DeliveryConfig {
-    /// Checks that the limits go together: none stops everything, the bytes add up to no more than may be, and the
-    /// lease outlasts the commits that renew it.
+    /// Checks that the limits go together: none stops everything, and the lease outlasts the commits that renew it.
     ///
     /// # Errors
     /// The first thing that is wrong, with its key below the section.
     pub fn check(&self) -> Result<(), InvalidLimits> {
         if let Some((key, _)) = self.at_least_1().into_iter().find(|(_, limit)| *limit == 0) {
             return Err(InvalidLimits::Zero(key));
-        }
-        let per_stage = self
-            .stage
-            .prefetch_bytes_max
-            .saturating_add(self.stage.producer_queue_bytes_max);
-        let sum = per_stage
-            .saturating_mul(3)
-            .saturating_add(self.deliver.unsettled_bytes_max)
-            .saturating_add(self.scheduler.timer_bytes_max);
-        if sum > self.memory_bytes_max {
-            return Err(InvalidLimits::Memory {
-                sum,
-                max: self.memory_bytes_max,
-            });
         }
         if self.deliver.lease_ms <= self.stage.commit_idle_interval_ms.saturating_mul(2) {
             return Err(InvalidLimits::Lease);
@@ -90,7 +51,7 @@ impl DeliveryConfig {
     }
 
     /// What stops everything when it is 0.
-    fn at_least_1(&self) -> [(&'static str, usize); 15] {
+    fn at_least_1(&self) -> [(&'static str, usize); 16] {
         [
             (
                 "stage.partitions_prepared_at_once_max",
@@ -99,6 +60,10 @@ impl DeliveryConfig {
             (
                 "fan_out.events_in_flight_max",
                 self.fan_out.events_in_flight_max,
+            ),
+            (
+                "fan_out.events_in_flight_bytes_max",
+                self.fan_out.events_in_flight_bytes_max,
             ),
             (
                 "deliver.attempts_in_flight_max",
@@ -203,6 +168,8 @@ impl StageConfig {
 pub struct FanOutConfig {
     /// Events whose deliveries are not yet all acknowledged.
     pub events_in_flight_max: usize,
+    /// Bytes of their records; the last one may go beyond.
+    pub events_in_flight_bytes_max: usize,
     /// How long an event id is remembered, so that its repeat is dropped.
     pub repeat_window_ms: u64,
     /// Event ids remembered for each partition.
@@ -213,6 +180,7 @@ impl Default for FanOutConfig {
     fn default() -> Self {
         Self {
             events_in_flight_max: 2_000,
+            events_in_flight_bytes_max: 64 * 1024 * 1024,
             repeat_window_ms: 10 * 60 * 1000,
             repeat_window_ids_max: 100_000,
         }
@@ -430,9 +398,6 @@ mod tests {
     #[test]
     fn limits_that_do_not_go_together_are_refused() {
         let mut config = DeliveryConfig::default();
-        config.deliver.unsettled_bytes_max = config.memory_bytes_max;
-        assert!(matches!(config.check(), Err(InvalidLimits::Memory { .. })));
-        config = DeliveryConfig::default();
         config.deliver.lane_queue_max = 0;
         assert_eq!(
             config.check(),

@@ -189,6 +189,7 @@ impl<S: Sender> Deliver<S> {
         let bytes: usize = self.partitions.values().map(Partition::bytes).sum();
         let bytes_max = self.context.config.unsettled_bytes_max;
         match bytes {
+            _ if bytes >= bytes_max / 4 * 5 => Memory::Exceeded,
             _ if bytes >= bytes_max => Memory::Full,
             _ if bytes >= bytes_max / 2 => Memory::Tight,
             _ => Memory::Free,

@@ -12,6 +12,7 @@ mod routing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -85,6 +86,31 @@ struct FanOut {
     head: Option<Head>,
     routed: FuturesUnordered<Routed>,
     in_flight: Vec<(Partition, usize)>,
+    /// Bytes of the records of `routed`.
+    bytes: Arc<AtomicUsize>,
+}
+
+/// The bytes of a record, counted for as long as this lives.
+struct Held {
+    counted: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Held {
+    fn new(counted: &Arc<AtomicUsize>, record: &Record) -> Self {
+        let bytes = record.size_bytes();
+        counted.fetch_add(bytes, Ordering::Relaxed);
+        Self {
+            counted: Arc::clone(counted),
+            bytes,
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.counted.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// What the events that were taken wait for.
@@ -112,6 +138,7 @@ impl FanOut {
             head: None,
             routed: FuturesUnordered::new(),
             in_flight: Vec::new(),
+            bytes: Arc::default(),
         }
     }
 
@@ -268,7 +295,9 @@ impl FanOut {
             ..
         } = routing;
         let (partition, offset) = (record.partition, record.offset);
+        let held = Held::new(&self.bytes, &record);
         let routed = async move {
+            let _held = held;
             let mut too_large = 0_usize;
             for delivery in join_all(deliveries).await {
                 match delivery {
@@ -309,7 +338,9 @@ impl FanOut {
         let producer = self.producer.clone();
         let context = self.context.clone();
         let (partition, offset) = (record.partition, record.offset);
+        let held = Held::new(&self.bytes, &record);
         let buried = async move {
+            let _held = held;
             bury(&*producer, &context, &record, reason, detail).await;
             Ok((partition, generation, offset))
         };
@@ -404,6 +435,7 @@ impl Stage for FanOut {
         self.waiting.is_empty()
             && self.head.is_none()
             && self.routed.len() < self.context.config.events_in_flight_max
+            && self.bytes.load(Ordering::Relaxed) < self.context.config.events_in_flight_bytes_max
     }
 
     fn take(&mut self, record: Record, generation: Generation) {

@@ -1,5 +1,7 @@
 //! The configuration of every role: one section per concern, from file, environment and flags.
 
+mod memory;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,6 +20,8 @@ use postrider_registry::{Keyring, RegistryOptions};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::cli::{HealthArgs, ListenArgs};
+use memory::MemoryConfig;
+pub(crate) use memory::Sum;
 
 /// What every variable of the configuration begins with, before `_SECTION__KEY`.
 const PREFIX: &str = "POSTRIDER";
@@ -40,6 +44,8 @@ pub(crate) struct Config {
     pub(crate) ingest: IngestConfig,
     /// Limits of fan-out, deliver and the scheduler.
     pub(crate) delivery: DeliveryConfig,
+    /// What a process may take of the machine's memory.
+    pub(crate) memory: MemoryConfig,
     /// Limits of the exporter.
     pub(crate) exporter: ExporterConfig,
     /// When to try again.
@@ -216,12 +222,30 @@ pub(crate) struct KeysConfig {
 }
 
 impl Config {
-    /// Loads the configuration from a file, if there is one, and from the environment.
+    /// Loads the configuration from a file, if there is one, and from the environment. Where these say how much memory there
+    /// is, but not how it is shared out, that follows.
     pub(crate) fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
         let environment = std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
-        config::load(file, environment, PREFIX, &DOTTED)
+        Self::read(file, environment.collect::<Vec<_>>().into_iter())
+    }
+
+    fn read(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)> + Clone,
+    ) -> Result<Self, ConfigError> {
+        let said: Self = config::load(file, environment.clone(), PREFIX, &DOTTED)?;
+        let Some(limit_bytes) = said.memory.limit_bytes else {
+            return Ok(said);
+        };
+        let limits = memory::limits_for(&said, limit_bytes);
+        config::load_over(limits, file, environment, PREFIX, &DOTTED)
+    }
+
+    /// What a `deliver` process does not start with: limits that do not fit into its memory.
+    pub(crate) fn check_memory(&self) -> Result<(), String> {
+        memory::check(self)
     }
 
     /// The keys under which signing secrets rest. Only `up` generates one: processes that share a log share them.
@@ -301,7 +325,51 @@ mod tests {
         let variables = variables
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        config::load(None, variables, PREFIX, &DOTTED)
+        Config::read(None, variables)
+    }
+
+    #[test]
+    fn limits_follow_from_the_memory_there_is_and_fit_into_it() {
+        let limit = |mib: u64| (mib << 20).to_string();
+        for mib in [160, 192, 256, 512, 1_536, 8_192, 65_536] {
+            for partitions in ["1", "12", "48"] {
+                let variables = [
+                    ("POSTRIDER_MEMORY__LIMIT_BYTES", limit(mib)),
+                    ("POSTRIDER_TOPICS__PARTITIONS", partitions.to_owned()),
+                ];
+                let variables = variables
+                    .each_ref()
+                    .map(|(name, text)| (*name, text.as_str()));
+                let config = load(&variables).unwrap();
+                config.check().unwrap();
+                if partitions != "48" || mib > 192 {
+                    config.check_memory().unwrap();
+                }
+            }
+        }
+        let all = load(&[("POSTRIDER_MEMORY__LIMIT_BYTES", &limit(65_536))]).unwrap();
+        assert_eq!(all.delivery, Config::default().delivery);
+    }
+
+    #[test]
+    fn limits_that_do_not_fit_into_memory_are_refused() {
+        let limit = (192_u64 << 20).to_string();
+        let small = ("POSTRIDER_MEMORY__LIMIT_BYTES", limit.as_str());
+        let own = (
+            "POSTRIDER_DELIVERY__DELIVER__ATTEMPTS_IN_FLIGHT_MAX",
+            "2048",
+        );
+        let refused = load(&[small, own]).unwrap().check_memory().unwrap_err();
+        assert!(
+            refused.contains("196608 KiB") && refused.contains("# attempts"),
+            "{refused}"
+        );
+        let own = ("POSTRIDER_DELIVERY__DELIVER__ATTEMPTS_IN_FLIGHT_MAX", "20");
+        let fits = load(&[small, own]).unwrap();
+        fits.check_memory().unwrap();
+        assert_eq!(fits.delivery.deliver.attempts_in_flight_max, 20);
+        let tiny = load(&[("POSTRIDER_MEMORY__LIMIT_BYTES", "67108864")]).unwrap();
+        assert!(tiny.check_memory().is_err());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 
 use crate::cli::{Cli, Command};
-use crate::config::Config;
+use crate::config::{Config, Sum};
 use crate::data_dir::DataDir;
 
 /// How long a process that ended its work waits for questions that are not answered yet.
@@ -37,6 +37,9 @@ fn main() -> ExitCode {
     };
     if cli.check_config {
         output::data(postrider_daemon::config::render(&config).trim_end());
+        if matches!(cli.command, Some(Command::Deliver(_))) {
+            output::data(format!("\n{}", Sum::of(&config)));
+        }
         return ExitCode::SUCCESS;
     }
     let Some(command) = cli.command else {
@@ -82,6 +85,9 @@ fn configuration(cli: &Cli) -> Result<Config, String> {
         Some(_) | None => {}
     }
     config.check()?;
+    if matches!(cli.command, Some(Command::Deliver(_))) {
+        config.check_memory()?;
+    }
     Ok(config)
 }
 

@@ -81,6 +81,7 @@ fn the_program_understands_what_the_chart_writes() {
         "POSTRIDER_INGEST__OPERATOR_KEY__FILE" => operator.clone(),
         "POSTRIDER_KEYS__ENCRYPTION__FILE" => encryption.clone(),
         "POSTRIDER_DELIVERY__DELIVER__ADVERTISED_ADDRESS" => "10.0.0.1".to_owned(),
+        "POSTRIDER_MEMORY__LIMIT_BYTES" => (1536 << 20).to_string(),
         _ => "debug".to_owned(),
     };
     let snapshots = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/helm/snapshots");

@@ -40,6 +40,7 @@ mod foreign_programs;
 mod frozen;
 mod full_disk;
 mod load;
+mod memory;
 mod moving;
 mod order;
 mod outage;

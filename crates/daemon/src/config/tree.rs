@@ -1,6 +1,7 @@
 //! Configuration before it has types: a tree of values, each of which knows where it came from.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::rc::Rc;
 
 use super::ConfigError;
@@ -114,6 +115,21 @@ impl Tree {
             node: Node::Untyped(value),
         };
         Ok(())
+    }
+
+    /// Takes from another tree what this one does not say.
+    pub(super) fn put_below(&mut self, other: Self) {
+        let (Node::Table(table), Node::Table(others)) = (&mut self.node, other.node) else {
+            return;
+        };
+        for (key, other) in others {
+            match table.entry(key) {
+                Entry::Occupied(mut own) => own.get_mut().put_below(other),
+                Entry::Vacant(place) => {
+                    place.insert(other);
+                }
+            }
+        }
     }
 
     fn find(&mut self, path: &str) -> Option<&mut Self> {

@@ -51,8 +51,10 @@ pub(super) enum Memory {
     Free,
     /// More than half is taken: lanes that may not start anything give theirs back.
     Tight,
-    /// None: whatever comes stays in the log.
+    /// None: what comes stays in the log, unless its endpoint has nothing in memory yet.
     Full,
+    /// Endpoints that had nothing took a quarter beyond: whatever comes stays in the log.
+    Exceeded,
 }
 
 /// The limits of every lane.
@@ -391,7 +393,7 @@ impl Lane {
         let has_memory = match memory {
             Memory::Free => true,
             Memory::Tight => !self.is_stuck(now),
-            Memory::Full => false,
+            Memory::Full | Memory::Exceeded => false,
         };
         has_memory && (!self.parked || self.is_old(limits, now))
     }

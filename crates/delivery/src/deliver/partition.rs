@@ -177,7 +177,12 @@ impl Partition {
         }
         lane.hold(offset, now);
         self.held += 1;
-        let fits = lane.has_room(limits) && (memory != Memory::Full || lane.is_empty());
+        let has_memory = match memory {
+            Memory::Free | Memory::Tight => true,
+            Memory::Full => lane.is_empty(),
+            Memory::Exceeded => false,
+        };
+        let fits = lane.has_room(limits) && has_memory;
         if !self.watched.contains(&endpoint) {
             self.watched.insert(endpoint);
         }

@@ -216,13 +216,14 @@ pub(super) fn producer(options: &KafkaOptions, producer: &ProducerOptions) -> Cl
     config
 }
 
-/// For a reader: one partition at a time, large fetches, and word of reaching the end.
+/// For a reader: one partition at a time, and word of reaching the end. There is one for each partition that is read again, so
+/// what each holds is small: up to a mebibyte, half in its queue and half on the way there.
 pub(super) fn reader(options: &KafkaOptions) -> ClientConfig {
     let mut config = base(
         options,
         &[
-            ("max.partition.fetch.bytes", "2097152"),
-            ("fetch.max.bytes", "4194304"),
+            ("max.partition.fetch.bytes", "524288"),
+            ("fetch.max.bytes", "1048576"),
             ("queued.min.messages", "5000"),
             ("fetch.wait.max.ms", "100"),
             ("fetch.queue.backoff.ms", "20"),
@@ -235,7 +236,7 @@ pub(super) fn reader(options: &KafkaOptions) -> ClientConfig {
             // Librdkafka reads nothing without the name of a group; this one is never joined.
             ("group.id", &prefixed(options, "reader")),
             ("enable.partition.eof", "true"),
-            ("queued.max.messages.kbytes", "4096"),
+            ("queued.max.messages.kbytes", "512"),
             NO_STATISTICS,
         ],
     );
