@@ -136,7 +136,6 @@ impl FanOut {
             let record = &taken.record;
             let context = EventContext {
                 position: position_of(record),
-                appended_at_ms: record.timestamp_ms,
                 traceparent: header(record, "traceparent"),
             };
             let event = Event::decode(record.value.as_ref().unwrap_or(&Bytes::new()), context);
@@ -384,6 +383,7 @@ fn position_of(record: &Record) -> EventPosition {
     EventPosition {
         partition: record.partition,
         offset: record.offset,
+        appended_at_ms: record.timestamp_ms,
     }
 }
 

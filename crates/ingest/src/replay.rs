@@ -142,6 +142,7 @@ fn wanted_event(record: &Record, endpoint: &Endpoint) -> Option<(Event, EventPos
     let position = EventPosition {
         partition: record.partition,
         offset: record.offset,
+        appended_at_ms: record.timestamp_ms,
     };
     let traceparent = record
         .headers
@@ -150,7 +151,6 @@ fn wanted_event(record: &Record, endpoint: &Endpoint) -> Option<(Event, EventPos
         .and_then(|(_, value)| std::str::from_utf8(value).ok());
     let context = EventContext {
         position,
-        appended_at_ms: record.timestamp_ms,
         traceparent,
     };
     let event = Event::decode(record.value.as_ref()?, context).ok()?;
