@@ -39,8 +39,8 @@ struct Read {
 impl Read {
     /// Notes that what is below this offset is committed next.
     fn come_up_to(&mut self, offset: Offset) {
-        while let Some(mark) = self.ahead.pop_front_if(|mark| mark.offset < offset) {
-            self.last = Some(mark);
+        while self.ahead.front().is_some_and(|mark| mark.offset < offset) {
+            self.last = self.ahead.pop_front();
         }
     }
 }

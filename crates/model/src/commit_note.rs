@@ -142,9 +142,10 @@ mod tests {
             ..CommitNote::default()
         };
         let second = CommitNote {
+            rebuild_from: Some(42),
             state_id: Some(7),
             owner: "10.0.0.5:9464".to_owned(),
-            ..first.clone()
+            ..CommitNote::default()
         };
         let present = CommitNote {
             last: Some(mark(57)),
