@@ -51,8 +51,13 @@ impl DeliveryConfig {
     }
 
     /// What stops everything when it is 0.
-    fn at_least_1(&self) -> [(&'static str, usize); 16] {
+    fn at_least_1(&self) -> [(&'static str, usize); 17] {
+        let past_check_interval_ms = self.stage.past_check_interval_ms;
         [
+            (
+                "stage.past_check_interval_ms",
+                usize::try_from(past_check_interval_ms).unwrap_or(usize::MAX),
+            ),
             (
                 "stage.partitions_prepared_at_once_max",
                 self.stage.partitions_prepared_at_once_max,
@@ -125,6 +130,8 @@ pub struct StageConfig {
     pub commit_idle_interval_ms: u64,
     /// Partitions for which a stage looks up at once what it must know before their first record.
     pub partitions_prepared_at_once_max: usize,
+    /// How often it is looked whether the log still has what was read of it.
+    pub past_check_interval_ms: u64,
     /// How long a revoked partition may drain.
     pub revoke_drain_ms: u64,
     /// How long a stopping process may drain.
@@ -143,6 +150,7 @@ impl Default for StageConfig {
             commit_interval_ms: 500,
             commit_idle_interval_ms: 3_000,
             partitions_prepared_at_once_max: 8,
+            past_check_interval_ms: 5_000,
             revoke_drain_ms: 5_000,
             stop_drain_ms: 25_000,
             prefetch_bytes_max: 16 * 1024 * 1024,

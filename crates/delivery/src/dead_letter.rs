@@ -14,7 +14,7 @@ static SAID: Said = Said::new();
 
 const RAW_KEY_BYTES_MAX: usize = 1024;
 
-/// A record that could not be understood, cut to the cap. Its id names its place, so writing it twice shows.
+/// A record that could not be understood, cut to the cap. Its id names the record, so writing it twice shows.
 pub(crate) fn of_record(
     topic: &str,
     record: &Record,
@@ -25,7 +25,10 @@ pub(crate) fn of_record(
 ) -> DeadLetter {
     let value = record.value.clone().unwrap_or_default();
     DeadLetter {
-        id: format!("dl_{topic}_{}_{}", record.partition, record.offset),
+        id: format!(
+            "dl_{topic}_{}_{}_{}",
+            record.partition, record.offset, record.timestamp_ms
+        ),
         reason,
         detail,
         dead_lettered_at_ms: now_ms,
@@ -52,8 +55,11 @@ pub(crate) fn of_delivery(
     let endpoint = delivery.endpoint.as_str().trim_start_matches("ep_");
     DeadLetter {
         id: format!(
-            "dl_{}_{}_{endpoint}_{:x}",
-            delivery.position.partition, delivery.position.offset, delivery.run
+            "dl_{}_{}_{}_{endpoint}_{:x}",
+            delivery.position.partition,
+            delivery.position.offset,
+            delivery.position.appended_at_ms,
+            delivery.run
         ),
         reason,
         detail,

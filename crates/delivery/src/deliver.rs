@@ -35,6 +35,7 @@ use postrider_log::{
     Assignment, Batch, Commit, Generation, Log, LogError, Offset, Partition as PartitionNumber,
     Producer, Reader, Record,
 };
+use postrider_model::commit_note::CommitNote;
 use postrider_model::delivery::{Delivery, Settlement};
 use postrider_model::event::TraceContext;
 use postrider_model::flow::network::NetworkHealth;
@@ -55,7 +56,7 @@ use order::Again;
 pub(crate) use order::OrderLimits;
 use partition::{Partition, Taken};
 pub use pending::PendingDeliveries;
-use settled::CommitNote;
+use state::{NotWritten, Written};
 pub use status::{LaneAnswers, LaneQuestions, LaneStatus, lane_questions};
 use take_over::{TakenOver, take_over};
 use waiting::{LaneKey, Waiting};
@@ -117,7 +118,7 @@ enum Finished {
     Written {
         partition: PartitionNumber,
         generation: Generation,
-        state_id: Option<i64>,
+        written: Result<Written, NotWritten>,
     },
     Removed,
     Abandoned {
@@ -409,12 +410,12 @@ impl<S: Sender> Deliver<S> {
             Finished::Written {
                 partition,
                 generation,
-                state_id,
+                written,
             } => {
                 if let Some(owned) = self.owned_under(partition, generation) {
-                    match state_id {
-                        Some(state_id) => owned.written(state_id),
-                        None => owned.not_written(),
+                    match written {
+                        Ok(written) => owned.written(written),
+                        Err(NotWritten) => owned.not_written(),
                     }
                 }
             }
@@ -535,11 +536,11 @@ impl<S: Sender> Deliver<S> {
                     .extend(owned.state_keys());
                 let states = owned.rewrite(&self.limits, now);
                 self.tasks.spawn(async move {
-                    let state_id = state::write_all(&*producer, number, &states).await;
+                    let written = state::write_all(&*producer, number, &states).await;
                     Finished::Written {
                         partition: number,
                         generation,
-                        state_id: Some(state_id),
+                        written: Ok(written),
                     }
                 });
                 continue;
@@ -551,7 +552,7 @@ impl<S: Sender> Deliver<S> {
                     Finished::Written {
                         partition: number,
                         generation,
-                        state_id: written.ok().map(|()| state_id),
+                        written,
                     }
                 });
             }
@@ -729,7 +730,7 @@ impl<S: Sender> Stage for Deliver<S> {
             .map_or(0, |committed| committed.offset);
         let from = committed.max(assignment.bounds.start);
         let mut owned = Partition::new(assignment.generation, from, committed, taken.settled);
-        owned.restore(taken.state_id, taken.states, &self.limits, now);
+        owned.restore(taken.written, taken.states, &self.limits, now);
         self.partitions.insert(number, owned);
         self.stale.insert(number, taken.stale);
         self.tick_at_ms = self.tick_at_ms.min(now.mono_ms);
@@ -790,16 +791,19 @@ impl<S: Sender> Stage for Deliver<S> {
         changed
     }
 
-    fn metadata(&mut self, partition: PartitionNumber, offset: Offset) -> String {
+    fn note(&mut self, partition: PartitionNumber, offset: Offset) -> CommitNote {
         let now_ms = self.context.clock.now_ms();
         let Some(owned) = self.partitions.get_mut(&partition) else {
-            return String::new();
+            return CommitNote::default();
         };
-        let note = CommitNote {
+        CommitNote {
             rebuild_from: Some(owned.rebuild_from(offset, now_ms)),
             state_id: Some(owned.state_id()),
-        };
-        note.encode(&self.context.config.advertised_address)
+            state_written: Some(owned.state_written()),
+            behind_from: owned.behind_from(),
+            owner: self.context.config.advertised_address.clone(),
+            ..CommitNote::default()
+        }
     }
 
     fn committed(&mut self, commits: &[Commit]) {

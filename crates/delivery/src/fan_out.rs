@@ -496,13 +496,13 @@ fn position_of(record: &Record) -> EventPosition {
     EventPosition {
         partition: record.partition,
         offset: record.offset,
+        appended_at_ms: record.timestamp_ms,
     }
 }
 
 fn decode(record: &Record) -> Result<Event, InvalidRecord> {
     let context = EventContext {
         position: position_of(record),
-        appended_at_ms: record.timestamp_ms,
         traceparent: header(record, "traceparent"),
     };
     Event::decode(record.value.as_ref().unwrap_or(&Bytes::new()), context)

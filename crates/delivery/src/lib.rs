@@ -20,6 +20,7 @@ pub mod standing;
 
 mod dead_letter;
 mod durable;
+mod past;
 mod progress;
 mod said;
 mod stage;

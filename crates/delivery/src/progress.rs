@@ -1,12 +1,13 @@
 //! How far each owned partition is done, what to commit, and whether we may still act as its owner.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use postrider_log::tracker::OffsetTracker;
-use postrider_log::{Assignment, Commit, Committed, Generation, Offset, Partition};
+use postrider_log::{Assignment, Commit, Committed, Generation, Offset, Partition, Record};
+use postrider_model::commit_note::{CommitNote, Mark};
 use tokio::time::Instant;
 
 /// The offsets of the partitions this stage owns.
@@ -19,8 +20,29 @@ pub(crate) struct Progress {
 struct Owned {
     generation: Generation,
     tracker: OffsetTracker,
+    read: Read,
     committed: Option<Committed>,
     committed_at: Option<Instant>,
+}
+
+/// The records that commits name, to be found in the log again (`past.rs`).
+#[derive(Debug)]
+struct Read {
+    /// The last one below the offset to commit.
+    last: Option<Mark>,
+    /// One that was `last` once, and was found in the log after a later one was read.
+    verified: Option<Mark>,
+    /// Those from there on.
+    ahead: VecDeque<Mark>,
+}
+
+impl Read {
+    /// Notes that what is below this offset is committed next.
+    fn come_up_to(&mut self, offset: Offset) {
+        while self.ahead.front().is_some_and(|mark| mark.offset < offset) {
+            self.last = self.ahead.pop_front();
+        }
+    }
 }
 
 /// An offset that was resolved, under the assignment it was read in.
@@ -31,12 +53,26 @@ pub(crate) struct Resolved {
     pub(crate) offset: Offset,
 }
 
+/// A record that was read, to be found in the log again, and a later one that was read before it was looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ToVerify {
+    pub(crate) partition: Partition,
+    pub(crate) generation: Generation,
+    pub(crate) known: Mark,
+    pub(crate) next: Mark,
+}
+
 impl Progress {
-    /// Takes a partition over, to be read from this offset on.
-    pub(crate) fn assign(&mut self, assignment: &Assignment, from: Offset) {
+    /// Takes a partition over, to be read from this offset on. `last` is a record below it that the log has.
+    pub(crate) fn assign(&mut self, assignment: &Assignment, from: Offset, last: Option<Mark>) {
         let owned = Owned {
             generation: assignment.generation,
             tracker: OffsetTracker::new(from),
+            read: Read {
+                last,
+                verified: last,
+                ahead: VecDeque::new(),
+            },
             committed: None,
             committed_at: None,
         };
@@ -57,10 +93,18 @@ impl Progress {
 
     /// Notes that a record was read; from now on its offset holds the commit until it is resolved. False: the offset
     /// was read before under this assignment, and nothing is to be done.
-    pub(crate) fn begin(&mut self, partition: Partition, offset: Offset) -> bool {
-        self.owned
-            .get_mut(&partition)
-            .is_some_and(|owned| owned.tracker.begin(offset))
+    pub(crate) fn begin(&mut self, record: &Record) -> bool {
+        let Some(owned) = self.owned.get_mut(&record.partition) else {
+            return false;
+        };
+        let is_new = owned.tracker.begin(record.offset);
+        if is_new {
+            owned.read.ahead.push_back(Mark {
+                offset: record.offset,
+                appended_at_ms: record.timestamp_ms,
+            });
+        }
+        is_new
     }
 
     /// Notes that an offset is resolved. One from an earlier assignment says nothing.
@@ -75,21 +119,28 @@ impl Progress {
     /// The commits to make: of partitions that moved, and of those whose last commit is older than `idle_interval`,
     /// since commits renew the lease.
     pub(crate) fn due(
-        &self,
+        &mut self,
         only: Option<&[Partition]>,
         idle_interval: Duration,
-        mut metadata: impl FnMut(Partition, Offset) -> String,
+        mut note: impl FnMut(Partition, Offset) -> CommitNote,
     ) -> Vec<Commit> {
         let now = Instant::now();
         let wanted = |partition: &Partition| only.is_none_or(|only| only.contains(partition));
         self.owned
-            .iter()
+            .iter_mut()
             .filter(|(partition, _)| wanted(partition))
             .filter_map(|(&partition, owned)| {
                 let offset = owned.tracker.committable();
+                owned.read.come_up_to(offset);
+                let Read { last, verified, .. } = owned.read;
+                let note = CommitNote {
+                    last,
+                    verified: verified.filter(|_| verified != last),
+                    ..note(partition, offset)
+                };
                 let committed = Committed {
                     offset,
-                    metadata: metadata(partition, offset),
+                    metadata: note.encode(),
                 };
                 let fresh = owned
                     .committed_at
@@ -105,6 +156,30 @@ impl Progress {
                 })
             })
             .collect()
+    }
+
+    /// What is to be found in the log again, for every partition: the record that was found last, and the one that may be
+    /// told to be found when that is still there.
+    pub(crate) fn to_verify(&self) -> Vec<ToVerify> {
+        let owned = self.owned.iter();
+        let to_verify = owned.filter_map(|(&partition, owned)| {
+            Some(ToVerify {
+                partition,
+                generation: owned.generation,
+                known: owned.read.verified.or(owned.read.last)?,
+                next: owned.read.last?,
+            })
+        });
+        to_verify.collect()
+    }
+
+    /// Notes that what was to be found is there.
+    pub(crate) fn verified(&mut self, found: &ToVerify) {
+        if let Some(owned) = self.owned.get_mut(&found.partition)
+            && owned.generation == found.generation
+        {
+            owned.read.verified = Some(found.next);
+        }
     }
 
     /// Notes that commits are durable.

@@ -12,6 +12,7 @@
 //! prepared beside everything else, and given up by dropping that; and while a stage has no room for records, the group
 //! still tells what happens to its partitions.
 
+mod checking;
 mod handover;
 mod preparing;
 
@@ -23,14 +24,17 @@ use postrider_log::{
     Assignment, Commit, CommitAck, Generation, Group, GroupEvent, GroupOptions, Log, LogError,
     Offset, Partition, Producer, ProducerOptions, Record,
 };
+use postrider_model::commit_note::CommitNote;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::StageConfig;
 use crate::metrics::DeliveryMetrics;
+use crate::past::{self, Begins};
 use crate::progress::{Lease, Progress, Resolved};
 use crate::standing::Standing;
 use crate::stopped::Stopped;
+use checking::{Checked, Checking};
 use handover::Handover;
 pub(crate) use preparing::Preparation;
 use preparing::Preparing;
@@ -56,6 +60,9 @@ pub enum StageError {
         #[source]
         source: postrider_log::AppendError,
     },
+    /// A log is another than the one that was read.
+    #[error("the log is another than the one that was read")]
+    Diverged,
     /// A task of the stage panicked.
     #[error("a task of the stage panicked: {0}")]
     Panicked(String),
@@ -75,7 +82,7 @@ pub(crate) trait Stage: Send {
     const LINGER: Duration;
 
     /// What it must know of a partition before its first record.
-    type Prepared: Send;
+    type Prepared: Send + 'static;
 
     /// Looks up what must be known of a new partition that is read from this offset on. Dropped when it leaves meanwhile.
     fn prepare(&self, assignment: &Assignment, from: Offset) -> Preparation<Self::Prepared>;
@@ -96,8 +103,8 @@ pub(crate) trait Stage: Send {
         Vec::new()
     }
     /// What to remember beside a commit of this offset.
-    fn metadata(&mut self, _: Partition, _: Offset) -> String {
-        String::new()
+    fn note(&mut self, _: Partition, _: Offset) -> CommitNote {
+        CommitNote::default()
     }
     /// These commits are durable.
     fn committed(&mut self, _commits: &[Commit]) {}
@@ -218,7 +225,13 @@ async fn run_once<S: Stage>(
         lease,
         progress: Progress::default(),
         preparing: Preparing::new(context.config.partitions_prepared_at_once_max),
+        checking: Checking::new(
+            context.log.clone(),
+            S::TOPIC,
+            Duration::from_millis(context.config.past_check_interval_ms),
+        ),
         stopped: Stopped::new(context.log.clone(), S::GROUP, S::TOPIC, gauge),
+        diverged: false,
         handover: None,
         stopping: None,
         commit_pending: None,
@@ -236,14 +249,20 @@ struct Runner<'a, S: Stage> {
     group: Box<dyn Group>,
     lease: Lease,
     progress: Progress,
-    preparing: Preparing<S::Prepared>,
+    preparing: Preparing<Examined<S::Prepared>>,
+    checking: Checking,
     stopped: Stopped,
+    /// A partition's log is another than it was.
+    diverged: bool,
     handover: Option<Handover>,
     stopping: Option<Handover>,
     commit_pending: Option<PendingCommit>,
     commit_next: Instant,
     show_next: Instant,
 }
+
+/// Where reading begins and what the stage needs to know for it, or why nobody can say.
+type Examined<P> = Result<(Begins, P), Standing>;
 
 struct PendingCommit {
     ack: CommitAck,
@@ -258,12 +277,13 @@ impl<S: Stage> Runner<'_, S> {
             let has_room = self.stage.has_room();
             tokio::select! {
                 biased;
-                () = stop.cancelled(), if self.stopping.is_none() => self.begin_stop(),
+                () = stop.cancelled(), if self.stopping.is_none() => self.begin_stop(self.context.config.stop_drain()),
                 () = sleep_until(wakes_at) => {}
                 told = told(&mut self.commit_pending) => self.commit_told(told),
                 resolved = self.stage.progress() => self.resolve(resolved?),
                 decided = self.stopped.decided() => self.prepare(decided),
                 prepared = self.preparing.next() => self.begin(prepared?),
+                checked = self.checking.next(&self.progress) => self.learn_past(checked),
                 event = next_event(&mut *self.group, has_room) => self.on_event(event?),
             }
             self.apply_pauses();
@@ -271,7 +291,11 @@ impl<S: Stage> Runner<'_, S> {
             self.show_if_due();
             self.advance_handover().await;
             if self.advance_stop().await {
-                return Ok(());
+                return if self.diverged {
+                    Err(StageError::Diverged)
+                } else {
+                    Ok(())
+                };
             }
         }
     }
@@ -297,6 +321,11 @@ impl<S: Stage> Runner<'_, S> {
                 from,
                 to,
             } => self.report_loss(partition, from, to),
+            GroupEvent::BeyondEnd {
+                partition,
+                position,
+                ..
+            } => self.diverge(partition, Standing::BeyondEnd(position)),
             GroupEvent::Revoke {
                 partitions,
                 deadline,
@@ -333,46 +362,86 @@ impl<S: Stage> Runner<'_, S> {
         if self.stopping.is_some() {
             return;
         }
-        let mut stopped = Vec::new();
-        let mut known = Vec::new();
-        for assignment in assignments {
-            let standing = standing(&assignment);
-            if standing.is_unknown() {
-                stopped.push((assignment, standing));
-            } else {
-                known.push(assignment);
-            }
-        }
-        self.stopped.stop(stopped);
-        let partitions: Vec<Partition> = known.iter().map(|one| one.partition).collect();
+        let partitions: Vec<Partition> = assignments.iter().map(|one| one.partition).collect();
         tracing::info!(stage = S::GROUP, ?partitions, "partitions assigned");
-        self.prepare(known);
+        self.prepare(assignments);
     }
 
     fn prepare(&mut self, assignments: Vec<Assignment>) {
         for assignment in assignments {
-            let Standing::At(from) = standing(&assignment) else {
+            // Where it begins if the log is still the one that was committed in, which is looked at first.
+            let from = Standing::of(
+                assignment
+                    .committed
+                    .as_ref()
+                    .map(|committed| committed.offset),
+                assignment.bounds,
+            );
+            let Standing::At(from) = from else {
+                self.stopped.stop(assignment, from);
                 continue;
             };
-            let preparation = self.stage.prepare(&assignment, from);
-            self.preparing.add(assignment, preparation);
+            let (log, prepared) = (
+                self.context.log.clone(),
+                self.stage.prepare(&assignment, from),
+            );
+            let examined = assignment.clone();
+            let preparation = async move {
+                match past::examine(&*log, S::TOPIC, &examined).await? {
+                    Ok(last) => Ok(Ok((last, prepared.await?))),
+                    Err(unknown) => Ok(Err(unknown)),
+                }
+            };
+            self.preparing.add(assignment, Box::pin(preparation));
         }
     }
 
-    /// Begins to read a partition at its commit.
-    fn begin(&mut self, (assignment, prepared): (Assignment, S::Prepared)) {
-        let partition = assignment.partition;
-        let Standing::At(from) = standing(&assignment) else {
-            return;
+    /// Begins to read a partition at its commit, if that says where.
+    fn begin(&mut self, (assignment, examined): (Assignment, Examined<S::Prepared>)) {
+        let (begins, prepared) = match examined {
+            Ok(known) => known,
+            Err(unknown) => return self.stopped.stop(assignment, unknown),
         };
+        let (partition, from) = (assignment.partition, begins.from);
         self.stage.begin(&assignment, prepared);
-        self.progress.assign(&assignment, from);
+        self.progress.assign(&assignment, from, begins.last);
         let lost_from = assignment.committed.map_or(0, |committed| committed.offset);
         if lost_from < from {
             self.report_loss(partition, lost_from, from);
         }
         tracing::debug!(stage = S::GROUP, partition, from, "reading begins");
         self.group.start(partition, from);
+    }
+
+    fn learn_past(&mut self, checked: Vec<Checked>) {
+        for Checked { asked, found } in checked {
+            match found {
+                None => self.progress.verified(&asked),
+                Some(found)
+                    if self.progress.generation(asked.partition) == Some(asked.generation) =>
+                {
+                    self.diverge(asked.partition, Standing::Diverged(found));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// What is known of a partition is of another log: nothing more is committed for it, and with everything that may be
+    /// in memory of it the stage starts again, to find it stopped by what the last commit says.
+    fn diverge(&mut self, partition: Partition, cause: Standing) {
+        tracing::error!(
+            stage = S::GROUP,
+            topic = S::TOPIC,
+            partition,
+            %cause,
+            "the log is another than the one that was read; the stage starts again and stops the partition"
+        );
+        self.forget(partition);
+        self.diverged = true;
+        if self.stopping.is_none() {
+            self.begin_stop(self.context.config.revoke_drain());
+        }
     }
 
     fn take(&mut self, records: Vec<Record>) {
@@ -387,7 +456,7 @@ impl<S: Stage> Runner<'_, S> {
             let Some(generation) = self.progress.generation(record.partition) else {
                 continue;
             };
-            if self.progress.begin(record.partition, record.offset) {
+            if self.progress.begin(&record) {
                 self.stage.take(record, generation);
             }
         }
@@ -454,7 +523,7 @@ impl<S: Stage> Runner<'_, S> {
 
     fn send_commits(&mut self, only: Option<&[Partition]>, idle_interval: Duration) {
         let commits = self.progress.due(only, idle_interval, |partition, offset| {
-            self.stage.metadata(partition, offset)
+            self.stage.note(partition, offset)
         });
         if commits.is_empty() {
             return;
@@ -512,12 +581,12 @@ impl<S: Stage> Runner<'_, S> {
         true
     }
 
-    fn begin_stop(&mut self) {
+    fn begin_stop(&mut self, drain: Duration) {
         let partitions = self.progress.partitions();
         self.stage.drain(&partitions);
         self.stopped.clear();
         self.preparing.clear();
-        self.stopping = Some(Handover::new(partitions, self.context.config.stop_drain()));
+        self.stopping = Some(Handover::new(partitions, drain));
     }
 
     /// Commits what is resolved before partitions leave. If it fails, the next owner repeats what was settled since
@@ -543,15 +612,6 @@ impl<S: Stage> Runner<'_, S> {
         self.preparing.forget(partition);
         self.progress.remove(partition);
     }
-}
-
-/// Where reading begins, if anybody can say.
-fn standing(assignment: &Assignment) -> Standing {
-    let committed = assignment.committed.as_ref();
-    Standing::of(
-        committed.map(|committed| committed.offset),
-        assignment.bounds,
-    )
 }
 
 /// Without room no record is taken, but whatever happens to the partitions is. Cancel-safe.

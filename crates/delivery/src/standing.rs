@@ -4,8 +4,8 @@
 //! then on each partition has a commit for as long as the installation lives, since idle owners commit too. One that is
 //! missing was lost: with a broker's state, by a failover without offsets, by its expiry while nothing ran. Then nobody
 //! knows what was done. To go on at the end would skip what was not, to go on at the start would do a week again, so
-//! the partition is stopped (`stopped.rs`) until an operator decides. The same goes for a commit beyond the end: the
-//! log lost records.
+//! the partition is stopped (`stopped.rs`) until an operator decides. The same goes for a commit beyond the end, since the
+//! log lost records, and for one in a log that is another than it was (`past.rs`).
 //!
 //! A decision is a commit from outside. Kafka takes one for a group without members only, and other partitions of the
 //! group go on meanwhile; so for a group at work the decision is left where its members look for it, with a group of
@@ -14,13 +14,18 @@
 //! about this one. [`decide`] makes it anew, with the next number, until it is taken.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Display};
 use std::time::Duration;
 
 use postrider_log::{Bounds, Committed, Log, LogError, Offset, Partition};
+use postrider_model::commit_note::{CommitNote, Mark};
+use postrider_model::payload::rfc3339;
 use postrider_model::topics::{
-    DELIVERIES, EVENTS, GROUP_DELIVER, GROUP_FAN_OUT, GROUP_SCHEDULER, RETRY,
+    DELIVERIES, ENDPOINT_STATE, EVENTS, GROUP_DELIVER, GROUP_FAN_OUT, GROUP_SCHEDULER, RETRY,
 };
 use tokio::time::{Instant, sleep};
+
+use crate::past::{Contradiction, contradiction};
 
 /// The groups and the topics they read.
 pub const GROUPS: [(&str, &str); 3] = [
@@ -44,6 +49,44 @@ pub enum Standing {
     NoCommit,
     /// The commit is beyond the end of the log, which has lost records.
     BeyondEnd(Offset),
+    /// The log is another than the one that was committed in: its topic was made again, or it lost records and grew since.
+    Diverged(Contradiction),
+    /// The record at this offset of `endpoint-state`, which deliver had written before its commit, is gone, and with it
+    /// where lanes are that are behind.
+    StatesLost(Offset),
+}
+
+impl Display for Standing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(offset) => write!(formatter, "goes on at {offset}"),
+            Self::NoCommit => formatter.write_str("nothing is committed"),
+            Self::BeyondEnd(offset) => write!(
+                formatter,
+                "{offset} is committed, beyond the end: the topic was made again or lost its last records"
+            ),
+            Self::Diverged(found) => {
+                let Mark {
+                    offset,
+                    appended_at_ms,
+                } = found.read;
+                let read = rfc3339(appended_at_ms);
+                write!(
+                    formatter,
+                    "the record of {read} was read at {offset}, where "
+                )?;
+                match found.present_appended_at_ms {
+                    Some(present) => write!(formatter, "one of {} is now", rfc3339(present))?,
+                    None => formatter.write_str("none is now")?,
+                }
+                formatter.write_str(": the topic was made again or lost records")
+            }
+            Self::StatesLost(offset) => write!(
+                formatter,
+                "offset {offset} of endpoint-state was written and is gone: it was made again or lost records"
+            ),
+        }
+    }
 }
 
 impl Standing {
@@ -64,6 +107,54 @@ impl Standing {
     pub fn is_unknown(self) -> bool {
         !matches!(self, Self::At(_))
     }
+
+    /// What is noted with the offset that an operator decides. Where records were lost, what other records say of offsets
+    /// from there on is void.
+    fn note(self) -> String {
+        match self {
+            Self::NoCommit => String::new(),
+            Self::At(_) | Self::BeyondEnd(_) | Self::Diverged(_) | Self::StatesLost(_) => {
+                CommitNote::void_past().encode()
+            }
+        }
+    }
+
+    /// A decision to go on at the offset, as a commit.
+    #[must_use]
+    pub fn decided(self, offset: Offset) -> Committed {
+        Committed {
+            offset,
+            metadata: self.note(),
+        }
+    }
+}
+
+/// Where a group goes on in a partition, by what it committed, what the log holds and what was read of it.
+///
+/// # Errors
+/// When the log cannot say.
+pub(crate) async fn examine(
+    log: &dyn Log,
+    topic: &str,
+    partition: Partition,
+    committed: Option<&Committed>,
+    bounds: Bounds,
+) -> Result<Standing, LogError> {
+    let standing = Standing::of(committed.map(|committed| committed.offset), bounds);
+    let Some(committed) = committed.filter(|_| !standing.is_unknown()) else {
+        return Ok(standing);
+    };
+    let note = CommitNote::decode(&committed.metadata);
+    if let Some(found) = contradiction(log, topic, partition, note.marks()).await? {
+        return Ok(Standing::Diverged(found));
+    }
+    // Of the groups here only deliver names states. Nobody but the partition's owner adds to them.
+    if let Some(state) = note.state_written.max(note.state_id)
+        && log.bounds(ENDPOINT_STATE, partition).await?.end <= state
+    {
+        return Ok(Standing::StatesLost(state));
+    }
+    Ok(standing)
 }
 
 /// A partition and where its group goes on.
@@ -77,6 +168,40 @@ pub struct PartitionStanding {
     pub bounds: Bounds,
     /// What follows.
     pub standing: Standing,
+}
+
+impl PartitionStanding {
+    /// From where on everything is that may not have been done, as far as the commit tells: after the last record that was
+    /// read and is still there; where the lanes' states are lost, where the first of them was. If it tells nothing, from the
+    /// start.
+    ///
+    /// # Errors
+    /// When the log cannot say.
+    pub async fn undone_from(&self, log: &dyn Log, topic: &str) -> Result<Offset, LogError> {
+        let Bounds { start, end } = self.bounds;
+        let Some(committed) = &self.committed else {
+            return Ok(start);
+        };
+        let note = CommitNote::decode(&committed.metadata);
+        let mut from = None;
+        for read in note.marks() {
+            let found = contradiction(log, topic, self.partition, [read]).await?;
+            if found.is_none() {
+                from = Some(read.offset + 1);
+                continue;
+            }
+            if from.is_none() {
+                // None of it is there. What took its place is later.
+                let later = log.offset_for_time(topic, self.partition, read.appended_at_ms);
+                from = Some(later.await?);
+            }
+            break;
+        }
+        if matches!(self.standing, Standing::StatesLost(_)) {
+            from = Some(note.behind_from.unwrap_or(committed.offset));
+        }
+        Ok(from.map_or(start, |from| from.clamp(start, end)))
+    }
 }
 
 /// Why a decision was not carried out.
@@ -99,22 +224,33 @@ pub async fn standings(
     group: &str,
     topic: &str,
 ) -> Result<Vec<PartitionStanding>, LogError> {
+    let partitions: Vec<Partition> = (0..log.partition_count(topic).await?).collect();
+    standings_of(log, group, topic, &partitions).await
+}
+
+async fn standings_of(
+    log: &dyn Log,
+    group: &str,
+    topic: &str,
+    partitions: &[Partition],
+) -> Result<Vec<PartitionStanding>, LogError> {
     let mut standings = Vec::new();
-    for (partition, committed) in (0..).zip(log.committed(group, topic).await?) {
+    let committed = (0..).zip(log.committed(group, topic).await?);
+    for (partition, committed) in committed.filter(|(one, _)| partitions.contains(one)) {
         let bounds = log.bounds(topic, partition).await?;
-        let offset = committed.as_ref().map(|committed| committed.offset);
+        let standing = examine(log, topic, partition, committed.as_ref(), bounds).await?;
         standings.push(PartitionStanding {
             partition,
             committed,
             bounds,
-            standing: Standing::of(offset, bounds),
+            standing,
         });
     }
     Ok(standings)
 }
 
-/// Founds the groups: commits the beginning for every partition without a commit whose topic was just `created`, or that
-/// never held a record. Harmless when repeated.
+/// Founds the groups: commits the beginning for every partition whose topic was just `created`, whatever was committed in
+/// one of that name before, and for every partition without a commit that never held a record. Harmless when repeated.
 ///
 /// # Errors
 /// When the log cannot be used, or a group at work does not take it up.
@@ -122,21 +258,29 @@ pub async fn found(log: &dyn Log, created: &[String]) -> Result<(), DecideError>
     for (group, topic) in GROUPS {
         let is_new = created.iter().any(|name| name == topic);
         let unfounded = |one: &PartitionStanding| {
-            one.committed.is_none() && (is_new || one.standing == Standing::At(0))
+            is_new || (one.committed.is_none() && one.standing == Standing::At(0))
         };
-        let beginnings: BTreeMap<Partition, Offset> = standings(log, group, topic)
+        let beginnings: BTreeMap<Partition, Committed> = standings(log, group, topic)
             .await?
             .iter()
             .filter(|one| unfounded(one))
-            .map(|one| (one.partition, 0))
+            .map(|one| (one.partition, beginning()))
             .collect();
         decide(log, group, topic, beginnings).await?;
     }
     Ok(())
 }
 
-/// Decides where a group goes on in partitions that have no commit, or one beyond the end, and waits until it is
-/// committed. Those that have a proper commit by then are left alone.
+/// Nothing is known of the partition, whatever other records say.
+fn beginning() -> Committed {
+    Committed {
+        offset: 0,
+        metadata: CommitNote::void_past().encode(),
+    }
+}
+
+/// Decides where a group goes on in partitions of which its commits do not say, and waits until it is committed. Those that
+/// have a proper commit by then are left alone. [`Standing::decided`] makes the commits.
 ///
 /// # Errors
 /// When the log cannot be used, or a group at work does not take the decision.
@@ -144,32 +288,33 @@ pub async fn decide(
     log: &dyn Log,
     group: &str,
     topic: &str,
-    mut offsets: BTreeMap<Partition, Offset>,
+    mut decisions: BTreeMap<Partition, Committed>,
 ) -> Result<(), DecideError> {
     for _ in 0..DECISIONS {
-        if offsets.is_empty() {
+        if decisions.is_empty() {
             return Ok(());
         }
-        let commits = commits(&offsets, "");
+        let commits: Vec<_> = decisions.clone().into_iter().collect();
         match log.set_committed(group, topic, &commits).await {
             Ok(()) => return Ok(()),
-            Err(LogError::GroupHasMembers(_)) => leave(log, group, topic, &offsets).await?,
+            Err(LogError::GroupHasMembers(_)) => leave(log, group, topic, commits).await?,
             Err(error) => return Err(error.into()),
         }
         let until = Instant::now() + TAKEN_WITHIN;
-        while !offsets.is_empty() && Instant::now() < until {
+        while !decisions.is_empty() && Instant::now() < until {
             sleep(TAKEN_POLL).await;
-            for one in standings(log, group, topic).await? {
+            let undecided: Vec<Partition> = decisions.keys().copied().collect();
+            for one in standings_of(log, group, topic, &undecided).await? {
                 if one.committed.is_some() && !one.standing.is_unknown() {
-                    offsets.remove(&one.partition);
+                    decisions.remove(&one.partition);
                 }
             }
         }
     }
-    if offsets.is_empty() {
+    if decisions.is_empty() {
         return Ok(());
     }
-    Err(DecideError::NotTaken(offsets.into_keys().collect()))
+    Err(DecideError::NotTaken(decisions.into_keys().collect()))
 }
 
 /// The group that decisions for another are left with.
@@ -182,7 +327,7 @@ async fn leave(
     log: &dyn Log,
     group: &str,
     topic: &str,
-    offsets: &BTreeMap<Partition, Offset>,
+    mut commits: Vec<(Partition, Committed)>,
 ) -> Result<(), LogError> {
     let group = decisions(group);
     let before = log.committed(&group, topic).await?;
@@ -192,19 +337,10 @@ async fn leave(
         .filter_map(|decision| decision.metadata.parse::<u64>().ok())
         .max();
     let number = last.map_or(1, |last| last.wrapping_add(1)).to_string();
-    log.set_committed(&group, topic, &commits(offsets, &number))
-        .await
-}
-
-fn commits(offsets: &BTreeMap<Partition, Offset>, metadata: &str) -> Vec<(Partition, Committed)> {
-    let commit = |(partition, offset): (&Partition, &Offset)| {
-        let committed = Committed {
-            offset: *offset,
-            metadata: metadata.to_owned(),
-        };
-        (*partition, committed)
-    };
-    offsets.iter().map(commit).collect()
+    for (_, commit) in &mut commits {
+        commit.metadata.clone_from(&number);
+    }
+    log.set_committed(&group, topic, &commits).await
 }
 
 #[cfg(test)]

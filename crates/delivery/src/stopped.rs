@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use postrider_log::{Assignment, Bounds, Committed, Generation, Log, LogError, Offset, Partition};
+use postrider_log::{Assignment, Bounds, Committed, Generation, Log, LogError, Partition};
 use prometheus::IntGauge;
 use tokio::time::{Instant, sleep_until};
 
@@ -62,23 +62,17 @@ impl Stopped {
         }
     }
 
-    /// Stops the partitions.
-    pub(crate) fn stop(&mut self, assignments: Vec<(Assignment, Standing)>) {
-        if assignments.is_empty() {
-            return;
-        }
-        for (assignment, standing) in assignments {
-            let waiting = Waiting {
-                assignment,
-                standing,
-                earlier: None,
-            };
-            self.partitions
-                .insert(waiting.assignment.partition, waiting);
-        }
+    /// Stops a partition. The alarm follows at once, for all that stop together.
+    pub(crate) fn stop(&mut self, assignment: Assignment, standing: Standing) {
+        let waiting = Waiting {
+            assignment,
+            standing,
+            earlier: None,
+        };
+        self.partitions
+            .insert(waiting.assignment.partition, waiting);
         self.count();
-        self.look_at = Instant::now();
-        self.alarm();
+        (self.look_at, self.alarm_at) = (Instant::now(), Instant::now());
     }
 
     /// The partition left.
@@ -157,13 +151,9 @@ impl Stopped {
             offset,
             "going on where an operator decided"
         );
-        let committed = Committed {
-            offset,
-            metadata: String::new(),
-        };
         let waiting = self.partitions.remove(&found.partition)?;
         Some(Assignment {
-            committed: Some(committed),
+            committed: Some(waiting.standing.decided(offset)),
             bounds,
             ..waiting.assignment
         })
@@ -176,21 +166,15 @@ impl Stopped {
 
     fn alarm(&mut self) {
         self.alarm_at = Instant::now() + ALARM_EVERY;
-        let mut without_commit: Vec<Partition> = Vec::new();
-        let mut beyond_end: Vec<(Partition, Offset)> = Vec::new();
-        for (partition, waiting) in &self.partitions {
-            match waiting.standing {
-                Standing::BeyondEnd(offset) => beyond_end.push((*partition, offset)),
-                Standing::NoCommit | Standing::At(_) => without_commit.push(*partition),
-            }
-        }
+        let cause = |(partition, waiting): (&Partition, &Waiting)| {
+            format!("partition {partition}: {}", waiting.standing)
+        };
+        let causes: Vec<String> = self.partitions.iter().map(cause).collect();
         tracing::error!(
             stage = self.group,
             topic = self.topic,
-            ?without_commit,
-            ?beyond_end,
-            "partitions are stopped, since their committed offsets are missing or beyond the end of the log; \
-             `postrider recover` decides where they go on"
+            ?causes,
+            "partitions are stopped, since nobody knows where they go on; `postrider recover` decides"
         );
     }
 }

@@ -224,6 +224,7 @@ fn delivery(number: i64, endpoint: &EndpointId, due_at_ms: i64) -> Delivery {
         position: EventPosition {
             partition: 0,
             offset: number,
+            appended_at_ms: 5,
         },
         run: 0,
         attempt: 2,

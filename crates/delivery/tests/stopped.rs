@@ -3,177 +3,19 @@
 //! The stage is the scheduler, as it needs the least; records that it cannot understand become dead letters, each once
 //! for each time it is read.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+#[path = "stopped/past.rs"]
+mod past;
+#[path = "stopped/world.rs"]
+mod world;
+
 use std::time::Duration;
 
-use bytes::Bytes;
-use postrider_delivery::config::DeliveryConfig;
-use postrider_delivery::scheduler::{self, SchedulerContext};
-use postrider_delivery::standing::{DecideError, Standing, decide, found, standings};
-use postrider_delivery::{DeliveryMetrics, StageContext};
-use postrider_log::memory::MemoryLog;
-use postrider_log::{
-    Clock, Committed, Log, NewRecord, Offset, Partition, ProducerOptions, Target, TopicSpec,
-};
-use postrider_model::retry::DelayLadder;
-use postrider_model::topics::{DEAD_LETTERS, DELIVERIES, EVENTS, GROUP_SCHEDULER, RETRY};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use postrider_delivery::standing::{DecideError, Standing, found};
+use postrider_log::{Committed, Log};
+use postrider_model::topics::{GROUP_SCHEDULER, RETRY};
+use tokio::time::sleep;
 
-const PARTITIONS: i32 = 3;
-/// Longer than any watch takes to look again.
-const A_WHILE: Duration = Duration::from_secs(600);
-
-#[derive(Debug)]
-struct PausedClock(Instant);
-
-impl Clock for PausedClock {
-    fn now_ms(&self) -> i64 {
-        1_700_000_000_000 + i64::try_from(self.0.elapsed().as_millis()).expect("short")
-    }
-}
-
-struct World {
-    log: Arc<MemoryLog>,
-    clock: Arc<dyn Clock>,
-    /// What `create_topics` answered.
-    created: Vec<String>,
-    metrics: Vec<DeliveryMetrics>,
-    workers: JoinSet<()>,
-    stop: CancellationToken,
-}
-
-impl World {
-    async fn new() -> Self {
-        let clock: Arc<dyn Clock> = Arc::new(PausedClock(Instant::now()));
-        let log = MemoryLog::new(clock.clone(), 1);
-        let spec = |name: &str, partitions| TopicSpec {
-            name: name.to_owned(),
-            partitions,
-            retention: Some(Duration::from_secs(86_400)),
-            message_bytes_max: 1 << 20,
-            settings: Vec::new(),
-        };
-        let topics = [
-            spec(EVENTS, 1),
-            spec(DELIVERIES, 1),
-            spec(DEAD_LETTERS, 1),
-            spec(RETRY, PARTITIONS),
-        ];
-        let created = log.create_topics(&topics).await.expect("topics");
-        Self {
-            log,
-            clock,
-            created,
-            metrics: Vec::new(),
-            workers: JoinSet::new(),
-            stop: CancellationToken::new(),
-        }
-    }
-
-    async fn founded() -> Self {
-        let world = Self::new().await;
-        found(&*world.log, &world.created).await.expect("founded");
-        world
-    }
-
-    fn start(&mut self, process: &str) {
-        let config = DeliveryConfig::default();
-        let metrics = DeliveryMetrics::detached();
-        self.metrics.push(metrics.clone());
-        let stage = StageContext {
-            log: self.log.process(process),
-            config: config.stage.clone(),
-            lease_term: Duration::from_millis(config.deliver.lease_ms),
-            metrics: metrics.clone(),
-        };
-        let context = SchedulerContext {
-            clock: self.clock.clone(),
-            ladder: DelayLadder::try_new(vec![1_000, 2_000, 4_000]).expect("a ladder"),
-            config: config.scheduler.clone(),
-            raw_record_bytes_max: config.stage.raw_record_bytes_max,
-            metrics,
-        };
-        self.workers
-            .spawn(scheduler::run(stage, context, self.stop.clone()));
-    }
-
-    async fn end_all(&mut self) {
-        self.stop.cancel();
-        while self.workers.join_next().await.is_some() {}
-        self.stop = CancellationToken::new();
-        self.metrics.clear();
-    }
-
-    async fn append(&self, partition: Partition, count: usize) {
-        let options = ProducerOptions {
-            name: "test",
-            append_timeout: None,
-            linger: Duration::ZERO,
-            queue_bytes_max: 1 << 20,
-        };
-        let producer = self.log.producer(options).await.expect("a producer");
-        for _ in 0..count {
-            let record = NewRecord {
-                key: Bytes::from_static(b"key"),
-                value: Some(Bytes::from_static(b"\xff")),
-                headers: Vec::new(),
-            };
-            let append = producer.append(RETRY, Target::Partition(partition), record);
-            append.await.expect("appended");
-        }
-    }
-
-    async fn append_each(&self, count: usize) {
-        for partition in 0..PARTITIONS {
-            self.append(partition, count).await;
-        }
-    }
-
-    /// How many records were read so far, counted as often as they were.
-    fn read(&self) -> usize {
-        self.log.snapshot(DEAD_LETTERS).len()
-    }
-
-    fn stopped(&self) -> i64 {
-        let of = |metrics: &DeliveryMetrics| {
-            let gauge = &metrics.partitions_stopped;
-            gauge.with_label_values(&[GROUP_SCHEDULER]).get()
-        };
-        self.metrics.iter().map(of).sum()
-    }
-
-    async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let waited = timeout(A_WHILE, async {
-            while !holds(self) {
-                sleep(Duration::from_millis(100)).await;
-            }
-        });
-        let state = || format!("{} read, {} stopped", self.read(), self.stopped());
-        waited
-            .await
-            .unwrap_or_else(|_| panic!("{what}: {}", state()));
-        sleep(A_WHILE).await;
-        assert!(holds(self), "{what} no more: {}", state());
-    }
-
-    async fn committed(&self) -> Vec<Option<Offset>> {
-        let committed = self.log.committed(GROUP_SCHEDULER, RETRY).await;
-        let offset = |one: Option<Committed>| one.map(|one| one.offset);
-        committed
-            .expect("commits")
-            .into_iter()
-            .map(offset)
-            .collect()
-    }
-
-    async fn decide(&self, partition: Partition, offset: Offset) -> Result<(), DecideError> {
-        let offsets = BTreeMap::from([(partition, offset)]);
-        decide(&*self.log, GROUP_SCHEDULER, RETRY, offsets).await
-    }
-}
+use world::World;
 
 #[tokio::test(start_paused = true)]
 async fn a_partition_whose_commit_was_lost_waits_for_a_decision_while_others_go_on() {
@@ -248,11 +90,7 @@ async fn a_commit_beyond_the_end_stops_the_partition() {
     world.start("one");
     let others = |world: &World| world.read() == 4 && world.stopped() == 1;
     world.until("the others are read", others).await;
-    let standings = standings(&*world.log, GROUP_SCHEDULER, RETRY).await;
-    assert_eq!(
-        standings.expect("standings")[0].standing,
-        Standing::BeyondEnd(3)
-    );
+    assert_eq!(world.standing(0).await.standing, Standing::BeyondEnd(3));
     world.decide(0, 1).await.expect("the owner takes it");
     let all = |world: &World| world.read() == 5 && world.stopped() == 0;
     world.until("the rest is read", all).await;

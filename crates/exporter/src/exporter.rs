@@ -4,7 +4,8 @@ mod gather;
 
 use std::sync::Arc;
 
-use postrider_log::{Clock, Log, LogError, Offset, Reader, Record};
+use postrider_log::{Clock, Log, LogError, Reader, Record};
+use postrider_model::commit_note::CommitNote;
 use postrider_model::delivery::{Attempt, AttemptOutcome, DeadLetter};
 use postrider_model::ids::{EndpointId, TenantId};
 use postrider_model::retry::DelayLadder;
@@ -24,9 +25,6 @@ use crate::ready::Search;
 use crate::retries::Delay;
 use crate::shown::Shown;
 use crate::worst::Lately;
-
-/// In the metadata of a commit of `deliver`: where in `attempts` the oldest settlement is that the commit does not reflect.
-const REBUILT_FROM: &str = "attempts=";
 
 /// What an exporter needs.
 #[derive(Debug)]
@@ -160,8 +158,7 @@ impl Exporter {
             let committed = log.committed(GROUP_DELIVER, DELIVERIES).await?;
             let rebuilt_from = |partition: i32| {
                 let committed = committed.get(usize::try_from(partition).ok()?)?.as_ref()?;
-                let mut words = committed.metadata.split(' ');
-                words.find_map(|word| word.strip_prefix(REBUILT_FROM)?.parse::<Offset>().ok())
+                CommitNote::decode(&committed.metadata).rebuild_from
             };
             let attempts = Counting::open(log, ATTEMPTS, rebuilt_from).await?;
             let dead_letters = Counting::open(log, DEAD_LETTERS, |_| None).await?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_log::{Bounds, Committed, Log, LogError, Offset, Reader, Record};
+use postrider_model::commit_note::CommitNote;
 use postrider_model::delivery::LaneState;
 use postrider_model::endpoint::Endpoint;
 use postrider_model::ids::EndpointId;
@@ -14,8 +15,6 @@ use postrider_registry::{Gate, Registry};
 const READ_WAIT: Duration = Duration::from_secs(1);
 /// The key under which an owner writes that all lanes are written under an id.
 const READY: &[u8] = b"ready";
-/// In the metadata of a commit of `deliver`: the id under which the states count.
-const NAMED: &str = "state=";
 
 /// Why a lane is behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -132,7 +131,7 @@ impl Lanes {
         for (states, committed) in self.partitions.iter_mut().zip(committed) {
             states.named = committed
                 .as_ref()
-                .and_then(|committed| named(&committed.metadata));
+                .and_then(|committed| CommitNote::decode(&committed.metadata).state_id);
         }
         Ok(())
     }
@@ -186,12 +185,6 @@ impl States {
             .values()
             .filter(move |lane| Some(lane.state_id) == counts)
     }
-}
-
-fn named(metadata: &str) -> Option<i64> {
-    metadata
-        .split(' ')
-        .find_map(|word| word.strip_prefix(NAMED)?.parse().ok())
 }
 
 #[cfg(test)]
@@ -248,7 +241,7 @@ mod tests {
             [("ep_a", Some(10))],
             "without a name, those written completely"
         );
-        states.named = named("2 attempts=7 state=2 owner=somewhere:9464");
+        states.named = Some(2);
         assert_eq!(counting(&states), [("ep_a", None), ("ep_b", Some(30))]);
         states.note(record("lane/ep_b/2", None));
         assert_eq!(counting(&states), [("ep_a", None)]);

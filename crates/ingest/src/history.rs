@@ -186,7 +186,9 @@ impl EventSearch<'_> {
         rest: Option<Vec<Range>>,
         budget: &mut Budget,
     ) -> Result<History, Problem> {
-        let EventPosition { partition, offset } = route.position;
+        let EventPosition {
+            partition, offset, ..
+        } = route.position;
         let events = self.api.readers.topic(EVENTS, budget).await?;
         let event = Forward::new(events, vec![place_of(partition, offset)]);
         let event = match event.find(budget, |record| self.as_event(record)).await? {
@@ -224,8 +226,8 @@ impl EventSearch<'_> {
             position: EventPosition {
                 partition: record.partition,
                 offset: record.offset,
+                appended_at_ms: record.timestamp_ms,
             },
-            appended_at_ms: record.timestamp_ms,
             traceparent: None,
         };
         let event = Event::decode(record.value.as_ref()?, context).ok()?;
@@ -253,7 +255,9 @@ async fn collect_attempts(
                 .as_ref()
                 .and_then(|value| Attempt::decode(value).ok());
             let Some(attempt) = attempt else { continue };
-            if attempt.work.position != route.position || attempt.event_id != route.event_id {
+            if !attempt.work.position.names_same_as(route.position)
+                || attempt.event_id != route.event_id
+            {
                 continue;
             }
             if count == ATTEMPTS_MAX {

@@ -147,6 +147,7 @@ fn wanted_event(
     let position = EventPosition {
         partition: record.partition,
         offset: record.offset,
+        appended_at_ms: record.timestamp_ms,
     };
     let header = |name| {
         let mut headers = record.headers.iter();
@@ -155,7 +156,6 @@ fn wanted_event(
     };
     let context = EventContext {
         position,
-        appended_at_ms: record.timestamp_ms,
         traceparent: header(TRACEPARENT),
     };
     let value = record.value.as_ref()?;

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 
 use axum::Json;
 use axum::extract::State;
-use postrider_log::{Committed, Offset, Partition, Record, partition_for};
+use postrider_log::{Offset, Partition, Record, partition_for};
+use postrider_model::commit_note::CommitNote;
 use postrider_model::delivery::{Attempt, AttemptOutcome, LaneState, Settlement};
 use postrider_model::endpoint::EndpointState;
 use postrider_model::ids::EndpointId;
@@ -40,7 +41,11 @@ pub(crate) async fn show(
     let committed = usize::try_from(partition)
         .ok()
         .and_then(|index| group.get(index));
-    let note = Note::of(committed.and_then(Option::as_ref));
+    let committed = committed.and_then(Option::as_ref);
+    let offset = committed.map(|committed| committed.offset);
+    let metadata = committed.map_or("", |committed| &committed.metadata);
+    let note = CommitNote::decode(metadata);
+    let owner = Some(&note.owner).filter(|owner| !owner.is_empty());
     let end = api.readers.end(DELIVERIES, partition).await?;
 
     let (lane, lane_read) = match note.state_id {
@@ -51,7 +56,7 @@ pub(crate) async fn show(
         read_attempts(&api, partition, &endpoint.id, &mut budget).await?;
     // Waiting for the owner is no reading: others may read meanwhile.
     drop(budget);
-    let (live, live_error) = match &note.owner {
+    let (live, live_error) = match owner {
         None => (
             None,
             Some("no process says that it owns the partition".to_owned()),
@@ -72,10 +77,10 @@ pub(crate) async fn show(
         "disabled_reason": disabled_reason,
         "disabled_since": disabled_since,
         "partition": partition,
-        "owner": note.owner,
-        "committed_offset": note.offset,
+        "owner": owner,
+        "committed_offset": offset,
         "end_offset": end,
-        "partition_lag": note.offset.map(|offset| (end - offset).max(0)),
+        "partition_lag": offset.map(|offset| (end - offset).max(0)),
         "lane": lane.map(|lane| lane_view(&lane, end)),
         "last_attempt": attempts.first().map(views::attempt),
         "last_error": attempts.iter().find(failed).map(views::attempt),
@@ -84,38 +89,6 @@ pub(crate) async fn show(
         "live_error": live_error,
         "complete": lane_read && attempts_read,
     })))
-}
-
-/// What the commit of the group says beside its offset: `…v2 attempts=7 state=3 owner=10.0.0.1:9464`.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Note {
-    offset: Option<Offset>,
-    state_id: Option<i64>,
-    owner: Option<String>,
-}
-
-impl Note {
-    fn of(committed: Option<&Committed>) -> Self {
-        let Some(committed) = committed else {
-            return Self::default();
-        };
-        let mut note = Self {
-            offset: Some(committed.offset),
-            ..Self::default()
-        };
-        for (name, value) in committed
-            .metadata
-            .split(' ')
-            .filter_map(|word| word.split_once('='))
-        {
-            match name {
-                "state" => note.state_id = value.parse().ok(),
-                "owner" => note.owner = Some(value.to_owned()),
-                _ => {}
-            }
-        }
-        note
-    }
 }
 
 /// The lane's state under the id that counts, and whether the topic was read to its end.
@@ -214,39 +187,5 @@ fn gate_name(gate: Gate) -> &'static str {
         Gate::PausedTenant => "tenant_paused",
         Gate::PausedInstallation => "installation_paused",
         Gate::Disabled => "endpoint_disabled",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_commit_names_the_state_that_counts_and_its_owner_and_may_say_more_or_nothing() {
-        let note = |metadata: &str| {
-            Note::of(Some(&Committed {
-                offset: 7,
-                metadata: metadata.to_owned(),
-            }))
-        };
-        let (offset, state_id) = (Some(7), Some(3));
-        let owner = Some("10.0.0.1:9464".to_owned());
-        let full = Note {
-            offset,
-            state_id,
-            owner,
-        };
-        assert_eq!(
-            note("postrider/2 attempts=5 state=3 owner=10.0.0.1:9464 later=x"),
-            full
-        );
-        for nothing in ["", "postrider/2", "by hand", "state=x"] {
-            let expected = Note {
-                offset,
-                ..Note::default()
-            };
-            assert_eq!(note(nothing), expected, "{nothing}");
-        }
-        assert_eq!(Note::of(None), Note::default());
     }
 }

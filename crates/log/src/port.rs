@@ -329,6 +329,16 @@ pub enum GroupEvent {
         /// First offset there is.
         to: Offset,
     },
+    /// The log ends before where the member is: its topic was made again, or it lost records. The partition is read no more
+    /// under this assignment.
+    BeyondEnd {
+        /// Partition.
+        partition: Partition,
+        /// Where the member is.
+        position: Offset,
+        /// Where the log ends.
+        end: Offset,
+    },
     /// Another member wants these: drain, commit, then [`Group::release`], all before the deadline.
     Revoke {
         /// The partitions.

@@ -10,8 +10,8 @@ use postrider_log::memory::{
     AppendFate, AppendPlan, CommitFault, Faults, MemoryLog, MemoryProcess, SplitMix64,
 };
 use postrider_log::{
-    Append, AppendError, Commit, CommitError, Committed, Group, GroupEvent, GroupOptions, Log,
-    LogError, NewRecord, Producer, ProducerOptions, Record, SystemClock, Target, TopicSpec,
+    Append, AppendError, Bounds, Commit, CommitError, Committed, Group, GroupEvent, GroupOptions,
+    Log, LogError, NewRecord, Producer, ProducerOptions, Record, SystemClock, Target, TopicSpec,
 };
 use tokio::time::Instant;
 
@@ -406,7 +406,10 @@ fn summary(event: &GroupEvent) -> String {
                     .collect::<Vec<_>>()
             )
         }
-        GroupEvent::Truncated { .. } | GroupEvent::Revoke { .. } | GroupEvent::Lost(_) => {
+        GroupEvent::Truncated { .. }
+        | GroupEvent::BeyondEnd { .. }
+        | GroupEvent::Revoke { .. }
+        | GroupEvent::Lost(_) => {
             format!("{event:?}")
         }
     }
@@ -426,4 +429,28 @@ fn one_seed_gives_one_history() {
     assert!(first.len() > 500, "{}", first.len());
     assert_eq!(first, run(7));
     assert_ne!(first, run(8));
+}
+
+#[tokio::test(start_paused = true)]
+async fn offsets_that_are_cut_off_are_given_again() {
+    let (log, faults) = log(1, 1).await;
+    let process = log.process("a");
+    let producer = producer(&process, None).await;
+    for value in ["a", "b", "c"] {
+        append(&*producer, value).await.unwrap();
+    }
+    faults.cut(TOPIC, 0, 1);
+    assert_eq!(append(&*producer, "d").await.unwrap().offset, 1);
+    let values = log
+        .snapshot(TOPIC)
+        .into_iter()
+        .map(|record| record.value.unwrap());
+    assert_eq!(values.collect::<Vec<_>>(), ["a", "d"]);
+    faults.truncate(TOPIC, 0, 2);
+    faults.cut(TOPIC, 0, 0);
+    assert_eq!(
+        log.bounds(TOPIC, 0).await.unwrap(),
+        Bounds { start: 0, end: 0 }
+    );
+    assert_eq!(append(&*producer, "e").await.unwrap().offset, 0);
 }

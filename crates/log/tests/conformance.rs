@@ -56,6 +56,7 @@ macro_rules! promises {
                     next_can_be_cancelled_at_any_time,
                     a_group_reads_over_gaps,
                     a_group_hears_of_truncation,
+                    a_group_hears_that_it_is_beyond_the_end,
                     a_log_that_is_reopened_remembers_commits,
                     metadata_that_are_too_long_are_refused_and_block_nothing,
                     somebody_outside_commits_for_a_group_without_members_only,

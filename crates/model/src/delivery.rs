@@ -176,6 +176,15 @@ impl LaneState {
         }
     }
 
+    /// Forgets what it knows of records from this offset on: the log has others there now.
+    pub fn forget_from(&mut self, offset: i64) {
+        self.blocked.retain(|blocked| blocked.cursor < offset);
+        if let Some(cursor) = &mut self.cursor {
+            cursor.lowest_unsettled = cursor.lowest_unsettled.min(offset);
+            cursor.settled.retain(|settled| *settled < offset);
+        }
+    }
+
     /// Where its unsettled records begin, if it is behind.
     pub fn lowest_unsettled(&self) -> Option<i64> {
         let cursor = self.cursor.as_ref()?.lowest_unsettled;

@@ -37,11 +37,33 @@ pub struct TraceContext {
     pub tracestate: String,
 }
 
-/// A record's place in the `events` topic.
+/// Which record of the `events` topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventPosition {
     /// Partition of `events`.
     pub partition: i32,
     /// Offset in that partition.
     pub offset: i64,
+    /// When the log got the record, the same each time it is read. A topic that is made again, or lost its end, gives an
+    /// offset a second time, never with the same time. 0: written by an older release, which did not note it.
+    pub appended_at_ms: i64,
+}
+
+impl EventPosition {
+    /// As older releases wrote it.
+    #[must_use]
+    pub fn without_time(self) -> Self {
+        Self {
+            appended_at_ms: 0,
+            ..self
+        }
+    }
+
+    /// Whether both name the same record, as far as one that an older release wrote can say.
+    #[must_use]
+    pub fn names_same_as(self, other: Self) -> bool {
+        self == other
+            || (self.without_time() == other.without_time()
+                && (self.appended_at_ms == 0 || other.appended_at_ms == 0))
+    }
 }

@@ -4,6 +4,7 @@
 //! come as arguments; randomness comes as a hash of what it is for.
 
 pub mod address;
+pub mod commit_note;
 pub mod delivery;
 pub mod endpoint;
 pub mod event;

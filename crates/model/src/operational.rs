@@ -126,8 +126,8 @@ mod tests {
             position: EventPosition {
                 partition: 0,
                 offset: 0,
+                appended_at_ms: 5,
             },
-            appended_at_ms: 5,
             traceparent: None,
         };
         assert_eq!(Event::decode(&told.encode(), context).unwrap(), told);

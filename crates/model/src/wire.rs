@@ -85,6 +85,7 @@ fn position_to_proto(position: EventPosition) -> proto::EventPosition {
     proto::EventPosition {
         partition: position.partition,
         offset: position.offset,
+        appended_at_ms: position.appended_at_ms,
     }
 }
 
@@ -98,6 +99,7 @@ fn position_from_proto(
     Ok(EventPosition {
         partition: position.partition,
         offset: position.offset,
+        appended_at_ms: position.appended_at_ms,
     })
 }
 

@@ -68,9 +68,11 @@ fn reads_as<T: PartialEq + Debug>(
     assert_eq!(read(&later), *value, "{name} with a later field");
 }
 
+/// As releases wrote it that did not note the time.
 const POSITION: EventPosition = EventPosition {
     partition: 3,
     offset: 70_000,
+    appended_at_ms: 0,
 };
 
 fn event() -> Event {
@@ -135,7 +137,6 @@ fn attempt(outcome: AttemptOutcome, settlement: Option<Settlement>) -> Attempt {
 fn read_event(value: &Bytes) -> Event {
     let context = EventContext {
         position: POSITION,
-        appended_at_ms: 5,
         traceparent: None,
     };
     Event::decode(value, context).unwrap()
@@ -167,8 +168,16 @@ fn events_routes_and_deliveries_are_read_as_they_were_written() {
         ordered: true,
         ..delivery(0, 1, 0)
     };
+    let of_a_time = Delivery {
+        position: EventPosition {
+            appended_at_ms: 1_700_000_000_003,
+            ..POSITION
+        },
+        ..delivery(9, 1, 0)
+    };
     for (name, delivery) in [
         ("delivery", delivery(9, 1, 0)),
+        ("delivery-of-a-time", of_a_time),
         ("delivery-ordered", ordered),
         ("retry", delivery(0, 4, 1_700_000_360_000)),
     ] {

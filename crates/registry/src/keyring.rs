@@ -242,7 +242,7 @@ mod tests {
         assert!(former.vouches(b"value", &proof) && rotated.vouches(b"value", &proof));
         assert!(!Keyring::from_bytes([2; 32], vec![]).vouches(b"value", &proof));
         assert!(!former.vouches(b"another", &proof));
-        let mut changed = proof.clone();
+        let mut changed = proof;
         changed.pop();
         for forged in ["", ".", "00000000.00", changed.as_str()] {
             assert!(!former.vouches(b"value", forged), "{forged}");

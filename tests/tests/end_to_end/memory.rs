@@ -56,7 +56,6 @@ async fn a_worker_stays_within_its_memory_with_a_backlog_of_large_events(log: Lo
     let deliver = cluster.process("deliver");
     assert!(deliver.is_running(), "it goes on");
     let peak_bytes = deliver.peak_memory_bytes();
-    println!("{} KiB at most of {}", peak_bytes >> 10, LIMIT_BYTES >> 10);
     assert!(peak_bytes <= LIMIT_BYTES, "it took {peak_bytes} bytes");
 }
 

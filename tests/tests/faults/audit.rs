@@ -138,10 +138,10 @@ fn event(record: &Record) -> (EventPosition, String) {
     let position = EventPosition {
         partition: record.partition,
         offset: record.offset,
+        appended_at_ms: record.timestamp_ms,
     };
     let context = EventContext {
         position,
-        appended_at_ms: record.timestamp_ms,
         traceparent: None,
     };
     let event = Event::decode(record.value.as_ref().unwrap(), context).unwrap();

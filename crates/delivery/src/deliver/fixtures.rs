@@ -25,6 +25,7 @@ pub(super) fn delivery(offset: Offset) -> Delivery {
         position: EventPosition {
             partition: 0,
             offset,
+            appended_at_ms: 5,
         },
         run: 0,
         attempt: 1,

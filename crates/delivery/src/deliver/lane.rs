@@ -321,6 +321,11 @@ impl Lane {
         self.wants_cover = true;
     }
 
+    /// The lowest offset that a new owner would read for it, if it is behind as far as the log knows.
+    pub(super) fn durably_behind_from(&self) -> Option<Offset> {
+        self.durable.as_ref()?.lowest_unsettled()
+    }
+
     /// Offsets that need not hold the commit, because the durable cursor covers them. `next` is where the live stream is.
     pub(super) fn release_covered(&mut self, next: Offset) -> Vec<Offset> {
         let needs_cover = self.position.is_some() || self.presses;

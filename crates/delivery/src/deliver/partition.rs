@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::lane::{Lane, LaneLimits, Memory, Now, Seen, Step, Turn, WriteContext};
 use super::order::{Again, Placed};
 use super::settled::SettledSet;
-use super::state;
+use super::state::{self, Written};
 use super::status::LaneStatus;
 
 /// Records to read again at once before another lane has its turn.
@@ -38,6 +38,8 @@ pub(super) struct Partition {
     committed: Offset,
     /// The id under which the lanes' states count.
     state_id: i64,
+    /// Offset of the last state that was acknowledged.
+    state_written: Offset,
     /// States are on their way to the log.
     pub(super) writing: bool,
     /// The states must be written again under a new id.
@@ -100,6 +102,7 @@ impl Partition {
             next: from,
             committed,
             state_id: 0,
+            state_written: 0,
             writing: false,
             needs_new_id: false,
             reading: false,
@@ -122,12 +125,12 @@ impl Partition {
     /// Takes over what the former owner wrote, durable under the new id already.
     pub(super) fn restore(
         &mut self,
-        state_id: i64,
+        written: Written,
         states: Vec<LaneState>,
         limits: &LaneLimits,
         now: Now,
     ) {
-        self.state_id = state_id;
+        (self.state_id, self.state_written) = (written.id, written.last);
         for state in states {
             let endpoint = state.endpoint.clone();
             let lane = Lane::restored(state, self.next, limits, now);
@@ -203,7 +206,8 @@ impl Partition {
 
     /// Takes a record into memory: into its lane's queue, into the order of its key, or beside the work that it is another
     /// step of.
-    fn take(&mut self, step: Step, now: Now) -> Taken {
+    fn take(&mut self, mut step: Step, now: Now) -> Taken {
+        step.delivery.position = self.settled.position_of(&step.delivery);
         if let Some(key) = step.delivery.order_key() {
             let key = key.to_owned();
             return self.take_ordered(&key, step, now);
@@ -663,11 +667,21 @@ impl Partition {
             .collect()
     }
 
-    /// What was sent is durable, under this id.
-    pub(super) fn written(&mut self, state_id: i64) {
+    /// What was sent is durable. If it is below what was written before, the topic was made again or lost its end, and
+    /// what it lost is written again: under a new id, with everything else.
+    pub(super) fn written(&mut self, written: Written) {
+        if written.id == self.state_id && written.first <= self.state_written {
+            tracing::error!(
+                offset = written.first,
+                known = self.state_written,
+                "endpoint-state was made again or lost records, writing all states of the partition again"
+            );
+            return self.not_written();
+        }
         self.writing = false;
         self.needs_new_id = false;
-        self.state_id = state_id;
+        (self.state_id, self.state_written) = (written.id, written.last);
+        let state_id = written.id;
         let mut released = Vec::new();
         for lane in self.lanes.values_mut() {
             lane.written(state_id);
@@ -704,6 +718,19 @@ impl Partition {
     /// The id that a commit names.
     pub(super) fn state_id(&self) -> i64 {
         self.state_id
+    }
+
+    /// The lowest unsettled offset of a lane that is behind.
+    pub(super) fn behind_from(&self) -> Option<Offset> {
+        self.lanes
+            .values()
+            .filter_map(Lane::durably_behind_from)
+            .min()
+    }
+
+    /// Offset of the last state that was acknowledged.
+    pub(super) fn state_written(&self) -> Offset {
+        self.state_written
     }
 
     /// A commit is durable.

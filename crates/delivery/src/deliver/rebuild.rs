@@ -1,10 +1,11 @@
 //! Rebuilds the settled set of a partition from `attempts`.
 
 use postrider_log::{Assignment, Log, LogError, Stretch};
+use postrider_model::commit_note::CommitNote;
 use postrider_model::delivery::Attempt;
 use postrider_model::topics::ATTEMPTS;
 
-use super::settled::{CommitNote, SettledSet};
+use super::settled::SettledSet;
 use crate::config::DeliverConfig;
 
 /// Reads the partition's attempts to the present end from where the commit says. One that does not say was made from
@@ -14,7 +15,7 @@ pub(super) async fn settled_set(
     log: &dyn Log,
     config: &DeliverConfig,
     assignment: &Assignment,
-    note: CommitNote,
+    note: &CommitNote,
     now_ms: i64,
 ) -> Result<SettledSet, LogError> {
     let partition = assignment.partition;
@@ -37,8 +38,12 @@ pub(super) async fn settled_set(
             let value = record.value.as_deref().unwrap_or_default();
             match Attempt::decode(value) {
                 Ok(attempt) => {
-                    // Older releases did not write which record it settled; none in the log by now is later than the end.
-                    let settles = attempt.delivery_offset.unwrap_or(assignment.bounds.end - 1);
+                    // Older releases did not write which record it settled; none in the log by now is later than the end,
+                    // unless it was settled in a log of which that was not the end.
+                    let last = assignment.bounds.end - 1;
+                    let settles = attempt
+                        .delivery_offset
+                        .map_or(last, |offset| offset.min(last));
                     set.note(&attempt, record.offset, record.timestamp_ms, settles);
                 }
                 Err(error) => {

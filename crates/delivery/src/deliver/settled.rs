@@ -8,13 +8,11 @@
 use std::collections::BTreeMap;
 
 use postrider_log::Offset;
-use postrider_model::delivery::{Attempt, Settlement, WorkId};
+use postrider_model::delivery::{Attempt, Delivery, Settlement, WorkId};
+use postrider_model::event::EventPosition;
 use postrider_model::ids::EndpointId;
 
 use super::order::Again;
-
-/// Versions of metadata that are understood; the last is written.
-const METADATA_VERSIONS: [&str; 2] = ["1", "2"];
 
 /// The settlements of one partition.
 #[derive(Debug)]
@@ -41,6 +39,8 @@ struct Entry {
     /// Offset of its record in `attempts`.
     place: Offset,
     at_ms: i64,
+    /// When the event was accepted.
+    accepted_at_ms: i64,
     /// Offset in `deliveries` of the record it settled; the entry stays until the commit has passed it.
     settles: Offset,
 }
@@ -70,6 +70,7 @@ impl SettledSet {
             }
         });
         entry.at_ms = at_ms;
+        entry.accepted_at_ms = attempt.accepted_at_ms;
         entry.settles = entry.settles.max(settles);
         let Some(settlement) = attempt.settlement else {
             entry.interruptions += 1;
@@ -89,6 +90,17 @@ impl SettledSet {
         self.by_place.remove(&entry.place);
         self.by_place.insert(place, work.clone());
         entry.place = place;
+    }
+
+    /// The event's position as the settlements of the delivery's work have it: an older release wrote them, and perhaps
+    /// another copy of the record, without the time.
+    pub(super) fn position_of(&self, delivery: &Delivery) -> EventPosition {
+        let mut work = delivery.work_id();
+        work.position = work.position.without_time();
+        match self.by_work.get(&work) {
+            Some(entry) if entry.accepted_at_ms == delivery.event.accepted_at_ms => work.position,
+            _ => delivery.position,
+        }
     }
 
     /// Whether this step of the work was settled already.
@@ -157,53 +169,6 @@ impl SettledSet {
     }
 }
 
-/// What a commit remembers beside its offset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct CommitNote {
-    /// From where in `attempts` the settled set is rebuilt.
-    pub(super) rebuild_from: Option<Offset>,
-    /// Under which id the states of the partition's lanes count.
-    pub(super) state_id: Option<i64>,
-}
-
-impl CommitNote {
-    /// As metadata of the commit.
-    pub(super) fn encode(self, owner: &str) -> String {
-        let mut text = METADATA_VERSIONS[1].to_owned();
-        let numbers = [("attempts", self.rebuild_from), ("state", self.state_id)];
-        for (name, number) in numbers {
-            if let Some(number) = number {
-                text.push_str(&format!(" {name}={number}"));
-            }
-        }
-        if !owner.is_empty() {
-            text.push_str(&format!(" owner={owner}"));
-        }
-        text
-    }
-
-    /// Reads it back. Metadata of other software, of another version or cut short says nothing.
-    pub(super) fn decode(metadata: &str) -> Self {
-        let mut words = metadata.split(' ');
-        if !words
-            .next()
-            .is_some_and(|version| METADATA_VERSIONS.contains(&version))
-        {
-            return Self::default();
-        }
-        let mut note = Self::default();
-        for (name, value) in words.filter_map(|word| word.split_once('=')) {
-            let number = value.parse().ok().filter(|number| *number >= 0);
-            match name {
-                "attempts" => note.rebuild_from = number,
-                "state" => note.state_id = number,
-                _ => {}
-            }
-        }
-        note
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -213,7 +178,7 @@ mod tests {
     use postrider_model::ids::{EndpointId, EventId, TenantId};
     use postrider_model::outcome::Reason;
 
-    use super::{CommitNote, SettledSet};
+    use super::SettledSet;
 
     const RETRY: Option<Settlement> = Some(Settlement::RetryScheduled { due_at_ms: 1 });
 
@@ -223,6 +188,7 @@ mod tests {
             position: EventPosition {
                 partition: 0,
                 offset,
+                appended_at_ms: 5,
             },
             endpoint,
             run: 0,
@@ -336,39 +302,5 @@ mod tests {
         set.note(&attempt(1, 1, RETRY), 0, 0, 0);
         set.note(&attempt(2, 1, RETRY), 1, 0, 1);
         assert_eq!(set.expire(0, |_, _| false), 0);
-    }
-
-    #[test]
-    fn metadata_of_every_release_are_read() {
-        let note = |state_id| CommitNote {
-            rebuild_from: Some(42),
-            state_id,
-        };
-        let written = "2 attempts=42 state=7 owner=10.0.0.5:9464";
-        assert_eq!(note(Some(7)).encode("10.0.0.5:9464"), written);
-        for (written, note) in [("1 attempts=42", note(None)), (written, note(Some(7)))] {
-            assert_eq!(CommitNote::decode(written), note, "{written}");
-        }
-    }
-
-    #[test]
-    fn metadata_of_others_says_nothing() {
-        for foreign in [
-            "",
-            "1",
-            "2",
-            "2 attempts=",
-            "2 attempts=x",
-            "3 attempts=4",
-            "2 attempts=-4",
-            "2 attempt",
-            "NAME",
-        ] {
-            assert_eq!(
-                CommitNote::decode(foreign),
-                CommitNote::default(),
-                "{foreign:?}"
-            );
-        }
     }
 }

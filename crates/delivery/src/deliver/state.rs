@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use postrider_log::{
-    Log, LogError, NewRecord, Offset, Partition, Producer, Record, Stretch, Target,
+    Log, LogError, NewRecord, Offset, Partition, Position, Producer, Record, Stretch, Target,
 };
 use postrider_model::delivery::LaneState;
 use postrider_model::ids::EndpointId;
@@ -86,12 +86,22 @@ fn note(record: Record, by_key: &mut BTreeMap<Bytes, LaneState>, ready: &mut Opt
     }
 }
 
-/// Writes all states under a new id and answers with it. Goes on until that has succeeded.
+/// States that are in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Written {
+    /// The id that they are written under.
+    pub(super) id: i64,
+    /// Offsets of the first and the last record.
+    pub(super) first: Offset,
+    pub(super) last: Offset,
+}
+
+/// Writes all states under a new id. Goes on until that has succeeded.
 pub(super) async fn write_all(
     producer: &dyn Producer,
     partition: Partition,
     states: &[LaneState],
-) -> i64 {
+) -> Written {
     loop {
         let state_id = claim(producer, partition).await;
         let writes = states.iter().map(|state| {
@@ -105,8 +115,12 @@ pub(super) async fn write_all(
             .await
             .is_ok()
         {
-            append_marker(producer, partition, READY, state_id.to_string()).await;
-            return state_id;
+            let last = append_marker(producer, partition, READY, state_id.to_string()).await;
+            return Written {
+                id: state_id,
+                first: state_id,
+                last,
+            };
         }
         tracing::warn!(
             partition,
@@ -149,7 +163,7 @@ pub(super) async fn write(
     partition: Partition,
     state_id: i64,
     states: Vec<(EndpointId, Option<LaneState>)>,
-) -> Result<(), NotWritten> {
+) -> Result<Written, NotWritten> {
     let appends: Vec<_> = states
         .into_iter()
         .map(|(endpoint, state)| {
@@ -161,14 +175,24 @@ pub(super) async fn write(
             producer.append(ENDPOINT_STATE, Target::Partition(partition), record)
         })
         .collect();
-    let fates = join_all(appends).await;
-    match fates.into_iter().find_map(Result::err) {
-        None => Ok(()),
-        Some(error) => {
-            tracing::warn!(partition, %error, "lane state not acknowledged");
-            Err(NotWritten)
+    let mut written = Written {
+        id: state_id,
+        first: Offset::MAX,
+        last: state_id,
+    };
+    for fate in join_all(appends).await {
+        match fate {
+            Ok(Position { offset, .. }) => {
+                written.first = written.first.min(offset);
+                written.last = written.last.max(offset);
+            }
+            Err(error) => {
+                tracing::warn!(partition, %error, "lane state not acknowledged");
+                return Err(NotWritten);
+            }
         }
     }
+    Ok(written)
 }
 
 /// Removes states that no longer count. One that stays is removed by a later owner.

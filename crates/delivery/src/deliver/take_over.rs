@@ -2,20 +2,21 @@
 
 use bytes::Bytes;
 use postrider_log::{Assignment, Log, LogError};
+use postrider_model::commit_note::CommitNote;
 use postrider_model::delivery::LaneState;
 
 use super::carry::CarryContext;
 use super::rebuild;
-use super::settled::{CommitNote, SettledSet};
-use super::state::{self, Found};
+use super::settled::SettledSet;
+use super::state::{self, Found, Written};
 use crate::config::DeliverConfig;
 
 /// What the former owner of a partition knew.
 #[derive(Debug)]
 pub(super) struct TakenOver {
     pub(super) settled: SettledSet,
-    /// The id that its lanes' states have from now on.
-    pub(super) state_id: i64,
+    /// Under which id its lanes' states are from now on.
+    pub(super) written: Written,
     pub(super) states: Vec<LaneState>,
     /// Keys of states that no longer count, to be removed when a commit has named the new id.
     pub(super) stale: Vec<Bytes>,
@@ -31,8 +32,16 @@ pub(super) async fn left_behind(
     let committed = assignment.committed.as_ref();
     let metadata = committed.map_or("", |committed| committed.metadata.as_str());
     let note = CommitNote::decode(metadata);
-    let settled = rebuild::settled_set(log, config, assignment, note, now_ms).await?;
-    let found = state::find(log, assignment.partition, note.state_id).await?;
+    let settled = rebuild::settled_set(log, config, assignment, &note, now_ms).await?;
+    let mut found = state::find(log, assignment.partition, note.state_id).await?;
+    // What was written of an offset that the log gives anew says nothing of the record that is there now.
+    let anew_from = match committed {
+        Some(committed) if note.past_is_void => committed.offset,
+        _ => assignment.bounds.end,
+    };
+    for state in &mut found.states {
+        state.forget_from(anew_from);
+    }
     Ok((settled, found))
 }
 
@@ -44,15 +53,18 @@ pub(super) async fn take_over<S>(
 ) -> Result<TakenOver, LogError> {
     let now_ms = context.clock.now_ms();
     let (settled, found) = left_behind(log, &context.config, assignment, now_ms).await?;
-    let state_id = state::write_all(&*context.producer, assignment.partition, &found.states).await;
+    let written = state::write_all(&*context.producer, assignment.partition, &found.states).await;
     let states = found
         .states
         .into_iter()
-        .map(|state| LaneState { state_id, ..state })
+        .map(|state| LaneState {
+            state_id: written.id,
+            ..state
+        })
         .collect();
     Ok(TakenOver {
         settled,
-        state_id,
+        written,
         states,
         stale: found.stale,
     })

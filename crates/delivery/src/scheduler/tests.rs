@@ -90,6 +90,7 @@ fn record(
         position: EventPosition {
             partition: 0,
             offset,
+            appended_at_ms: 5,
         },
         run: 0,
         attempt: 2,

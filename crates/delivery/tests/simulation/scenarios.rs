@@ -112,6 +112,7 @@ fn forged(far: &Event) -> Vec<(&'static str, i32, Bytes)> {
         position: EventPosition {
             partition: 0,
             offset: i64::MAX,
+            appended_at_ms: 5,
         },
         run,
         attempt,

@@ -21,6 +21,7 @@ fn delivery(endpoint: &str, attempt: u32) -> Delivery {
         position: EventPosition {
             partition: 0,
             offset: 1,
+            appended_at_ms: 5,
         },
         run: 0,
         attempt,

@@ -331,6 +331,7 @@ impl World {
 const POSITION: EventPosition = EventPosition {
     partition: 0,
     offset: 1,
+    appended_at_ms: 5,
 };
 
 fn delivery(endpoint: &str, attempt: u32, due_at_ms: i64) -> Delivery {

@@ -92,8 +92,8 @@ pub(crate) fn from_protobuf(body: &Bytes, stamp: Stamp) -> Result<Event, Problem
         position: EventPosition {
             partition: 0,
             offset: 0,
+            appended_at_ms: stamp.now_ms,
         },
-        appended_at_ms: stamp.now_ms,
         traceparent: None,
     };
     let event =

@@ -35,6 +35,7 @@ fn letter(number: i64, tenant: &str, endpoint: &str) -> DeadLetter {
         position: EventPosition {
             partition: 0,
             offset: number,
+            appended_at_ms: 5,
         },
         run: 0,
         attempt: 10,

@@ -23,8 +23,8 @@ fn events(world: &World) -> Vec<Event> {
             position: EventPosition {
                 partition: record.partition,
                 offset: record.offset,
+                appended_at_ms: 0,
             },
-            appended_at_ms: 0,
             traceparent: None,
         };
         Event::decode(&record.value.unwrap(), context).unwrap()

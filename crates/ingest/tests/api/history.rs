@@ -30,6 +30,7 @@ async fn publish(world: &World, body: &str) -> (String, EventPosition) {
         EventPosition {
             partition: record.partition,
             offset: record.offset,
+            appended_at_ms: record.timestamp_ms,
         },
     )
 }

@@ -79,6 +79,7 @@ async fn put_attempt(world: &World, offset: i64, number: u32, settlement: Settle
             position: EventPosition {
                 partition: 0,
                 offset,
+                appended_at_ms: 5,
             },
             endpoint: "ep_a".parse().unwrap(),
             run: 0,
@@ -147,7 +148,7 @@ async fn the_log_tells_how_far_the_lane_is_and_what_failed_last() {
     put_lane(&world, "ep_a", 5, 3).await;
     put_lane(&world, "ep_b", 5, 9).await;
     put_lane(&world, "ep_a", 6, 7).await;
-    commit(&world, 8, "postrider/2 attempts=1 state=5").await;
+    commit(&world, 8, "2 attempts=1 state=5").await;
     put_attempt(&world, 1, 1, retry(9_000)).await;
     put_attempt(&world, 2, 1, retry(5_000)).await;
     put_attempt(&world, 3, 1, retry(6_000)).await;
@@ -201,7 +202,7 @@ async fn what_the_owner_knows_is_passed_on() {
         request.truncate(length);
         String::from_utf8(request).unwrap()
     });
-    commit(&world, 0, &format!("postrider/2 state=5 owner={owner}")).await;
+    commit(&world, 0, &format!("2 state=5 owner={owner}")).await;
     let told = status(&world).await;
     assert_eq!(told["owner"], json!(owner));
     assert_eq!(told["live"], json!({"queued": 7, "in_flight": 12}));

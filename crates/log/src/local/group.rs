@@ -17,7 +17,7 @@ use super::storage::{Chunk, CommitFate};
 use super::topic::Topic;
 use super::{GroupKey, LocalLog};
 use crate::port::{
-    Assignment, Commit, CommitAck, CommitError, Committed, Generation, Group, GroupEvent,
+    Assignment, Bounds, Commit, CommitAck, CommitError, Committed, Generation, Group, GroupEvent,
     GroupOptions, LogError, Offset, Partition,
 };
 
@@ -149,7 +149,8 @@ impl LocalGroup {
         })
     }
 
-    /// A partition whose next record is gone goes on at the start of the log, and says so.
+    /// A partition whose next record is gone goes on at the start of the log, and says so; one that is beyond the end is read
+    /// no more.
     fn next_truncation(&mut self) -> Option<GroupEvent> {
         let topic = &self.topic;
         let active = self
@@ -157,7 +158,14 @@ impl LocalGroup {
             .iter_mut()
             .filter(|(_, reading)| reading.wants_records());
         for (partition, reading) in active {
-            let start = topic.bounds(*partition).start;
+            let Bounds { start, end } = topic.bounds(*partition);
+            if let Some(position) = reading.position.take_if(|position| *position > end) {
+                return Some(GroupEvent::BeyondEnd {
+                    partition: *partition,
+                    position,
+                    end,
+                });
+            }
             if let Some(from) = reading.position.filter(|from| *from < start) {
                 reading.position = Some(start);
                 return Some(GroupEvent::Truncated {

@@ -255,6 +255,25 @@ pub(crate) async fn a_group_hears_of_truncation(subject: Subject) {
     );
 }
 
+pub(crate) async fn a_group_hears_that_it_is_beyond_the_end(subject: Subject) {
+    let topic = subject.topic("topic", 1, Kept::ForDays).await;
+    subject.fill(&topic, 0, numbered(3)).await;
+    let mut member = subject.join(&topic).await;
+    member.until_assigned(1).await;
+    let end = member.assigned[&0].bounds.end;
+    let position = end + 7;
+    member.group.start(0, position);
+    let event = member.next().await;
+    assert_eq!(
+        event,
+        GroupEvent::BeyondEnd {
+            partition: 0,
+            position,
+            end
+        }
+    );
+}
+
 pub(crate) async fn a_log_that_is_reopened_remembers_commits(mut subject: Subject) {
     let topic = subject.topic("topic", 1, Kept::ForDays).await;
     subject.fill(&topic, 0, numbered(4)).await;

@@ -138,7 +138,9 @@ impl Member {
                     );
                 }
             }
-            GroupEvent::Truncated { .. } | GroupEvent::Revoke { .. } => {}
+            GroupEvent::Truncated { .. }
+            | GroupEvent::BeyondEnd { .. }
+            | GroupEvent::Revoke { .. } => {}
         }
     }
 

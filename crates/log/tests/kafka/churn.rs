@@ -117,7 +117,7 @@ impl Worker {
                 self.places
                     .retain(|partition, _| !partitions.contains(partition));
             }
-            GroupEvent::Truncated { .. } => panic!("{event:?}"),
+            GroupEvent::Truncated { .. } | GroupEvent::BeyondEnd { .. } => panic!("{event:?}"),
         }
     }
 

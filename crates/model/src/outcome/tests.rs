@@ -11,6 +11,7 @@ fn work() -> WorkId {
         position: EventPosition {
             partition: 3,
             offset: 42,
+            appended_at_ms: 5,
         },
         endpoint: EndpointId::try_new("ep_1").unwrap(),
         run: 0,

@@ -8,7 +8,11 @@ use crate::ids::EndpointId;
 
 fn work(partition: i32, offset: i64, run: u64, endpoint: &str) -> WorkId {
     WorkId {
-        position: EventPosition { partition, offset },
+        position: EventPosition {
+            partition,
+            offset,
+            appended_at_ms: 5,
+        },
         endpoint: EndpointId::try_new(endpoint).unwrap(),
         run,
     }

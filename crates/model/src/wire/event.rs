@@ -20,10 +20,8 @@ const TRACESTATE_BYTES_MAX: usize = 512;
 /// What is known of an event's record besides its value.
 #[derive(Debug, Clone, Copy)]
 pub struct EventContext<'a> {
-    /// Where the record is.
+    /// Which record it is.
     pub position: EventPosition,
-    /// When it was appended.
-    pub appended_at_ms: i64,
     /// Its `traceparent` header.
     pub traceparent: Option<&'a str>,
 }
@@ -34,7 +32,7 @@ impl Event {
         event_to_proto(self).encode_to_vec().into()
     }
 
-    /// Reads the value of a record in `events`, and sets what the producer left out: the id from the record's place, the
+    /// Reads the value of a record in `events`, and sets what the producer left out: the id from which record it is, the
     /// same at every reading; times from the append; trace context from the header.
     ///
     /// # Errors
@@ -42,20 +40,31 @@ impl Event {
     pub fn decode(value: &Bytes, context: EventContext<'_>) -> Result<Self, InvalidRecord> {
         let mut event: proto::Event = message("event", value.clone())?;
         if event.id.is_empty() {
-            let EventPosition { partition, offset } = context.position;
-            event.id = format!("evt_p{partition}_{offset}");
+            event.id = derived_id(context.position);
         }
+        let appended_at_ms = context.position.appended_at_ms;
         if event.occurred_at_ms == 0 {
-            event.occurred_at_ms = context.appended_at_ms;
+            event.occurred_at_ms = appended_at_ms;
         }
         if event.accepted_at_ms == 0 {
-            event.accepted_at_ms = context.appended_at_ms;
+            event.accepted_at_ms = appended_at_ms;
         }
         if event.traceparent.is_empty() {
             event.traceparent = context.traceparent.unwrap_or_default().to_owned();
         }
         event_from_proto(event)
     }
+}
+
+/// The id of an event whose producer gave none. Receivers drop an id that comes again, so it must not with another event:
+/// the offset alone does not do.
+fn derived_id(position: EventPosition) -> String {
+    let EventPosition {
+        partition,
+        offset,
+        appended_at_ms,
+    } = position;
+    format!("evt_p{partition}_{offset}_{appended_at_ms}")
 }
 
 pub(super) fn event_to_proto(event: &Event) -> proto::Event {

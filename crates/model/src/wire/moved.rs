@@ -79,6 +79,7 @@ mod tests {
             position: Some(proto::EventPosition {
                 partition: 3,
                 offset: 9,
+                appended_at_ms: 5,
             }),
             run: 4,
             attempt: 5,

@@ -24,8 +24,8 @@ const CONTEXT: EventContext<'static> = EventContext {
     position: EventPosition {
         partition: 3,
         offset: 42,
+        appended_at_ms: 1_700_000_000_000,
     },
-    appended_at_ms: 1_700_000_000_000,
     traceparent: Some("00-aaaabbbbccccddddaaaabbbbccccdddd-aaaabbbbccccdddd-01"),
 };
 
@@ -50,7 +50,13 @@ fn event_type() -> impl Strategy<Value = EventTypeName> {
 }
 
 fn position() -> impl Strategy<Value = EventPosition> {
-    (0..=i32::MAX, 0..=i64::MAX).prop_map(|(partition, offset)| EventPosition { partition, offset })
+    (0..=i32::MAX, 0..=i64::MAX, 0..=i64::MAX).prop_map(|(partition, offset, appended_at_ms)| {
+        EventPosition {
+            partition,
+            offset,
+            appended_at_ms,
+        }
+    })
 }
 
 fn reason() -> impl Strategy<Value = Reason> {

@@ -1,4 +1,4 @@
-//! `postrider recover`: where partitions go on whose committed offsets were lost.
+//! `postrider recover`: where partitions go on of which the committed offsets do not say.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::output;
 use crate::roles::log;
 
-/// Decide where partitions go on that were stopped because their committed offsets were lost.
+/// Decide where partitions go on that were stopped, because their committed offsets were lost or are those of another log.
 ///
 /// Without --from it only shows which partitions of the stage are stopped. Processes of the stage may run or not.
 #[derive(Debug, Args)]
@@ -28,7 +28,8 @@ pub(crate) struct RecoverArgs {
     /// This partition only; otherwise every one that is stopped.
     #[arg(long, value_name = "N")]
     partition: Option<Partition>,
-    /// Where to go on: `start` or `end` of what the log holds, an offset, or a time such as 2026-01-31T12:00:00Z.
+    /// Where to go on: `start` or `end` of what the log holds, `undone` for whatever may not have been done as far as the
+    /// commit tells, an offset, or a time such as 2026-01-31T12:00:00Z.
     #[arg(long, value_name = "PLACE", value_parser = place)]
     from: Option<Place>,
     /// Needed where everything that the log holds would be skipped, as by `--from end`.
@@ -43,6 +44,7 @@ pub(crate) struct RecoverArgs {
 enum Place {
     Start,
     End,
+    Undone,
     Offset(Offset),
     TimeMs(i64),
 }
@@ -51,6 +53,7 @@ fn place(text: &str) -> Result<Place, String> {
     match text {
         "start" => return Ok(Place::Start),
         "end" => return Ok(Place::End),
+        "undone" => return Ok(Place::Undone),
         _ => {}
     }
     if let Ok(offset) = text.parse::<Offset>()
@@ -59,7 +62,9 @@ fn place(text: &str) -> Result<Place, String> {
         return Ok(Place::Offset(offset));
     }
     let time = parse_rfc3339(text).map(Place::TimeMs);
-    time.ok_or_else(|| "must be `start`, `end`, an offset, or a time as in RFC 3339".to_owned())
+    time.ok_or_else(|| {
+        "must be `start`, `end`, `undone`, an offset, or a time as in RFC 3339".to_owned()
+    })
 }
 
 /// Runs the command.
@@ -91,7 +96,11 @@ pub(crate) async fn run(args: &RecoverArgs, config: &Config) -> anyhow::Result<E
         count(stopped.len(), "partition")
     );
     output::confirm(&question, args.confirm.yes)?;
-    match standing::decide(&*log, group, topic, offsets.clone()).await {
+    let decisions = stopped.iter().map(|one| {
+        let offset = offset_of(one, &offsets);
+        (one.partition, one.standing.decided(offset))
+    });
+    match standing::decide(&*log, group, topic, decisions.collect()).await {
         Ok(()) => {}
         Err(error @ DecideError::NotTaken(_)) => {
             return Err(error).context(format!(
@@ -133,7 +142,10 @@ fn chosen<'a>(
         Standing::At(offset) => {
             bail!("partition {partition} is not stopped: it goes on at {offset}")
         }
-        Standing::NoCommit | Standing::BeyondEnd(_) => Ok(vec![one]),
+        Standing::NoCommit
+        | Standing::BeyondEnd(_)
+        | Standing::Diverged(_)
+        | Standing::StatesLost(_) => Ok(vec![one]),
     }
 }
 
@@ -152,6 +164,7 @@ async fn offsets(
         let offset = match from {
             Place::Start => bounds.start,
             Place::End => bounds.end,
+            Place::Undone => one.undone_from(log, topic).await?,
             Place::Offset(offset) if (bounds.start..=bounds.end).contains(&offset) => offset,
             Place::Offset(_) => bail!(
                 "partition {partition} holds offsets {} to {}",
@@ -169,20 +182,14 @@ async fn offsets(
 }
 
 fn show(stopped: &[&PartitionStanding], offsets: Option<&BTreeMap<Partition, Offset>>) {
-    let mut heading = vec!["PARTITION", "COMMITTED", "START", "END"];
+    let mut heading = vec!["PARTITION", "START", "END"];
     if offsets.is_some() {
         heading.extend(["GOES ON AT", "SKIPPED", "READ, PERHAPS AGAIN"]);
     }
+    heading.push("WHY IT IS STOPPED");
     let row = |one: &&PartitionStanding| {
-        let committed = one
-            .committed
-            .as_ref()
-            .map_or("none".to_owned(), |committed| {
-                format!("{}, beyond the end", committed.offset)
-            });
         let mut row = vec![
             one.partition.to_string(),
-            committed,
             one.bounds.start.to_string(),
             one.bounds.end.to_string(),
         ];
@@ -191,6 +198,7 @@ fn show(stopped: &[&PartitionStanding], offsets: Option<&BTreeMap<Partition, Off
             row.push(skipped(one, offsets).to_string());
             row.push(left(one, offsets).to_string());
         }
+        row.push(one.standing.to_string());
         row
     };
     output::table(&heading, &stopped.iter().map(row).collect::<Vec<_>>());
@@ -226,6 +234,7 @@ mod tests {
     fn a_place_is_an_end_an_offset_or_a_time() {
         assert_eq!(place("start"), Ok(Place::Start));
         assert_eq!(place("end"), Ok(Place::End));
+        assert_eq!(place("undone"), Ok(Place::Undone));
         assert_eq!(place("0"), Ok(Place::Offset(0)));
         assert_eq!(place("1234567"), Ok(Place::Offset(1_234_567)));
         assert_eq!(place("1970-01-01T00:00:01Z"), Ok(Place::TimeMs(1_000)));

@@ -112,6 +112,7 @@ impl fmt::Display for Sum {
 
 /// The limits that the number leaves, for those that nobody set: the parts' shares of what the process itself does not
 /// take, none beyond its default.
+#[expect(clippy::too_many_lines, reason = "one table")]
 pub(crate) fn limits_for(config: &Config, limit_bytes: u64) -> Table {
     let defaults = Config::default();
     let (stage, deliver) = (&defaults.delivery.stage, &defaults.delivery.deliver);

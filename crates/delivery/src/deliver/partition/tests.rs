@@ -13,6 +13,7 @@ use crate::config::DeliverConfig;
 use crate::deliver::fixtures::{delivery, ordered};
 use crate::deliver::lane::{LaneLimits, Memory, Now, Seen, Step};
 use crate::deliver::settled::SettledSet;
+use crate::deliver::state::Written;
 
 /// Where the next record of `attempts` is expected when a test begins.
 const ATTEMPTS_END: Offset = 5;
@@ -87,7 +88,7 @@ fn behind_with(
         breaker_openings: 0,
         breaker_open_until_ms: 0,
     };
-    partition.restore(1, vec![state], &limits(8), at(0));
+    partition.restore(written(0, 1), vec![state], &limits(8), at(0));
     partition
 }
 
@@ -126,13 +127,18 @@ fn settle(partition: &mut Partition, step: &Step, place: Offset) {
         detail: String::new(),
         response_excerpt: Bytes::new(),
         settlement: Some(Settlement::Delivered),
-        accepted_at_ms: 0,
+        accepted_at_ms: step.delivery.event.accepted_at_ms,
         traceparent: String::new(),
         delivery_offset: Some(step.offset),
     };
     let at_ms = at(0).wall_ms;
     partition.settled.note(&attempt, place, at_ms, step.offset);
     partition.settle(step, false, DELIVERED, at(0));
+}
+
+/// States that are durable under id 1.
+fn written(first: Offset, last: Offset) -> Written {
+    Written { id: 1, first, last }
 }
 
 /// Long after everything that a test does.
@@ -153,8 +159,57 @@ fn a_cursor_releases_the_commit_when_it_is_durable_and_not_before() {
         [] as [Offset; 0],
         "nothing says where to go on"
     );
-    partition.written(1);
+    partition.written(written(2, 3));
     assert_eq!(partition.resolved(), [0, 1, 2]);
+}
+
+#[test]
+fn a_cursor_written_below_what_was_written_before_releases_nothing_until_all_are_written_again() {
+    let limits = limits(1);
+    let mut partition = partition(0);
+    partition.restore(written(7, 8), Vec::new(), &limits, at(0));
+    admit(&mut partition, 0, &limits);
+    admit(&mut partition, 1, &limits);
+    assert_eq!(partition.due_writes(&limits, 1_000, at(LATE)).len(), 1);
+    // Of the states that this one was written after, none is in the topic any more.
+    partition.written(written(8, 8));
+    assert_eq!(partition.resolved(), [] as [Offset; 0]);
+    assert!(partition.needs_new_id);
+    assert_eq!(partition.rewrite(&limits, at(LATE)).len(), 1);
+    let anew = Written {
+        id: 2,
+        first: 2,
+        last: 4,
+    };
+    partition.written(anew);
+    assert_eq!(partition.resolved(), [0, 1]);
+    assert_eq!(partition.state_written(), 4);
+}
+
+#[test]
+fn a_step_that_an_older_release_settled_is_a_copy_though_its_record_has_the_time_by_now() {
+    let limits = limits(8);
+    let mut partition = partition(0);
+    let mut former = step(0);
+    former.delivery.position = former.delivery.position.without_time();
+    partition.admit(former, &limits, Memory::Free, at(0));
+    let former = start(&mut partition);
+    settle(&mut partition, &former, ATTEMPTS_END);
+    let again = |offset, accepted_at_ms| {
+        let mut again = step(0);
+        again.offset = offset;
+        again.delivery.event.accepted_at_ms = accepted_at_ms;
+        again
+    };
+    let accepted_at_ms = former.delivery.event.accepted_at_ms;
+    let mut admit = |step| partition.admit(step, &limits, Memory::Free, at(0));
+    assert_eq!(admit(again(1, accepted_at_ms)), Taken::Copy);
+    let other = again(2, accepted_at_ms + 1);
+    assert_eq!(
+        admit(other),
+        Taken::Queued,
+        "another event at the same place"
+    );
 }
 
 #[test]
@@ -202,7 +257,7 @@ fn a_lane_goes_live_when_the_commit_has_passed_what_its_cursor_says_is_settled()
             due.iter().all(|(_, state)| state.is_some()),
             "the cursor is taken back, but offset 4 will be read again: {due:?}"
         );
-        partition.written(1);
+        partition.written(written(2, 3));
     }
     partition.committed(5);
     let due = partition.due_writes(&limits, 1_000, at(LATE * 4));

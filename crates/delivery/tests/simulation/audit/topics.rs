@@ -101,6 +101,7 @@ impl Audit {
         let position = EventPosition {
             partition: record.partition,
             offset: record.offset,
+            appended_at_ms: record.timestamp_ms,
         };
         self.counts.events += 1;
         self.unrouted.insert(position);
@@ -172,12 +173,11 @@ impl Audit {
                 landed.or_insert(record.timestamp_ms);
             }
             DeadLetterContent::Raw(raw) => {
-                let position = EventPosition {
-                    partition: raw.partition,
-                    offset: raw.offset,
-                };
                 if raw.topic == EVENTS {
-                    self.unrouted.remove(&position);
+                    let is_it = |at: &EventPosition| {
+                        (at.partition, at.offset) == (raw.partition, raw.offset)
+                    };
+                    self.unrouted.retain(|at| !is_it(at));
                 } else if raw.topic == DELIVERIES
                     && let Some(open) = self.open_deliveries.get_mut(&raw.partition)
                 {

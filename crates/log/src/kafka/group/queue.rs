@@ -54,6 +54,15 @@ impl Waiting {
                 partition,
                 from,
                 to,
+            } if to < from => GroupEvent::BeyondEnd {
+                partition,
+                position: from,
+                end: to,
+            },
+            Self::Truncated {
+                partition,
+                from,
+                to,
             } => GroupEvent::Truncated {
                 partition,
                 from,

@@ -7,7 +7,7 @@
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Event {
     /// Unique within the tenant: `\[A-Za-z0-9_-\]{1,64}`. Sent as `webhook-id`. Empty: derived from the record's
-    /// place in the topic, the same every time the record is read.
+    /// place in the topic and the time the log got it, the same every time the record is read.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
     /// The customer account whose endpoints are asked: `\[A-Za-z0-9_-\]{1,64}`.
@@ -48,7 +48,7 @@ pub struct Event {
     #[prost(string, tag = "13")]
     pub tracestate: ::prost::alloc::string::String,
 }
-/// A record's place in the `events` topic. With endpoint, run and attempt it names a piece of work.
+/// Which record of the `events` topic. With endpoint, run and attempt it names a piece of work.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EventPosition {
     /// Partition of `events`.
@@ -57,6 +57,10 @@ pub struct EventPosition {
     /// Offset in that partition.
     #[prost(int64, tag = "2")]
     pub offset: i64,
+    /// When the log got the record. A topic that is made again, or lost its end, gives an offset a second time, never with
+    /// the same time. 0 in records of older releases.
+    #[prost(int64, tag = "3")]
+    pub appended_at_ms: i64,
 }
 /// Which endpoints one event matched. The value of every record in `routes`; no endpoint is an answer too.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

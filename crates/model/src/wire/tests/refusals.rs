@@ -6,9 +6,9 @@ use prost::Message;
 use super::CONTEXT;
 use crate::delivery::Delivery;
 use crate::endpoint::Endpoint;
-use crate::event::{Event, TraceContext};
+use crate::event::{Event, EventPosition, TraceContext};
 use crate::outcome::Reason;
-use crate::wire::{InvalidRecord, proto};
+use crate::wire::{EventContext, InvalidRecord, proto};
 
 /// What a producer that writes to Kafka itself has to set.
 fn minimal_event() -> proto::Event {
@@ -27,11 +27,26 @@ fn decode_event(event: &proto::Event) -> Result<Event, InvalidRecord> {
 #[test]
 fn what_a_producer_leaves_out_comes_from_the_record() {
     let event = decode_event(&minimal_event()).unwrap();
-    assert_eq!(event.id.as_str(), "evt_p3_42");
-    assert_eq!(event.occurred_at_ms, CONTEXT.appended_at_ms);
-    assert_eq!(event.accepted_at_ms, CONTEXT.appended_at_ms);
+    assert_eq!(event.id.as_str(), "evt_p3_42_1700000000000");
+    assert_eq!(event.occurred_at_ms, CONTEXT.position.appended_at_ms);
+    assert_eq!(event.accepted_at_ms, CONTEXT.position.appended_at_ms);
     assert_eq!(Some(event.trace.traceparent.as_str()), CONTEXT.traceparent);
     assert_eq!(event, decode_event(&minimal_event()).unwrap());
+}
+
+#[test]
+fn a_record_at_the_place_of_another_is_another_event() {
+    let at = |appended_at_ms| {
+        let context = EventContext {
+            position: EventPosition {
+                appended_at_ms,
+                ..CONTEXT.position
+            },
+            ..CONTEXT
+        };
+        Event::decode(&minimal_event().encode_to_vec().into(), context).unwrap()
+    };
+    assert_ne!(at(1).id, at(2).id, "receivers drop an id that comes again");
 }
 
 #[test]
@@ -166,6 +181,7 @@ fn deliveries_without_their_parts_are_malformed() {
         position: Some(proto::EventPosition {
             partition: 0,
             offset: 0,
+            appended_at_ms: 0,
         }),
         attempt: 1,
         ..proto::Delivery::default()
@@ -175,6 +191,7 @@ fn deliveries_without_their_parts_are_malformed() {
     let negative = proto::EventPosition {
         partition: 0,
         offset: -1,
+        appended_at_ms: 0,
     };
     let cases = [
         (

@@ -128,8 +128,10 @@ async fn events(log: &dyn Log, file: &mut Writer) -> anyhow::Result<()> {
         let position = EventPosition {
             partition: record.partition,
             offset: record.offset,
+            appended_at_ms: record.timestamp_ms,
         };
-        if routed.contains(&position) {
+        // An older release wrote routes without the time.
+        if routed.contains(&position) || routed.contains(&position.without_time()) {
             return Ok(());
         }
         file.write(EVENTS, &record)

@@ -32,6 +32,8 @@ impl Moves {
 pub(super) struct Move {
     partition: Partition,
     generation: Generation,
+    /// Where it was when the bounds were asked for.
+    next: Offset,
     bounds: Bounds,
 }
 
@@ -51,11 +53,11 @@ impl Member {
     }
 
     fn ask_bounds(&mut self) {
-        let running: BTreeMap<Partition, Generation> = self
+        let running: BTreeMap<Partition, (Generation, Offset)> = self
             .shared
             .lock()
             .running()
-            .map(|(partition, generation, ..)| (partition, generation))
+            .map(|(partition, generation, next, _)| (partition, (generation, next)))
             .collect();
         let (client, topic, answer) = (
             Arc::clone(&self.client),
@@ -71,9 +73,11 @@ impl Member {
                 drop(client);
                 let moves = bounds.map(|bounds| {
                     let known = bounds.into_iter().filter_map(|(partition, bounds)| {
+                        let (generation, next) = *running.get(&partition)?;
                         Some(Move {
                             partition,
-                            generation: *running.get(&partition)?,
+                            generation,
+                            next,
                             bounds,
                         })
                     });
@@ -102,7 +106,10 @@ impl Member {
             .map(|(partition, _, next, _)| (partition, next))
             .collect();
         let target = |one: &Move| {
-            let next = *places.get(&one.partition)?;
+            // One that read on meanwhile can be read, and may be beyond the end that was asked for.
+            let next = *places
+                .get(&one.partition)
+                .filter(|next| **next == one.next)?;
             Some((next, next.clamp(one.bounds.start, one.bounds.end)))
         };
         let outside = moves
