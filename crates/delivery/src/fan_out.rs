@@ -158,7 +158,10 @@ impl FanOut {
     fn may_judge(&mut self, unjudged: &Unjudged) -> bool {
         let Unjudged { event, taken, .. } = unjudged;
         self.repeats.has_seen(event, position_of(&taken.record))
-            || self.view.suffices(Needed::for_event(event), taken.received)
+            || self.view.suffices(
+                Needed::for_event(event, &self.context.registry),
+                taken.received,
+            )
     }
 
     /// Says who gets an event.
@@ -169,7 +172,7 @@ impl FanOut {
         let matched = if repeated {
             self.context.metrics.events_repeated.inc();
             Matched {
-                position: self.context.registry.position(),
+                registry: self.context.registry.stamp(),
                 endpoints: Vec::new(),
             }
         } else {
@@ -185,14 +188,14 @@ impl FanOut {
             tenant: event.tenant.clone(),
             event_type: event.event_type.clone(),
             position,
-            registry_position: matched.position,
+            registry_position: matched.registry.position,
             accepted_at_ms: event.accepted_at_ms,
             routed_at_ms: self.context.clock.now_ms(),
             repeated_event: repeated,
             traceparent: event.trace.traceparent.clone(),
             endpoints,
         };
-        Routing::new(unjudged, route, matched.endpoints)
+        Routing::new(unjudged, route, matched)
     }
 
     /// Waits, beside everything else, until an event's deliveries are acknowledged, and only then appends its route, so

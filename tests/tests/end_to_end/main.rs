@@ -38,6 +38,7 @@ mod exporter;
 mod foreign_programs;
 mod frozen;
 mod full_disk;
+mod identity;
 mod load;
 mod moving;
 mod order;

@@ -68,6 +68,13 @@ impl Topic {
             .fetch_max(start, Ordering::AcqRel);
     }
 
+    /// The log has lost everything from `end` on; where it began beyond that, it begins anew.
+    pub(crate) fn end_at(&self, partition: Partition, end: Offset) {
+        let bounds = self.partition(partition);
+        bounds.start.fetch_min(end, Ordering::AcqRel);
+        bounds.end.store(end, Ordering::Release);
+    }
+
     pub(crate) fn describe(&self) -> TopicDescription {
         let mut settings = vec![match self.spec.retention {
             Some(retention) => ("retention.ms".to_owned(), retention.as_millis().to_string()),

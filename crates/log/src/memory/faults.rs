@@ -179,6 +179,14 @@ impl Faults {
         topic.changed.notify_waiters();
     }
 
+    /// Takes all records from `end` on away, so that their offsets are given again: as an unclean election does, and, with 0,
+    /// who makes a topic again. The broker keeps what was committed.
+    pub fn cut(&self, topic: &str, partition: Partition, end: Offset) {
+        let topic = self.topic(topic, partition);
+        self.0.storage.cut(&topic, partition, end);
+        topic.changed.notify_waiters();
+    }
+
     /// How long a killed process still counts as a member of its groups; 10 s if never set.
     pub fn session_timeout(&self, timeout: Duration) {
         self.0.storage.set_session_timeout(timeout);

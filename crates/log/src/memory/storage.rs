@@ -158,6 +158,15 @@ impl MemoryStorage {
         log.records = log.records.split_off(&to);
     }
 
+    /// Removes the records from `end` on, and lets the log end there.
+    pub(super) fn cut(&self, topic: &Topic, partition: Partition, end: Offset) {
+        let mut state = locked(&self.state);
+        let end = end.min(topic.bounds(partition).end);
+        let log = state.partitions.entry((topic.id, partition)).or_default();
+        log.records.split_off(&end);
+        topic.end_at(partition, end);
+    }
+
     /// Leaves out offsets at the end.
     pub(super) fn gap(&self, topic: &Topic, partition: Partition, offsets: i64) {
         let _state = locked(&self.state);
