@@ -160,3 +160,6 @@ impl CurrentView {
         self.refreshing = None;
     }
 }
+
+#[cfg(test)]
+mod tests;
