@@ -57,6 +57,7 @@ async fn follow(shared: &Shared, reader: Box<dyn Reader>) -> Infallible {
         reader,
         past: Past::default(),
         look_at: Instant::now() + LOOK_INTERVAL,
+        contradicted: None,
     };
     let mut backoff = BACKOFF_MIN;
     let mut failing = false;
@@ -104,22 +105,26 @@ struct Following<'a> {
     past: Past,
     /// When to look next whether the log's past is still the one that was read.
     look_at: Instant,
+    /// How the log contradicts what was read, from when that is known until all of it is read again.
+    contradicted: Option<String>,
 }
 
 impl Following<'_> {
     /// Reads on and applies what came, unless the log turns out to be another than the one read before.
     async fn step(&mut self, position: u64) -> Result<(), LogError> {
+        if let Some(detail) = self.contradicted.clone() {
+            return self.reload(detail).await;
+        }
         let batch = self.read(position, READ_WAIT).await?;
         let ends_before = batch.end.unsigned_abs() < position;
         if ends_before || self.past.is_full() || Instant::now() >= self.look_at {
-            if let Some(detail) = self
-                .past
-                .contradiction(self.shared, &mut *self.reader)
-                .await?
-            {
-                return self.reload(detail).await;
-            }
+            let look = self.past.contradiction(self.shared, &mut *self.reader);
+            self.contradicted = look.await?;
             self.look_at = Instant::now() + LOOK_INTERVAL;
+            if self.contradicted.is_some() {
+                self.shared.distrust_view();
+                return Ok(());
+            }
         }
         if self.past.note(&batch) {
             // Somebody may have found that records were lost: then all look at once, and soon show the same.
@@ -167,6 +172,7 @@ impl Following<'_> {
             self.shared.lose(loss);
         }
         self.past = past;
+        self.contradicted = None;
         self.look_at = Instant::now() + LOOK_INTERVAL;
         self.shared.replace_view(fresh);
         Ok(())

@@ -91,7 +91,7 @@ pub(crate) struct Shared {
     moved: Notify,
     /// What the view must reach before it is ready.
     end_at_open: AtomicU64,
-    /// Set once, when the view is whole; a view that is read anew replaces it at once.
+    /// Whether the view is whole: from when it was read to the end until it turns out to be of another log.
     caught_up: AtomicBool,
     /// Whether this process takes part in the installation, see [`Registry::join`].
     pub(crate) joined: AtomicBool,
@@ -233,7 +233,7 @@ impl Registry {
         }
     }
 
-    /// Whether the view has everything that was in the topic when it was opened.
+    /// Whether the view has everything that was in the topic when it was opened, and is of the log that is there.
     pub fn ready(&self) -> bool {
         self.shared.caught_up.load(Ordering::Acquire)
     }
@@ -411,6 +411,11 @@ impl Shared {
             self.caught_up.store(true, Ordering::Release);
         }
         self.moved.notify_waiters();
+    }
+
+    /// The view is of another log than the one that is there: writes and answers wait until it is read anew.
+    pub(crate) fn distrust_view(&self) {
+        self.caught_up.store(false, Ordering::Release);
     }
 
     /// Takes over a view that was read anew, up to the end of the topic.

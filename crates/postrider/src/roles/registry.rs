@@ -130,7 +130,6 @@ fn declare(metrics: &prometheus::Registry, registry: Registry) -> Result<(), pro
 fn watch(process: &mut Process, registry: Registry) {
     let caught_up = process.health.condition("registry_caught_up");
     let log_reachable = process.health.condition("log_reachable");
-    let registry_whole = process.health.condition("registry_whole");
     let stop = process.base.token().clone();
     process.base.background("readiness", async move {
         let mut ticks = interval(CHECK_INTERVAL);
@@ -142,7 +141,7 @@ fn watch(process: &mut Process, registry: Registry) {
         }
         while !stop.is_cancelled() {
             log_reachable.set(registry.age() < LOG_SILENCE_MAX);
-            registry_whole.set(registry.loss().is_none());
+            caught_up.set(registry.ready());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
