@@ -486,8 +486,16 @@ impl Cluster {
 
     /// Metrics of the process of this role or stage.
     pub async fn metrics(&self, name: &str) -> String {
-        let answer = self.health(name, "/metrics").await;
-        String::from_utf8_lossy(&answer.body).into_owned()
+        Self::metrics_at(self.health_address(name)).await
+    }
+
+    /// Metrics of the process that serves them at this address.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn metrics_at(address: SocketAddr) -> String {
+        let answer = ask(address, "/metrics").await;
+        String::from_utf8_lossy(&answer.expect("health is served").body).into_owned()
     }
 
     /// What the health server of the process of this role or stage answers.
@@ -504,11 +512,7 @@ impl Cluster {
     /// # Errors
     /// When there is no answer.
     pub async fn try_health(&self, name: &str, path: &str) -> Result<Answer, NoAnswer> {
-        let client = HttpClient::new(self.health_address(name));
-        let request = Request::get(path)
-            .body(Body::empty())
-            .expect("the request is valid");
-        client.send(request).await
+        ask(self.health_address(name), path).await
     }
 
     /// Where each process serves its health and metrics.
@@ -600,4 +604,11 @@ fn end(arguments: &[&str], mut command: Command) -> String {
         output.status
     );
     said.into_owned()
+}
+
+async fn ask(address: SocketAddr, path: &str) -> Result<Answer, NoAnswer> {
+    let request = Request::get(path)
+        .body(Body::empty())
+        .expect("the request is valid");
+    HttpClient::new(address).send(request).await
 }

@@ -207,6 +207,38 @@ impl KafkaBroker {
         self.signal("-CONT");
     }
 
+    /// How many bytes the newest segment of a partition has, such as `registry-0`, with the topic's prefix.
+    ///
+    /// # Panics
+    /// If there is no such partition.
+    pub fn segment_bytes(&self, partition: &str) -> u64 {
+        let segment = self.segment(partition);
+        fs::metadata(segment).expect("the segment is there").len()
+    }
+
+    /// Takes away what a partition's newest segment has beyond so many bytes, as a power cut does. The broker must be
+    /// killed before.
+    ///
+    /// # Panics
+    /// If there is no such partition.
+    pub fn cut_segment(&self, partition: &str, bytes: u64) {
+        let segment = fs::OpenOptions::new()
+            .write(true)
+            .open(self.segment(partition));
+        let cut = segment.and_then(|segment| segment.set_len(bytes));
+        cut.expect("the segment is cut");
+    }
+
+    fn segment(&self, partition: &str) -> PathBuf {
+        let folder = fs::read_dir(self.dir.join("data").join(partition));
+        folder
+            .expect("the partition is there")
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+            .max()
+            .expect("a partition has a segment")
+    }
+
     /// Runs one of Kafka's own tools with the broker's address, such as `org.apache.kafka.tools.TopicCommand`, and gives
     /// what it printed.
     ///

@@ -22,4 +22,5 @@ pub use cluster::{Cluster, LogKind, Plan};
 pub use collector::Collector;
 pub use kafka::KafkaBroker;
 pub use poll::eventually;
+pub use process::Process;
 pub use receiver::{Received, Receiver, Reply};

@@ -469,6 +469,18 @@ impl<S: Sender> Deliver<S> {
         self.line_up((partition, endpoint), now);
     }
 
+    /// What keeps this process from sending anything to an endpoint, besides the endpoint.
+    fn obstacles(&self, endpoint: &EndpointId) -> Vec<String> {
+        let mut obstacles = self.context.obstacles(endpoint);
+        if !self.lease.holds() {
+            obstacles.push("this process has not committed for longer than its lease".to_owned());
+        }
+        if self.network_is_down {
+            obstacles.push("the network of this process seems to be down".to_owned());
+        }
+        obstacles
+    }
+
     // ---- time passes ----
 
     fn wake(&mut self) {
@@ -761,7 +773,10 @@ impl<S: Sender> Stage for Deliver<S> {
                 Some((endpoint, answer)) = self.answers.next() => {
                     let now = self.now();
                     let mut owned = self.partitions.iter();
-                    let status = owned.find_map(|(number, owned)| owned.status(*number, &endpoint, &self.limits, now));
+                    let mut status = owned.find_map(|(number, owned)| owned.status(*number, &endpoint, &self.limits, now));
+                    if let Some(status) = &mut status {
+                        status.obstacles = self.obstacles(&endpoint);
+                    }
                     // Whoever asked may have gone.
                     drop(answer.send(status));
                 }

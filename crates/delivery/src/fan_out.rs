@@ -206,10 +206,13 @@ impl FanOut {
     }
 
     /// A repeat is dropped whatever the view says.
-    fn may_judge(&self, unjudged: &Unjudged) -> bool {
+    fn may_judge(&mut self, unjudged: &Unjudged) -> bool {
         let Unjudged { event, taken, .. } = unjudged;
         unjudged.repeat != Repeat::No
-            || self.view.suffices(Needed::for_event(event), taken.received)
+            || self.view.suffices(
+                Needed::for_event(event, &self.context.registry),
+                taken.received,
+            )
     }
 
     /// Says who gets an event. One that is refused goes to dead letters.
@@ -220,7 +223,7 @@ impl FanOut {
         let matched = if repeated {
             self.count_repeat(&unjudged);
             Matched {
-                position: registry.position(),
+                registry: registry.stamp(),
                 endpoints: Vec::new(),
             }
         } else if let Some((reason, detail)) = refusal(registry, event, &taken.record) {
@@ -246,14 +249,14 @@ impl FanOut {
             tenant: event.tenant.clone(),
             event_type: event.event_type.clone(),
             position,
-            registry_position: matched.position,
+            registry_position: matched.registry.position,
             accepted_at_ms: event.accepted_at_ms,
             routed_at_ms: self.context.clock.now_ms(),
             repeated_event: repeated,
             traceparent: event.trace.traceparent.clone(),
             endpoints,
         };
-        Some(Routing::new(unjudged, route, matched.endpoints))
+        Some(Routing::new(unjudged, route, matched))
     }
 
     /// What was refused is not remembered: it may come again when nothing is wrong with it any more.

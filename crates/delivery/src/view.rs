@@ -4,38 +4,69 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use postrider_model::event::Event;
+use postrider_model::identity::RegistryStamp;
 use postrider_registry::Registry;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(5);
 const REFRESH_PAUSE: Duration = Duration::from_millis(200);
+/// A stamp beyond the registry's end proves a loss only if the end stays: right after it was elected, a leader of Kafka may
+/// name an end too low.
+const BEYOND_END_FOR: Duration = Duration::from_secs(10);
 
-/// Waits until the view is as new as a record's position, so that an endpoint created before an event was published is
+/// Waits until the view is as new as a record's stamp, so that an endpoint created before an event was published is
 /// matched, and one deleted meanwhile is known to be.
 ///
-/// A position past the registry's end is somebody's mistake: it is taken as the end, and holds nothing up. While the
-/// registry cannot be read, nothing is concluded and the record waits.
-pub(crate) async fn as_new_as(registry: &Registry, position: u64) {
-    if registry.position() < position {
+/// A position past the end of this registry proves that it lost records, and is reported. One of another registry, or of
+/// none, proves nothing and holds nothing up. While the registry cannot be read, nothing is concluded and the record waits.
+pub(crate) async fn as_new_as(registry: &Registry, stamp: RegistryStamp) {
+    let mut beyond = BeyondEnd::default();
+    while let Some(position) = registry.position_of(stamp)
+        && registry.position() < position
+    {
         refreshed(registry).await;
-        note_past_end(registry, position);
+        if registry.position() >= position || beyond.is_settled(registry, position) {
+            return;
+        }
+        sleep(REFRESH_PAUSE).await;
     }
 }
 
 /// Waits until the view has everything that is in the registry now, however long that takes.
-async fn refreshed(registry: &Registry) {
+pub(crate) async fn refreshed(registry: &Registry) {
     while !registry.refresh(REFRESH_TIMEOUT).await {
         tracing::warn!("registry cannot be read up to its end, waiting");
         sleep(REFRESH_PAUSE).await;
     }
 }
 
-fn note_past_end(registry: &Registry, position: u64) {
-    if registry.position() < position {
-        tracing::warn!(
-            position,
-            "registry position is past the registry's end, taken as the end"
-        );
+/// What to make of a position past the registry's end.
+#[derive(Debug, Default)]
+struct BeyondEnd {
+    since: Option<Instant>,
+}
+
+impl BeyondEnd {
+    /// Whether it is known what to make of it. Where the registry has an identity it proves a loss, which is reported; where
+    /// it has none the position is somebody's mistake, and is taken as the end.
+    fn is_settled(&mut self, registry: &Registry, position: u64) -> bool {
+        let here = registry.stamp();
+        if here.registry_id == 0 {
+            tracing::warn!(
+                position,
+                "registry position is past the registry's end, taken as the end"
+            );
+            return true;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if since.elapsed() < BEYOND_END_FOR {
+            return false;
+        }
+        let end = here.position;
+        let detail =
+            format!("a record was stamped at position {position} of it, but it ends at {end}");
+        registry.report_loss(here.registry_id, detail);
+        true
     }
 }
 
@@ -50,10 +81,11 @@ pub(crate) enum Needed {
 
 impl Needed {
     /// The one place where this is decided.
-    pub(crate) fn for_event(event: &Event) -> Self {
-        match event.registry_position {
-            0 => Self::AsReceived,
-            position => Self::Position(position),
+    pub(crate) fn for_event(event: &Event, registry: &Registry) -> Self {
+        // A stamp of another registry says nothing of this one.
+        match registry.position_of(event.registry) {
+            Some(position) => Self::Position(position),
+            None => Self::AsReceived,
         }
     }
 }
@@ -67,6 +99,7 @@ pub(crate) struct CurrentView {
     received: u64,
     covered: u64,
     refreshing: Option<(u64, BoxFuture<'static, ()>)>,
+    beyond_end: BeyondEnd,
 }
 
 impl CurrentView {
@@ -76,6 +109,7 @@ impl CurrentView {
             received: 0,
             covered: 0,
             refreshing: None,
+            beyond_end: BeyondEnd::default(),
         }
     }
 
@@ -85,19 +119,23 @@ impl CurrentView {
         self.received
     }
 
-    /// Whether a record of this number may be judged.
-    pub(crate) fn suffices(&self, needed: Needed, received: u64) -> bool {
+    /// Whether a record of this number may be judged: never while records of the registry are known to be lost, or it
+    /// might be matched with nobody.
+    pub(crate) fn suffices(&mut self, needed: Needed, received: u64) -> bool {
+        if self.registry.loss().is_some() {
+            return false;
+        }
         let covered = self.covered >= received;
         let Needed::Position(position) = needed else {
             return covered;
         };
         if self.registry.position() >= position {
+            self.beyond_end = BeyondEnd::default();
             return true;
         }
-        if covered {
-            note_past_end(&self.registry, position);
-        }
         covered
+            && self.beyond_end.is_settled(&self.registry, position)
+            && self.registry.loss().is_none()
     }
 
     /// Waits until the view covers what was received before this was called first. While the registry cannot be read, that
@@ -105,7 +143,16 @@ impl CurrentView {
     pub(crate) async fn refreshed(&mut self) {
         let (covers, refreshing) = self.refreshing.get_or_insert_with(|| {
             let registry = self.registry.clone();
-            let refreshing = async move { refreshed(&registry).await };
+            let again = self.beyond_end.since.is_some();
+            let refreshing = async move {
+                while registry.loss().is_some() {
+                    sleep(REFRESH_PAUSE).await;
+                }
+                if again {
+                    sleep(REFRESH_PAUSE).await;
+                }
+                refreshed(&registry).await;
+            };
             (self.received, Box::pin(refreshing))
         });
         refreshing.await;
@@ -113,3 +160,6 @@ impl CurrentView {
         self.refreshing = None;
     }
 }
+
+#[cfg(test)]
+mod tests;

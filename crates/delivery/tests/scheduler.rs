@@ -16,6 +16,7 @@ use postrider_log::{
 use postrider_model::delivery::Delivery;
 use postrider_model::event::{Event, EventPosition, TraceContext};
 use postrider_model::filter::EventTypeName;
+use postrider_model::identity::RegistryStamp;
 use postrider_model::ids::{EndpointId, EventId, TenantId};
 use postrider_model::retry::{DelayLadder, RetrySchedule};
 use postrider_model::topics::{DEAD_LETTERS, DELIVERIES, EVENTS, GROUP_SCHEDULER, RETRY};
@@ -216,7 +217,7 @@ fn delivery(number: i64, endpoint: &EndpointId, due_at_ms: i64) -> Delivery {
             occurred_at_ms: STARTED_AT_MS,
             data: Bytes::from_static(b"{}"),
             ordering_key: String::new(),
-            registry_position: 0,
+            registry: RegistryStamp::of_unknown(0),
             accepted_at_ms: STARTED_AT_MS,
             trace: TraceContext::default(),
         },
@@ -228,7 +229,7 @@ fn delivery(number: i64, endpoint: &EndpointId, due_at_ms: i64) -> Delivery {
         },
         run: 0,
         attempt: 2,
-        registry_position: 0,
+        registry: RegistryStamp::of_unknown(0),
         due_at_ms,
     }
 }

@@ -66,7 +66,7 @@ async fn accept(
         Stamp {
             tenant,
             now_ms: api.clock.now_ms(),
-            registry_position: api.registry.position(),
+            registry: api.registry.stamp(),
             trace: request::trace_context(headers),
         },
     )?;

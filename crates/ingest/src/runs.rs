@@ -80,7 +80,7 @@ impl<'a> Run<'a> {
             position,
             run: self.run,
             attempt: 1,
-            registry_position: registry.position(),
+            registry: registry.stamp(),
             due_at_ms: 0,
             ordered,
         };

@@ -11,7 +11,7 @@ use axum::extract::State;
 use postrider_log::{Offset, Partition, Record, partition_for};
 use postrider_model::commit_note::CommitNote;
 use postrider_model::delivery::{Attempt, AttemptOutcome, LaneState, Settlement};
-use postrider_model::endpoint::EndpointState;
+use postrider_model::endpoint::{Endpoint, EndpointState};
 use postrider_model::ids::EndpointId;
 use postrider_model::payload::rfc3339;
 use postrider_model::topics::{ATTEMPTS, DELIVERIES, ENDPOINT_STATE, GROUP_DELIVER};
@@ -74,6 +74,7 @@ pub(crate) async fn show(
     Ok(Json(json!({
         "endpoint_id": endpoint.id,
         "gate": gate_name(api.registry.gate(endpoint)),
+        "obstacles": obstacles(&api, endpoint, offset, end),
         "disabled_reason": disabled_reason,
         "disabled_since": disabled_since,
         "partition": partition,
@@ -89,6 +90,41 @@ pub(crate) async fn show(
         "live_error": live_error,
         "complete": lane_read && attempts_read,
     })))
+}
+
+/// What keeps deliveries from being sent that is neither the endpoint's fault nor anybody's wish, as far as it shows from
+/// here. The owner's own obstacles are among what it says itself.
+fn obstacles(
+    api: &Shared,
+    endpoint: &Endpoint,
+    committed: Option<Offset>,
+    end: Offset,
+) -> Vec<String> {
+    let mut obstacles = Vec::new();
+    let now_ms = api.clock.now_ms();
+    if let Err(error) = api.registry.signing_secrets(endpoint, now_ms) {
+        obstacles.push(format!(
+            "a signing secret does not open with the keys of ingest: {error}"
+        ));
+    }
+    if let Some(loss) = api.registry.loss() {
+        obstacles.push(format!(
+            "records of the registry were lost, and no event is matched until an operator decides \
+             (`postrider recover --registry`): {}",
+            loss.detail
+        ));
+    }
+    let stopped = match committed {
+        None if end > 0 => Some("its committed offset was lost".to_owned()),
+        Some(offset) if offset > end => {
+            Some(format!("it is committed up to {offset}, but ends at {end}"))
+        }
+        None | Some(_) => None,
+    };
+    obstacles.extend(stopped.map(|why| {
+        format!("its partition is stopped until an operator decides (`postrider recover --stage deliver`): {why}")
+    }));
+    obstacles
 }
 
 /// The lane's state under the id that counts, and whether the topic was read to its end.

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use crate::endpoint::Endpoint;
 use crate::event::{Event, EventPosition};
 use crate::filter::EventTypeName;
+use crate::identity::RegistryStamp;
 use crate::ids::{EndpointId, EventId, TenantId};
 
 /// One event on its way to one endpoint.
@@ -20,8 +21,8 @@ pub struct Delivery {
     pub run: u64,
     /// Number of the attempt to make next, from 1.
     pub attempt: u32,
-    /// Position of the registry the event was matched at.
-    pub registry_position: u64,
+    /// The registry view that the event was matched at.
+    pub registry: RegistryStamp,
     /// While in `retry`: not before this time.
     pub due_at_ms: i64,
     /// The endpoint is ordered.
@@ -57,7 +58,7 @@ impl Delivery {
 
     /// Whether it belongs to a backlog that was discarded. What was redriven or replayed was asked for since, and is not.
     pub fn is_discarded_by(&self, endpoint: &Endpoint) -> bool {
-        self.run == 0 && self.registry_position < endpoint.discard_matched_before
+        self.run == 0 && self.registry.position < endpoint.discard_matched_before
     }
 }
 

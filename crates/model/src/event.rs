@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::filter::EventTypeName;
+use crate::identity::RegistryStamp;
 use crate::ids::{EventId, TenantId};
 
 /// Something that happened, accepted for delivery.
@@ -20,8 +21,8 @@ pub struct Event {
     pub data: Bytes,
     /// Events of one tenant and key are kept in order; empty for none.
     pub ordering_key: String,
-    /// Registry position that ingest knew, 0 for none.
-    pub registry_position: u64,
+    /// The registry view that ingest knew.
+    pub registry: RegistryStamp,
     /// When it was accepted.
     pub accepted_at_ms: i64,
     /// Trace context of the producer's call.

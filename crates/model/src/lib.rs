@@ -11,6 +11,7 @@ pub mod event;
 pub mod filter;
 pub mod flow;
 mod hash;
+pub mod identity;
 pub mod ids;
 pub mod operational;
 pub mod outcome;

@@ -10,6 +10,7 @@ use crate::endpoint::{Endpoint, EndpointState};
 use crate::event::{Event, TraceContext};
 use crate::filter::EventTypeName;
 use crate::hash::StableHash;
+use crate::identity::RegistryStamp;
 use crate::ids::{EndpointId, EventId};
 use crate::payload::rfc3339;
 
@@ -45,7 +46,7 @@ pub fn endpoint_disabled(endpoint: &Endpoint, version: u64) -> Option<Event> {
         occurred_at_ms: *since_ms,
         data: data.to_string().into(),
         ordering_key: endpoint.id.as_str().to_owned(),
-        registry_position: 0,
+        registry: RegistryStamp::default(),
         accepted_at_ms: *since_ms,
         trace: TraceContext::default(),
     })

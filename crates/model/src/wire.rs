@@ -10,6 +10,7 @@ use std::fmt::Display;
 use prost::Message;
 
 use crate::event::EventPosition;
+use crate::identity::RegistryStamp;
 use crate::outcome::Reason;
 
 mod delivery;
@@ -79,6 +80,17 @@ fn message<M: Message + Default>(
     bytes: impl bytes::Buf,
 ) -> Result<M, InvalidRecord> {
     field(name, M::decode(bytes))
+}
+
+fn registry_id_to_proto(stamp: RegistryStamp) -> Option<u64> {
+    (stamp.registry_id != 0).then_some(stamp.registry_id)
+}
+
+fn registry_stamp(registry_id: Option<u64>, position: u64) -> RegistryStamp {
+    RegistryStamp {
+        registry_id: registry_id.unwrap_or(0),
+        position,
+    }
 }
 
 fn position_to_proto(position: EventPosition) -> proto::EventPosition {

@@ -24,6 +24,7 @@ use postrider_model::endpoint::{
 };
 use postrider_model::event::{Event, EventPosition, TraceContext};
 use postrider_model::filter::{EventTypeFilter, EventTypeName};
+use postrider_model::identity::RegistryStamp;
 use postrider_model::ids::{EndpointId, EventId, TenantId};
 use postrider_model::outcome::Reason;
 use postrider_model::retry::RetrySchedule;
@@ -83,7 +84,7 @@ fn event() -> Event {
         occurred_at_ms: 1_700_000_000_001,
         data: Bytes::from_static(br#"{"amount": 4200, "note": "\u00fc"}"#),
         ordering_key: "order-7".to_owned(),
-        registry_position: 42,
+        registry: RegistryStamp::of_unknown(42),
         accepted_at_ms: 1_700_000_000_002,
         trace: TraceContext {
             traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned(),
@@ -100,7 +101,7 @@ fn delivery(run: u64, attempt: u32, due_at_ms: i64) -> Delivery {
         position: POSITION,
         run,
         attempt,
-        registry_position: 43,
+        registry: RegistryStamp::of_unknown(43),
         due_at_ms,
     }
 }
@@ -417,7 +418,7 @@ fn what_is_redriven_is_not_part_of_a_backlog_that_was_discarded() {
         ..endpoint()
     };
     let (first, redriven) = (delivery(0, 1, 0), delivery(9, 1, 0));
-    assert!(first.is_discarded_by(&discarding(first.registry_position + 1)));
-    assert!(!first.is_discarded_by(&discarding(first.registry_position)));
-    assert!(!redriven.is_discarded_by(&discarding(redriven.registry_position + 1)));
+    assert!(first.is_discarded_by(&discarding(first.registry.position + 1)));
+    assert!(!first.is_discarded_by(&discarding(first.registry.position)));
+    assert!(!redriven.is_discarded_by(&discarding(redriven.registry.position + 1)));
 }

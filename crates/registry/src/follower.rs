@@ -7,15 +7,20 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use postrider_log::{Batch, LogError, Reader, Target};
-use tokio::time::sleep;
+use postrider_model::identity::{Identity, RegistryLoss};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::past::Past;
 use crate::record::{self, RecordKey};
-use crate::registry::{PARTITION, Shared, TOPIC};
-use crate::view::Applied;
+use crate::registry::{PARTITION, Registry, Shared, TOPIC, lock};
+use crate::view::{Applied, Versioned, View};
+use crate::write::is_settled;
 
 /// How long a read waits for news; the view counts as current that long at least.
 const READ_WAIT: Duration = Duration::from_secs(1);
+/// How often the follower looks whether the topic is still the one that it read; it looks at once after an error.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Tombstones under way at once, at most.
@@ -41,32 +46,37 @@ impl Follower {
             () = stop.cancelled() => {}
             never = follow(&shared, reader) => match never {},
             never = clean(&shared) => match never {},
+            never = tell_losses(&shared) => match never {},
         }
     }
 }
 
-async fn follow(shared: &Shared, mut reader: Box<dyn Reader>) -> Infallible {
+async fn follow(shared: &Shared, reader: Box<dyn Reader>) -> Infallible {
+    let mut following = Following {
+        shared,
+        reader,
+        past: Past::default(),
+        look_at: Instant::now() + LOOK_INTERVAL,
+        contradicted: None,
+    };
     let mut backoff = BACKOFF_MIN;
     let mut failing = false;
     loop {
         let position = shared.view().position();
-        let from = i64::try_from(position).unwrap_or(i64::MAX);
-        match reader
-            .read(PARTITION, from, shared.options.read_bytes_max, READ_WAIT)
-            .await
-        {
-            Ok(batch) => {
+        match following.step(position).await {
+            Ok(()) => {
                 if failing {
                     tracing::info!(position, "registry topic can be read again");
                     (failing, backoff) = (false, BACKOFF_MIN);
                 }
-                apply(shared, &batch);
             }
             Err(error) => {
                 shared
                     .counters
                     .read_failures
                     .fetch_add(1, Ordering::Relaxed);
+                // What was away may come back as another.
+                following.look_at = Instant::now();
                 if !failing {
                     failing = true;
                     let error: &dyn std::error::Error = &error;
@@ -81,11 +91,91 @@ async fn follow(shared: &Shared, mut reader: Box<dyn Reader>) -> Infallible {
                 if !matches!(error, LogError::Unavailable(_)) {
                     // The reader itself may be what is broken.
                     if let Ok(renewed) = shared.log.reader(TOPIC).await {
-                        reader = renewed;
+                        following.reader = renewed;
                     }
                 }
             }
         }
+    }
+}
+
+struct Following<'a> {
+    shared: &'a Shared,
+    reader: Box<dyn Reader>,
+    past: Past,
+    /// When to look next whether the log's past is still the one that was read.
+    look_at: Instant,
+    /// How the log contradicts what was read, from when that is known until all of it is read again.
+    contradicted: Option<String>,
+}
+
+impl Following<'_> {
+    /// Reads on and applies what came, unless the log turns out to be another than the one read before.
+    async fn step(&mut self, position: u64) -> Result<(), LogError> {
+        if let Some(detail) = self.contradicted.clone() {
+            return self.reload(detail).await;
+        }
+        let batch = self.read(position, READ_WAIT).await?;
+        let ends_before = batch.end.unsigned_abs() < position;
+        if ends_before || self.past.is_full() || Instant::now() >= self.look_at {
+            let look = self.past.contradiction(self.shared, &mut *self.reader);
+            self.contradicted = look.await?;
+            self.look_at = Instant::now() + LOOK_INTERVAL;
+            if self.contradicted.is_some() {
+                self.shared.distrust_view();
+                return Ok(());
+            }
+        }
+        if self.past.note(&batch) {
+            // Somebody may have found that records were lost: then all look at once, and soon show the same.
+            self.look_at = Instant::now();
+        }
+        apply(self.shared, &batch);
+        Ok(())
+    }
+
+    async fn read(&mut self, from: u64, wait: Duration) -> Result<Batch, LogError> {
+        let from = i64::try_from(from).unwrap_or(i64::MAX);
+        let bytes_max = self.shared.options.read_bytes_max;
+        self.reader.read(PARTITION, from, bytes_max, wait).await
+    }
+
+    /// Reads the topic from its start into a view of its own and takes that over.
+    async fn reload(&mut self, detail: String) -> Result<(), LogError> {
+        let known = self.shared.view().stamp();
+        tracing::error!(
+            detail,
+            position = known.position,
+            "registry topic is not the one that was read before, reading all of it again"
+        );
+        let mut fresh = View::default();
+        let mut past = Past::default();
+        loop {
+            let batch = self.read(fresh.position(), READ_WAIT).await?;
+            past.note(&batch);
+            for record in &batch.records {
+                let outcome = fresh.apply(record::decode(record));
+                report(self.shared, record.offset, outcome);
+            }
+            fresh.advance(batch.next.unsigned_abs());
+            if batch.next >= batch.end {
+                break;
+            }
+        }
+        let loss = RegistryLoss {
+            found_at_ms: self.shared.clock.now_ms(),
+            detail,
+            lost_id: known.registry_id,
+        };
+        let is_accepted = |identity: &Versioned<Identity>| is_settled(&identity.value, &loss);
+        if known.registry_id != 0 && !fresh.identity().is_some_and(is_accepted) {
+            self.shared.lose(loss);
+        }
+        self.past = past;
+        self.contradicted = None;
+        self.look_at = Instant::now() + LOOK_INTERVAL;
+        self.shared.replace_view(fresh);
+        Ok(())
     }
 }
 
@@ -95,6 +185,10 @@ fn apply(shared: &Shared, batch: &Batch) {
         .records
         .iter()
         .map(|record| (record, record::decode(record)))
+        .collect();
+    let endpoints: Vec<_> = reads
+        .iter()
+        .filter_map(|(_, read)| read.endpoint())
         .collect();
     let mut outcomes = Vec::new();
     let (position, to_clean) = {
@@ -108,6 +202,7 @@ fn apply(shared: &Shared, batch: &Batch) {
         view.advance(batch.next.unsigned_abs());
         (view.position(), view.has_to_clean())
     };
+    shared.note_secrets(&endpoints);
     shared.progressed(position, batch.next >= batch.end);
     if to_clean {
         shared.cleaning.notify_one();
@@ -146,6 +241,35 @@ async fn clean(shared: &Shared) -> Infallible {
         let stale = shared.view_mut().take_stale();
         for chunk in stale.chunks(TOMBSTONES_MAX) {
             remove(shared, chunk).await;
+        }
+    }
+}
+
+/// Writes down each loss that was found, until it is there.
+async fn tell_losses(shared: &Arc<Shared>) -> Infallible {
+    let registry = Registry {
+        shared: Arc::clone(shared),
+    };
+    loop {
+        shared.losing.notified().await;
+        while !told(&registry).await {
+            sleep(BACKOFF_MAX).await;
+        }
+    }
+}
+
+async fn told(registry: &Registry) -> bool {
+    let found = lock(&registry.shared.found_loss).clone();
+    let Some(found) = found else { return true };
+    match registry.record_loss(&found).await {
+        Ok(()) => {
+            lock(&registry.shared.found_loss).take_if(|loss| *loss == found);
+            true
+        }
+        Err(error) => {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(error, "loss of registry records is not written down yet");
+            false
         }
     }
 }

@@ -95,6 +95,21 @@ impl Keyring {
         )
     }
 
+    /// The name of the key that seals.
+    pub(crate) fn primary(&self) -> &str {
+        &self.primary
+    }
+
+    /// Whether a key of this name is here.
+    pub(crate) fn has(&self, key_id: &str) -> bool {
+        self.keys.contains_key(key_id)
+    }
+
+    /// The names of all keys.
+    pub(crate) fn ids(&self) -> Vec<String> {
+        self.keys.keys().cloned().collect()
+    }
+
     /// Encrypts a secret for one endpoint, to sign without end.
     pub fn seal(&self, endpoint: &EndpointId, secret: &SigningSecret) -> SealedSecret {
         let nonce = random_bytes::<NONCE_LEN>(&self.random);

@@ -20,6 +20,7 @@
 mod follower;
 mod keyring;
 mod numbers;
+mod past;
 mod record;
 mod registry;
 mod view;
@@ -30,4 +31,4 @@ pub use keyring::{InvalidKeyring, Keyring, OpenError};
 pub use numbers::Numbers;
 pub use registry::{Registry, RegistryError, RegistryOptions};
 pub use view::{Gate, Lookup, Matched, Versioned};
-pub use write::{RetryDelaysError, WriteError};
+pub use write::{JoinError, RetryDelaysError, WriteError};

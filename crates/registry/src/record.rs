@@ -5,6 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use postrider_log::{NewRecord, Record};
 use postrider_model::endpoint::Endpoint;
+use postrider_model::identity::Identity;
 use postrider_model::ids::{EndpointId, TenantId};
 use postrider_model::tenant::{Installation, Tenant};
 use postrider_model::wire::proto;
@@ -18,6 +19,7 @@ pub(crate) enum EntityId {
     Endpoint(EndpointId),
     RetryDelays,
     Installation,
+    Identity,
 }
 
 /// A record's key, `kind/id/version/nonce`. The nonce keeps two writers of one version from replacing each other in
@@ -36,6 +38,7 @@ pub(crate) enum Content {
     Endpoint(Box<Endpoint>),
     RetryDelays(Vec<i64>),
     Installation(Installation),
+    Identity(Identity),
     Deleted,
 }
 
@@ -54,6 +57,27 @@ pub(crate) enum Read {
     Foreign,
 }
 
+impl Read {
+    /// The endpoint that the record is about, if it is about one.
+    pub(crate) fn endpoint(&self) -> Option<EndpointId> {
+        match self {
+            Self::Version { key, .. } => match &key.entity {
+                EntityId::Endpoint(id) => Some(id.clone()),
+                EntityId::Tenant(_)
+                | EntityId::RetryDelays
+                | EntityId::Installation
+                | EntityId::Identity => None,
+            },
+            Self::Tombstone(_) | Self::Foreign => None,
+        }
+    }
+}
+
+/// Whether a key is that of the registry's identity.
+pub(crate) fn is_identity(key: &[u8]) -> bool {
+    RecordKey::parse(key).is_some_and(|key| key.entity == EntityId::Identity)
+}
+
 /// Why a record's value is not understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -70,6 +94,7 @@ impl fmt::Display for EntityId {
             Self::Endpoint(id) => write!(formatter, "endpoint/{id}"),
             Self::RetryDelays => formatter.write_str("retry-delays/all"),
             Self::Installation => formatter.write_str("installation/all"),
+            Self::Identity => formatter.write_str("identity/all"),
         }
     }
 }
@@ -91,6 +116,7 @@ impl RecordKey {
             "endpoint" => EntityId::Endpoint(EndpointId::try_new(id).ok()?),
             "retry-delays" if id == "all" => EntityId::RetryDelays,
             "installation" if id == "all" => EntityId::Installation,
+            "identity" if id == "all" => EntityId::Identity,
             _ => return None,
         };
         let key = Self {
@@ -113,6 +139,7 @@ pub(crate) fn encode(key: &RecordKey, content: &Content, now_ms: i64) -> NewReco
             delays_ms: delays.iter().map(|delay| delay.unsigned_abs()).collect(),
         })),
         Content::Installation(installation) => Some(Entity::Installation(installation.to_proto())),
+        Content::Identity(identity) => Some(Entity::Identity(identity.to_proto())),
         Content::Deleted => None,
     };
     let record = proto::RegistryRecord {
@@ -183,6 +210,9 @@ fn decode_content(key: &RecordKey, value: &[u8]) -> Result<Content, Unreadable> 
                 .map_err(|error| unreadable(&error))?,
         ),
         Some(Entity::Installation(installation)) => Content::Installation(installation.into()),
+        Some(Entity::Identity(identity)) => {
+            Content::Identity(identity.try_into().map_err(|error| unreadable(&error))?)
+        }
         Some(Entity::EventType(_) | Entity::ApiKey(_)) | None => {
             return Err(Unreadable("holds no entity that this release knows".into()));
         }
@@ -191,6 +221,7 @@ fn decode_content(key: &RecordKey, value: &[u8]) -> Result<Content, Unreadable> 
         Content::Tenant(tenant) => EntityId::Tenant(tenant.id.clone()),
         Content::Endpoint(endpoint) => EntityId::Endpoint(endpoint.id.clone()),
         Content::Installation(_) => EntityId::Installation,
+        Content::Identity(_) => EntityId::Identity,
         Content::RetryDelays(_) | Content::Deleted => EntityId::RetryDelays,
     };
     if entity != key.entity {
@@ -264,6 +295,7 @@ mod tests {
             "endpoint/acme/1/n",
             "retry-delays/other/1/n",
             "installation/other/1/n",
+            "identity/other/1/n",
             "api-key/key_1/1/n",
         ] {
             assert!(RecordKey::parse(text.as_bytes()).is_none(), "{text}");

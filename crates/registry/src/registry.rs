@@ -1,15 +1,16 @@
 //! The handle that every role holds: reading the view, and waiting for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use postrider_log::{Clock, Log, LogError, Producer, ProducerOptions};
-use postrider_model::endpoint::{Endpoint, SealedSecret};
+use postrider_model::endpoint::{Endpoint, EndpointState, SealedSecret};
 use postrider_model::event::Event;
 use postrider_model::filter::EventTypeName;
+use postrider_model::identity::{Identity, RegistryLoss, RegistryStamp};
 use postrider_model::ids::{EndpointId, TenantId};
 use postrider_model::signature::SigningSecret;
 use postrider_model::tenant::{Installation, Tenant};
@@ -79,7 +80,7 @@ pub struct Registry {
 pub(crate) struct Shared {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) clock: Arc<dyn Clock>,
-    keyring: Arc<Keyring>,
+    pub(crate) keyring: Arc<Keyring>,
     pub(crate) options: RegistryOptions,
     pub(crate) counters: Counters,
     /// Wakes the follower when there is something to tombstone.
@@ -88,7 +89,18 @@ pub(crate) struct Shared {
     progress: Mutex<Progress>,
     /// Told when it changes. Not a watch channel, which wakes those who wait in an order of its own each time.
     moved: Notify,
-    end_at_open: u64,
+    /// What the view must reach before it is ready.
+    end_at_open: AtomicU64,
+    /// Whether the view is whole: from when it was read to the end until it turns out to be of another log.
+    caught_up: AtomicBool,
+    /// Whether this process takes part in the installation, see [`Registry::join`].
+    pub(crate) joined: AtomicBool,
+    /// A loss that this process found and that is not written down yet.
+    pub(crate) found_loss: Mutex<Option<RegistryLoss>>,
+    /// Wakes the follower when there is a loss to write down.
+    pub(crate) losing: Notify,
+    /// Endpoints of which a secret does not open.
+    pub(crate) sealed_off: Mutex<BTreeSet<EndpointId>>,
     producer: Mutex<Option<Arc<dyn Producer>>>,
     /// Decrypted secrets, beside what they were decrypted from.
     opened: Mutex<BTreeMap<EndpointId, Vec<(SealedSecret, SigningSecret)>>>,
@@ -136,7 +148,12 @@ impl Registry {
             view: RwLock::default(),
             progress: Mutex::new(progress),
             moved: Notify::new(),
-            end_at_open: end.unsigned_abs(),
+            end_at_open: AtomicU64::new(end.unsigned_abs()),
+            caught_up: AtomicBool::new(false),
+            joined: AtomicBool::new(false),
+            found_loss: Mutex::default(),
+            losing: Notify::new(),
+            sealed_off: Mutex::default(),
             producer: Mutex::default(),
             opened: Mutex::default(),
             instance: hex(&random_bytes::<8>(&SystemRandom::new())),
@@ -150,9 +167,51 @@ impl Registry {
         ))
     }
 
-    /// The next offset that the view reads: what an event is stamped with.
+    /// The next offset that the view reads.
     pub fn position(&self) -> u64 {
         self.shared.view().position()
+    }
+
+    /// Which registry this is and where the view is in it: what an event is stamped with.
+    pub fn stamp(&self) -> RegistryStamp {
+        self.shared.view().stamp()
+    }
+
+    /// Which registry this is, once a process has [joined](Registry::join) it.
+    pub fn identity(&self) -> Option<Versioned<Identity>> {
+        self.shared.view().identity().cloned()
+    }
+
+    /// That records of the registry were lost, from when it is known until an operator
+    /// [accepts](Registry::accept_loss) it. Until then the view may lack what was acknowledged.
+    pub fn loss(&self) -> Option<RegistryLoss> {
+        let found = lock(&self.shared.found_loss).clone();
+        found.or_else(|| self.shared.view().identity()?.value.loss.clone())
+    }
+
+    /// The position in this registry that a stamp names. `None`: it names another registry, or none, and says nothing.
+    pub fn position_of(&self, stamp: RegistryStamp) -> Option<u64> {
+        (self.stamp().registry_id == stamp.registry_id).then_some(stamp.position)
+    }
+
+    /// Whether a stamp names a registry of which nothing is known here: the topic was made again since, and no operator
+    /// has accepted that.
+    pub fn is_of_a_lost_registry(&self, stamp: RegistryStamp) -> bool {
+        let view = self.shared.view();
+        let Some(identity) = view.identity().map(|identity| &identity.value) else {
+            return false;
+        };
+        let id = stamp.registry_id;
+        id != 0 && id != identity.id && !identity.former_ids.contains(&id)
+    }
+
+    /// Says that records of the registry were lost: what carries this stamp proves it.
+    pub fn report_loss(&self, lost_id: u64, detail: String) {
+        self.shared.lose(RegistryLoss {
+            found_at_ms: self.shared.clock.now_ms(),
+            detail,
+            lost_id,
+        });
     }
 
     /// Waits until the view is at this position; whether it got there in time.
@@ -174,14 +233,14 @@ impl Registry {
         }
     }
 
-    /// Whether the view has everything that was in the topic when it was opened.
+    /// Whether the view has everything that was in the topic when it was opened, and is of the log that is there.
     pub fn ready(&self) -> bool {
-        self.position() >= self.shared.end_at_open
+        self.shared.caught_up.load(Ordering::Acquire)
     }
 
     /// Waits until the registry is [ready](Registry::ready).
     pub async fn caught_up(&self) {
-        self.shared.reached(self.shared.end_at_open).await;
+        self.shared.until(|| self.ready()).await;
     }
 
     /// How long ago the view was last known to be current. Grows while the log cannot be read.
@@ -282,7 +341,7 @@ impl Registry {
         let mut valid = Vec::with_capacity(endpoint.secrets.len());
         let mut all_known = true;
         for sealed in &endpoint.secrets {
-            if sealed.expires_at_ms.is_some_and(|until| until <= now_ms) {
+            if is_over(sealed, now_ms) {
                 continue;
             }
             let secret = match known.iter().find(|(known, _)| known == sealed) {
@@ -302,6 +361,25 @@ impl Registry {
             opened.insert(endpoint.id.clone(), valid);
         }
         Ok(secrets)
+    }
+
+    /// The endpoints that are not disabled and of which a secret that signs does not open with this process's keys, and why the first does not.
+    pub fn unsignable(&self) -> (usize, Option<(EndpointId, OpenError)>) {
+        let ids: Vec<EndpointId> = lock(&self.shared.sealed_off).iter().cloned().collect();
+        let now_ms = self.shared.clock.now_ms();
+        let view = self.shared.view();
+        let mut closed = ids.into_iter().filter_map(|id| {
+            let Lookup::Found(endpoint) = view.lookup(&id) else {
+                return None;
+            };
+            if matches!(endpoint.value.state, EndpointState::Disabled { .. }) {
+                return None;
+            }
+            let error = self.shared.first_closed(&endpoint.value, now_ms)?;
+            Some((id, error))
+        });
+        let first = closed.next();
+        (usize::from(first.is_some()) + closed.count(), first)
     }
 
     /// How many endpoints, tenants and so on there are.
@@ -347,7 +425,66 @@ impl Shared {
             progress.current_at = Instant::now();
         }
         drop(progress);
+        if position >= self.end_at_open.load(Ordering::Acquire) {
+            self.caught_up.store(true, Ordering::Release);
+        }
         self.moved.notify_waiters();
+    }
+
+    /// The view is of another log than the one that is there: writes and answers wait until it is read anew.
+    pub(crate) fn distrust_view(&self) {
+        self.caught_up.store(false, Ordering::Release);
+    }
+
+    /// Takes over a view that was read anew, up to the end of the topic.
+    pub(crate) fn replace_view(&self, fresh: View) {
+        let position = fresh.position();
+        let endpoints: Vec<_> = fresh.all_endpoints().map(|one| one.id.clone()).collect();
+        self.view_mut().replace(fresh);
+        lock(&self.sealed_off).clear();
+        self.note_secrets(&endpoints);
+        self.end_at_open.store(position, Ordering::Release);
+        self.progressed(position, true);
+    }
+
+    /// Notes of which of these endpoints a secret does not open.
+    pub(crate) fn note_secrets(&self, endpoints: &[EndpointId]) {
+        for id in endpoints {
+            let closed = match self.view().lookup(id) {
+                Lookup::Found(endpoint) => self.first_closed(&endpoint.value, i64::MIN).is_some(),
+                Lookup::Deleted | Lookup::Unknown => false,
+            };
+            let mut sealed_off = lock(&self.sealed_off);
+            if closed {
+                sealed_off.insert(id.clone());
+            } else {
+                sealed_off.remove(id);
+            }
+        }
+    }
+
+    /// Why the first of an endpoint's secrets that sign at this time does not open.
+    fn first_closed(&self, endpoint: &Endpoint, now_ms: i64) -> Option<OpenError> {
+        let signs = |secret: &&SealedSecret| !is_over(secret, now_ms);
+        let mut signing = endpoint.secrets.iter().filter(signs);
+        signing.find_map(|secret| self.keyring.open(&endpoint.id, secret).err())
+    }
+
+    /// Keeps that records were lost, and has it written down. A process that does not take part says nothing.
+    pub(crate) fn lose(&self, loss: RegistryLoss) {
+        if !self.joined.load(Ordering::Acquire) {
+            return;
+        }
+        let mut found = lock(&self.found_loss);
+        if found.is_none() {
+            let detail = &loss.detail;
+            tracing::error!(
+                detail,
+                "registry lost records, nothing is matched until an operator decides"
+            );
+            *found = Some(loss);
+            self.losing.notify_one();
+        }
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -356,9 +493,14 @@ impl Shared {
 
     /// Waits until the view is at this position. Who waited first goes on first.
     async fn reached(&self, position: u64) {
+        self.until(|| self.progress().position >= position).await;
+    }
+
+    /// Waits until this is so; it is asked whenever the view moved.
+    async fn until(&self, is_so: impl Fn() -> bool) {
         loop {
             let moved = self.moved.notified();
-            if self.progress().position >= position {
+            if is_so() {
                 return;
             }
             moved.await;
@@ -403,7 +545,12 @@ impl Shared {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Whether it signs no more.
+fn is_over(secret: &SealedSecret, now_ms: i64) -> bool {
+    secret.expires_at_ms.is_some_and(|until| until <= now_ms)
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -3,11 +3,12 @@
 //! Two layers. Claims say, for every entity, which record took its present version; they know nothing of what is
 //! inside. The contents are what the winning records hold, indexed for reading.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use postrider_model::endpoint::{Endpoint, EndpointState};
 use postrider_model::filter::EventTypeName;
+use postrider_model::identity::{Identity, RegistryStamp};
 use postrider_model::ids::{EndpointId, TenantId};
 use postrider_model::tenant::{Installation, Tenant};
 use tokio::sync::oneshot;
@@ -56,8 +57,8 @@ pub enum Lookup {
 /// Who wants an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Matched {
-    /// Position of the view that was asked.
-    pub position: u64,
+    /// The view that was asked.
+    pub registry: RegistryStamp,
     /// The endpoints that want it and are not disabled, by id.
     pub endpoints: Vec<Arc<Endpoint>>,
 }
@@ -116,6 +117,7 @@ pub(crate) struct View {
     counts: EndpointCounts,
     retry_delays: Option<Versioned<Vec<i64>>>,
     installation: Versioned<Installation>,
+    identity: Option<Versioned<Identity>>,
     waiters: BTreeMap<EntityId, Vec<Waiter>>,
     to_clean: Vec<EntityId>,
 }
@@ -255,10 +257,17 @@ impl View {
                     version,
                 };
             }
+            Ok(Content::Identity(identity)) => {
+                self.identity = Some(Versioned {
+                    value: Arc::new(identity),
+                    version,
+                });
+            }
             Ok(Content::Deleted) => match &key.entity {
                 EntityId::Tenant(id) => drop(self.tenants.remove(id)),
                 EntityId::Endpoint(id) => drop(self.forget_endpoint(id)),
                 EntityId::RetryDelays => self.retry_delays = None,
+                EntityId::Identity => self.identity = None,
                 EntityId::Installation => {
                     self.installation = Versioned {
                         value: Arc::default(),
@@ -296,6 +305,11 @@ impl View {
                 }
             }
             EntityId::Installation => self.installation.version = key.version,
+            EntityId::Identity => {
+                if let Some(identity) = &mut self.identity {
+                    identity.version = key.version;
+                }
+            }
         }
     }
 
@@ -407,7 +421,7 @@ impl View {
             .filter(|endpoint| !matches!(endpoint.state, EndpointState::Disabled { .. }))
             .filter(|endpoint| endpoint.event_types.matches(event_type));
         Matched {
-            position: self.position,
+            registry: self.stamp(),
             endpoints: wanting.cloned().collect(),
         }
     }
@@ -428,6 +442,47 @@ impl View {
 
     pub(crate) fn installation(&self) -> &Versioned<Installation> {
         &self.installation
+    }
+
+    pub(crate) fn identity(&self) -> Option<&Versioned<Identity>> {
+        self.identity.as_ref()
+    }
+
+    pub(crate) fn all_endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.values().map(|endpoint| &*endpoint.value)
+    }
+
+    /// Names of the keys that sealed the endpoints' secrets.
+    pub(crate) fn key_ids(&self) -> Vec<String> {
+        let secrets = self.all_endpoints().flat_map(|endpoint| &endpoint.secrets);
+        let ids: BTreeSet<_> = secrets.map(|secret| secret.key_id.clone()).collect();
+        ids.into_iter().collect()
+    }
+
+    /// Which registry this is and where the view is in it.
+    pub(crate) fn stamp(&self) -> RegistryStamp {
+        RegistryStamp {
+            registry_id: self
+                .identity
+                .as_ref()
+                .map_or(0, |identity| identity.value.id),
+            position: self.position,
+        }
+    }
+
+    /// Becomes what was read anew. What is in the log now decides the writes that wait.
+    pub(crate) fn replace(&mut self, fresh: Self) {
+        let waiting = std::mem::replace(self, fresh).waiters;
+        for (entity, waiters) in waiting {
+            self.waiters.insert(entity.clone(), waiters);
+            let Some(key) = self.claims.get(&entity).map(|claim| claim.key.clone()) else {
+                continue;
+            };
+            let ours = self.tell(&key);
+            if let Some(claim) = self.claims.get_mut(&entity) {
+                claim.ours = ours;
+            }
+        }
     }
 
     pub(crate) fn tenants(&self) -> &BTreeMap<TenantId, Versioned<Tenant>> {

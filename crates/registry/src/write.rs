@@ -11,8 +11,11 @@ use crate::registry::{PARTITION, Registry, Shared, TOPIC};
 use crate::view::Verdict;
 
 mod endpoints;
+mod identity;
 mod settings;
 
+pub use identity::JoinError;
+pub(crate) use identity::is_settled;
 pub use settings::RetryDelaysError;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);

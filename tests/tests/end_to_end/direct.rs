@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use postrider_log::{NewRecord, ProducerOptions, Target};
 use postrider_model::event::{Event, TraceContext};
+use postrider_model::identity::RegistryStamp;
 use postrider_tests::{Api, LogKind, Plan, Receiver};
 use serde_json::json;
 
@@ -42,7 +43,7 @@ async fn an_endpoint_gets_what_is_produced_as_soon_as_it_is_created(log: LogKind
                 occurred_at_ms: 0,
                 data: "{}".into(),
                 ordering_key: String::new(),
-                registry_position: 0,
+                registry: RegistryStamp::default(),
                 accepted_at_ms: 0,
                 trace: TraceContext::default(),
             };

@@ -39,6 +39,7 @@ mod exporter;
 mod foreign_programs;
 mod frozen;
 mod full_disk;
+mod identity;
 mod load;
 mod memory;
 mod moving;

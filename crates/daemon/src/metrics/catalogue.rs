@@ -263,6 +263,10 @@ catalogue! {
         "Reads of the registry that failed";
     REGISTRY_CONFLICTS = Registry Counter "postrider_registry_conflicts_total" []
         "Writes to the registry that another writer got ahead of";
+    REGISTRY_UNSIGNABLE = Registry Gauge "postrider_registry_endpoints_unsignable" []
+        "Endpoints with a signing secret that this process's keys do not open, so that it sends them nothing";
+    REGISTRY_LOST = Registry Gauge "postrider_registry_lost" []
+        "1 from when records of the registry are known to be lost until an operator accepts it";
 
     KAFKA_CONNECTED = Kafka Gauge "postrider_kafka_connected" ["client"]
         "1 while the clients of this name reach a broker, as far as is known without asking; `query` asks all the time";

@@ -32,7 +32,7 @@ use crate::durable::append_durably;
 use crate::metrics::DeliveryMetrics;
 use crate::progress::Lease;
 use crate::sender::{MayLeave, Sender, WebhookRequest, WebhookResponse};
-use crate::view::as_new_as;
+use crate::view::{as_new_as, refreshed};
 
 /// This many interruptions in a row count as a timeout, so that a delivery that takes workers down does not live for
 /// ever.
@@ -118,10 +118,16 @@ impl<S: Sender> CarryContext<S> {
 
     async fn carry_on(&self, carried: &Carried, lease: &Lease, cut: &CancellationToken) -> Carry {
         let delivery = &carried.step.delivery;
-        let was_behind = self.registry.position() < delivery.registry_position;
-        let endpoint = match self.look_up(delivery).await {
-            Lookup::Found(endpoint) => endpoint,
-            Lookup::Deleted | Lookup::Unknown => {
+        let position = self.registry.position();
+        let looked_up = tokio::select! {
+            biased;
+            () = cut.cancelled() => return Carry::Interrupted,
+            looked_up = self.look_up(delivery) => looked_up,
+        };
+        let endpoint = match looked_up {
+            None => return Carry::Unstarted,
+            Some(Lookup::Found(endpoint)) => endpoint,
+            Some(Lookup::Deleted | Lookup::Unknown) => {
                 return self
                     .settle_unattempted(carried, Settlement::Dropped, Reason::EndpointDeleted)
                     .await;
@@ -138,7 +144,8 @@ impl<S: Sender> CarryContext<S> {
                 .await;
         }
         // Where the view had to be waited for, the lane judges again: meanwhile its breaker may have opened.
-        let waited = was_behind && self.registry.position() >= delivery.registry_position;
+        let needed = self.registry.position_of(delivery.registry).unwrap_or(0);
+        let waited = position < needed && self.registry.position() >= needed;
         if waited || self.registry.gate(&endpoint.value) != Gate::Open {
             return Carry::Unstarted;
         }
@@ -167,10 +174,30 @@ impl<S: Sender> CarryContext<S> {
         }
     }
 
-    /// Finds the endpoint in a view that is at least as new as the delivery.
-    async fn look_up(&self, delivery: &Delivery) -> Lookup {
-        as_new_as(&self.registry, delivery.registry_position).await;
-        self.registry.endpoint(&delivery.endpoint)
+    /// Finds the endpoint. That there is none is concluded only in a view at least as new as the delivery, of a registry
+    /// that is not known to have lost records; else, after a while, nothing is: the lane judges again.
+    async fn look_up(&self, delivery: &Delivery) -> Option<Lookup> {
+        let stamp = delivery.registry;
+        as_new_as(&self.registry, stamp).await;
+        let mut found = self.registry.endpoint(&delivery.endpoint);
+        if self.registry.position_of(stamp).is_none() && !matches!(found, Lookup::Found(_)) {
+            refreshed(&self.registry).await;
+            found = self.registry.endpoint(&delivery.endpoint);
+        }
+        if found == Lookup::Unknown {
+            if self.registry.is_of_a_lost_registry(stamp) {
+                let detail = format!(
+                    "a delivery was matched in another registry, whose endpoint {} is not in this one",
+                    delivery.endpoint
+                );
+                self.registry.report_loss(stamp.registry_id, detail);
+            }
+            if self.registry.loss().is_some() {
+                sleep(OWN_FAULT_WAIT).await;
+                return None;
+            }
+        }
+        Some(found)
     }
 
     /// Opens the secrets. That they cannot be opened is our fault, not the endpoint's: after a while it is tried again,
@@ -184,6 +211,24 @@ impl<S: Sender> CarryContext<S> {
                 None
             }
         }
+    }
+
+    /// What keeps this process from sending anything to an endpoint, as far as the registry tells.
+    pub(super) fn obstacles(&self, endpoint: &EndpointId) -> Vec<String> {
+        let mut obstacles = Vec::new();
+        match self.registry.endpoint(endpoint) {
+            Lookup::Found(endpoint) => {
+                let now_ms = self.clock.now_ms();
+                if let Err(error) = self.registry.signing_secrets(&endpoint.value, now_ms) {
+                    obstacles.push(format!("a signing secret does not open: {error}"));
+                }
+            }
+            Lookup::Unknown => {
+                obstacles.push("this process's view of the registry does not have it".to_owned());
+            }
+            Lookup::Deleted => {}
+        }
+        obstacles
     }
 
     async fn attempt(

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use postrider_log::Offset;
 use postrider_model::delivery::Delivery;
 use postrider_model::event::{Event, EventPosition, TraceContext};
+use postrider_model::identity::RegistryStamp;
 
 /// The first attempt of an event of its own at `ep_a`, as it would stand at this offset.
 pub(super) fn delivery(offset: Offset) -> Delivery {
@@ -14,7 +15,7 @@ pub(super) fn delivery(offset: Offset) -> Delivery {
         occurred_at_ms: 1,
         data: Bytes::from_static(b"1"),
         ordering_key: String::new(),
-        registry_position: 1,
+        registry: RegistryStamp::of_unknown(1),
         accepted_at_ms: 1,
         trace: TraceContext::default(),
     };
@@ -29,7 +30,7 @@ pub(super) fn delivery(offset: Offset) -> Delivery {
         },
         run: 0,
         attempt: 1,
-        registry_position: 1,
+        registry: RegistryStamp::of_unknown(1),
         due_at_ms: 0,
     }
 }

@@ -925,6 +925,7 @@ impl Lane {
                 Turn::At(at_ms) => Some(at_ms - now.mono_ms),
                 Turn::Later => None,
             },
+            obstacles: Vec::new(),
         }
     }
 

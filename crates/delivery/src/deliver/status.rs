@@ -44,6 +44,8 @@ pub struct LaneStatus {
     pub lowest_unsettled: Offset,
     /// How long until it may start its next attempt, where that is a matter of time.
     pub next_due_in_ms: Option<i64>,
+    /// What keeps everything from being sent to it that is neither its own fault nor anybody's wish, for people.
+    pub obstacles: Vec<String>,
 }
 
 type Question = (EndpointId, oneshot::Sender<Option<LaneStatus>>);

@@ -108,6 +108,7 @@ pub(super) type RepeatWindows = BTreeMap<Partition, Seen>;
 mod tests {
     use bytes::Bytes;
     use postrider_model::event::TraceContext;
+    use postrider_model::identity::RegistryStamp;
 
     use super::*;
 
@@ -119,7 +120,7 @@ mod tests {
             occurred_at_ms: 1,
             data: Bytes::from_static(data.as_bytes()),
             ordering_key: String::new(),
-            registry_position: 0,
+            registry: RegistryStamp::default(),
             accepted_at_ms: 1,
             trace: TraceContext::default(),
         }

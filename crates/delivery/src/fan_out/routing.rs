@@ -7,7 +7,9 @@ use postrider_log::{Append, Generation, NewRecord, Partition, Producer, Record, 
 use postrider_model::delivery::{Delivery, Route};
 use postrider_model::endpoint::Endpoint;
 use postrider_model::event::Event;
+use postrider_model::identity::RegistryStamp;
 use postrider_model::topics::DELIVERIES;
+use postrider_registry::Matched;
 use tracing::Span;
 
 use super::repeats::Repeat;
@@ -39,6 +41,7 @@ pub(super) struct Routing {
     pub(super) generation: Generation,
     pub(super) route: Route,
     pub(super) span: Span,
+    matched_at: RegistryStamp,
     endpoints: std::vec::IntoIter<Arc<Endpoint>>,
     /// The next append, which found the producer's queue full.
     waiting: Option<Waiting>,
@@ -63,10 +66,14 @@ impl Head {
 }
 
 impl Routing {
-    pub(super) fn new(unjudged: Unjudged, route: Route, endpoints: Vec<Arc<Endpoint>>) -> Self {
+    pub(super) fn new(unjudged: Unjudged, route: Route, matched: Matched) -> Self {
         let Unjudged {
             event, taken, span, ..
         } = unjudged;
+        let Matched {
+            registry,
+            endpoints,
+        } = matched;
         Self {
             event,
             record: taken.record,
@@ -74,6 +81,7 @@ impl Routing {
             route,
             span,
             deliveries: Vec::with_capacity(endpoints.len()),
+            matched_at: registry,
             endpoints: endpoints.into_iter(),
             waiting: None,
         }
@@ -102,7 +110,7 @@ impl Routing {
             position: self.route.position,
             run: 0,
             attempt: 1,
-            registry_position: self.route.registry_position,
+            registry: self.matched_at,
             due_at_ms: 0,
             ordered: endpoint.ordered.is_some(),
         };

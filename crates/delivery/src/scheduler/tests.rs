@@ -6,6 +6,7 @@ use postrider_log::memory::MemoryLog;
 use postrider_log::{Bounds, ProducerOptions, TopicSpec};
 use postrider_model::event::{Event, EventPosition, TraceContext};
 use postrider_model::filter::EventTypeName;
+use postrider_model::identity::RegistryStamp;
 use postrider_model::ids::{EndpointId, EventId, TenantId};
 use postrider_model::topics::DEAD_LETTERS;
 
@@ -82,7 +83,7 @@ fn record(
             occurred_at_ms: now_ms,
             data: Bytes::from_static(b"{}"),
             ordering_key: String::new(),
-            registry_position: 0,
+            registry: RegistryStamp::of_unknown(0),
             accepted_at_ms: now_ms,
             trace: TraceContext::default(),
         },
@@ -94,7 +95,7 @@ fn record(
         },
         run: 0,
         attempt: 2,
-        registry_position: 0,
+        registry: RegistryStamp::of_unknown(0),
         due_at_ms: now_ms + remaining_ms,
     };
     let index = usize::try_from(partition).unwrap();

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use postrider_log::{Log, NewRecord, Target};
 use postrider_model::delivery::{DeadLetter, Delivery};
 use postrider_model::event::{Event, EventPosition};
+use postrider_model::identity::RegistryStamp;
 use postrider_model::ids::{EndpointId, TenantId};
 use postrider_model::outcome::Reason;
 use postrider_model::topics::{
@@ -59,7 +60,7 @@ impl World {
         self.start(0);
         let tenant = TenantId::try_new("acme").expect("an id");
         let far = Event {
-            registry_position: u64::MAX,
+            registry: RegistryStamp::of_unknown(u64::MAX),
             accepted_at_ms: i64::MIN,
             ..self.event(tenant.clone(), "thing.happened")
         };
@@ -116,7 +117,7 @@ fn forged(far: &Event) -> Vec<(&'static str, i32, Bytes)> {
         },
         run,
         attempt,
-        registry_position: u64::MAX,
+        registry: RegistryStamp::of_unknown(u64::MAX),
         due_at_ms,
         ordered: false,
     };

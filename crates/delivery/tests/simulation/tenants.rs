@@ -81,7 +81,7 @@ impl Tenants {
             Lookup::Deleted | Lookup::Unknown => None,
         };
         let endpoints = matched.endpoints.iter().filter_map(version).collect();
-        (matched.position, endpoints)
+        (matched.registry.position, endpoints)
     }
 
     /// One change, told in words.

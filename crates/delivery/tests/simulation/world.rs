@@ -12,6 +12,7 @@ use postrider_log::memory::{MemoryLog, SplitMix64};
 use postrider_log::{Clock, Log, NewRecord, Producer, ProducerOptions, Target, TopicSpec};
 use postrider_model::event::{Event, TraceContext};
 use postrider_model::filter::EventTypeName;
+use postrider_model::identity::RegistryStamp;
 use postrider_model::ids::{EventId, TenantId};
 use postrider_model::topics::{
     ATTEMPTS, DEAD_LETTERS, DELIVERIES, ENDPOINT_STATE, EVENTS, REGISTRY, RETRY, ROUTES, event_key,
@@ -307,7 +308,7 @@ impl World {
             occurred_at_ms: self.clock.now_ms(),
             data: Bytes::from(format!("{{\"n\":{}}}", self.published)),
             ordering_key,
-            registry_position,
+            registry: RegistryStamp::of_unknown(registry_position),
             accepted_at_ms: self.clock.now_ms(),
             trace: TraceContext::default(),
         }

@@ -66,7 +66,7 @@ async fn an_event_with_a_position_that_is_known_waits_for_nothing() {
     sleep(Duration::from_secs(1)).await;
     process.held.hold(Part::Reads(REGISTRY));
     let stamped = Event {
-        registry_position: world.registry.position(),
+        registry: world.registry.stamp(),
         ..event("evt_1")
     };
     world.append_events(&[stamped]).await;

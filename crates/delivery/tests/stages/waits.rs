@@ -20,7 +20,7 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 async fn publish_stamped(world: &World, count: usize) -> Vec<Position> {
     let stamped = |number| {
         let mut event = event(&format!("evt_{number}"));
-        event.registry_position = world.registry.position();
+        event.registry = world.registry.stamp();
         event
     };
     let events: Vec<_> = (0..count).map(stamped).collect();

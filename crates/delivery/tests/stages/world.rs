@@ -17,6 +17,7 @@ use postrider_model::delivery::{DeadLetter, Delivery, Route};
 use postrider_model::endpoint::{Endpoint, EndpointState, PayloadFormat};
 use postrider_model::event::{Event, TraceContext};
 use postrider_model::filter::EventTypeFilter;
+use postrider_model::identity::RegistryStamp;
 use postrider_model::ids::{EndpointId, EventId, TenantId};
 use postrider_model::outcome::Outcome;
 use postrider_model::retry::{DelayLadder, RetrySchedule};
@@ -373,7 +374,7 @@ pub(crate) fn event(id: &str) -> Event {
         occurred_at_ms: 1_700_000_000_000,
         data: Bytes::from_static(b"{}"),
         ordering_key: String::new(),
-        registry_position: 0,
+        registry: RegistryStamp::default(),
         accepted_at_ms: 1_700_000_000_000,
         trace: TraceContext::default(),
     }

@@ -1,5 +1,6 @@
 use bytes::Bytes;
 use postrider_model::event::{Event, EventPosition, TraceContext};
+use postrider_model::identity::RegistryStamp;
 
 use super::*;
 
@@ -13,7 +14,7 @@ fn delivery(endpoint: &str, attempt: u32) -> Delivery {
             occurred_at_ms: 1,
             data: Bytes::from_static(b"{}"),
             ordering_key: String::new(),
-            registry_position: 0,
+            registry: RegistryStamp::of_unknown(0),
             accepted_at_ms: 1,
             trace: TraceContext::default(),
         },
@@ -25,7 +26,7 @@ fn delivery(endpoint: &str, attempt: u32) -> Delivery {
         },
         run: 0,
         attempt,
-        registry_position: 1,
+        registry: RegistryStamp::of_unknown(1),
         due_at_ms: 0,
     }
 }

@@ -19,6 +19,7 @@ use postrider_model::delivery::{
 };
 use postrider_model::endpoint::{Endpoint, EndpointState};
 use postrider_model::event::{Event, EventPosition, TraceContext};
+use postrider_model::identity::RegistryStamp;
 use postrider_model::outcome::Reason;
 use postrider_model::retry::DelayLadder;
 use postrider_model::tenant::Tenant;
@@ -344,7 +345,7 @@ fn delivery(endpoint: &str, attempt: u32, due_at_ms: i64) -> Delivery {
             occurred_at_ms: START_MS,
             data: Bytes::from_static(b"{}"),
             ordering_key: String::new(),
-            registry_position: 0,
+            registry: RegistryStamp::of_unknown(0),
             accepted_at_ms: START_MS,
             trace: TraceContext::default(),
         },
@@ -352,7 +353,7 @@ fn delivery(endpoint: &str, attempt: u32, due_at_ms: i64) -> Delivery {
         position: POSITION,
         run: 0,
         attempt,
-        registry_position: 1,
+        registry: RegistryStamp::of_unknown(1),
         due_at_ms,
     }
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use postrider_model::event::{Event, EventPosition, TraceContext};
 use postrider_model::filter::EventTypeName;
+use postrider_model::identity::RegistryStamp;
 use postrider_model::ids::{EventId, TenantId};
 use postrider_model::wire::{EventContext, InvalidRecord, ORDERING_KEY_BYTES_MAX, proto};
 use prost::Message;
@@ -20,7 +21,7 @@ const NOT_YET: &str = "is not supported yet";
 pub(crate) struct Stamp {
     pub(crate) tenant: TenantId,
     pub(crate) now_ms: i64,
-    pub(crate) registry_position: u64,
+    pub(crate) registry: RegistryStamp,
     pub(crate) trace: TraceContext,
 }
 
@@ -58,7 +59,7 @@ pub(crate) fn from_json(body: &Bytes, stamp: Stamp) -> Result<Event, Problem> {
         occurred_at_ms: occurred_at_ms.unwrap_or(stamp.now_ms),
         data,
         ordering_key: ordering_key.unwrap_or_default(),
-        registry_position: stamp.registry_position,
+        registry: stamp.registry,
         accepted_at_ms: stamp.now_ms,
         trace: stamp.trace,
     })
@@ -80,7 +81,8 @@ pub(crate) fn from_protobuf(body: &Bytes, stamp: Stamp) -> Result<Event, Problem
     if event.id.is_empty() {
         event.id = ids::new_event_id(stamp.now_ms).to_string();
     }
-    event.registry_position = stamp.registry_position;
+    event.registry_position = stamp.registry.position;
+    event.registry_id = Some(stamp.registry.registry_id);
     event.accepted_at_ms = stamp.now_ms;
     if event.traceparent.is_empty() {
         event.traceparent = stamp.trace.traceparent;

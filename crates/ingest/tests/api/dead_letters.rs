@@ -7,6 +7,7 @@ use bytes::Bytes;
 use postrider_log::memory::AppendFate;
 use postrider_model::delivery::{DeadLetter, DeadLetterContent, Delivery, RawRecord};
 use postrider_model::event::{Event, EventPosition, TraceContext};
+use postrider_model::identity::RegistryStamp;
 use postrider_model::outcome::Reason;
 use postrider_model::payload::rfc3339;
 use postrider_model::topics::{DEAD_LETTERS, DELIVERIES};
@@ -25,7 +26,7 @@ fn letter(number: i64, tenant: &str, endpoint: &str) -> DeadLetter {
         occurred_at_ms: START_MS,
         data: Bytes::from(format!("{{\"n\": {number}}}")),
         ordering_key: String::new(),
-        registry_position: 1,
+        registry: RegistryStamp::of_unknown(1),
         accepted_at_ms: START_MS,
         trace: TraceContext::default(),
     };
@@ -39,7 +40,7 @@ fn letter(number: i64, tenant: &str, endpoint: &str) -> DeadLetter {
         },
         run: 0,
         attempt: 10,
-        registry_position: 1,
+        registry: RegistryStamp::of_unknown(1),
         due_at_ms: START_MS,
         ordered: false,
     };
@@ -263,7 +264,7 @@ async fn redriving_by_id_appends_a_run_of_its_own() {
     for delivery in &redriven {
         assert_ne!(delivery.run, 0);
         assert_eq!((delivery.attempt, delivery.due_at_ms), (1, 0));
-        assert_eq!(delivery.registry_position, world.registry.position());
+        assert_eq!(delivery.registry, world.registry.stamp());
         let number = delivery.position.offset;
         assert_eq!(
             delivery.event.data,

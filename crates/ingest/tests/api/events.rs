@@ -80,8 +80,8 @@ async fn an_accepted_event_is_stamped_and_keyed() {
     assert_eq!(event.event_type.as_str(), "invoice.paid");
     assert_eq!(event.occurred_at_ms, 1_767_323_045_678);
     assert_eq!(event.accepted_at_ms, START_MS + 5);
-    assert_eq!(event.registry_position, world.registry.position());
-    assert!(event.registry_position > 0);
+    assert_eq!(event.registry, world.registry.stamp());
+    assert!(event.registry.position > 0);
     assert_eq!(event.trace.traceparent, header);
     assert_eq!(event.trace.tracestate, "vendor=1");
     assert_eq!(world.records(EVENTS)[0].key, Bytes::from("acme/customer 9"));
@@ -239,6 +239,7 @@ async fn takes_protobuf_and_refuses_what_is_not_honoured_yet() {
         r#type: "invoice.paid".to_owned(),
         data: Bytes::from_static(b"{\"a\": 1 }"),
         registry_position: 99,
+        registry_id: Some(99),
         accepted_at_ms: 99,
         ..proto::Event::default()
     };
@@ -253,7 +254,7 @@ async fn takes_protobuf_and_refuses_what_is_not_honoured_yet() {
     assert_eq!(answer.json()["id"], event.id.as_str());
     assert_eq!(event.data, good.data);
     assert_eq!(event.accepted_at_ms, START_MS);
-    assert_eq!(event.registry_position, world.registry.position());
+    assert_eq!(event.registry, world.registry.stamp());
 
     for (change, field) in UNFIT {
         let mut event = good.clone();

@@ -8,6 +8,7 @@ use postrider_log::memory::AppendFate;
 use postrider_model::delivery::Delivery;
 use postrider_model::endpoint::Endpoint;
 use postrider_model::event::{Event, TraceContext};
+use postrider_model::identity::RegistryStamp;
 use postrider_model::payload::rfc3339;
 use postrider_model::topics::{DELIVERIES, EVENTS, event_key};
 use postrider_registry::Lookup;
@@ -48,7 +49,7 @@ fn event(id: &str, tenant: &str, event_type: &str) -> Event {
         occurred_at_ms: START_MS,
         data: Bytes::from(format!("{{\"id\":  \"{id}\"}}")),
         ordering_key: String::new(),
-        registry_position: 1,
+        registry: RegistryStamp::of_unknown(1),
         accepted_at_ms: START_MS,
         trace: TraceContext::default(),
     }
@@ -155,7 +156,7 @@ async fn a_replay_delivers_what_the_endpoint_wants_of_a_time_as_a_run_of_its_own
     let events = world.records(EVENTS);
     for delivery in &first {
         assert_eq!((delivery.attempt, delivery.due_at_ms), (1, 0));
-        assert!(delivery.run != 0 && delivery.registry_position > 1);
+        assert!(delivery.run != 0 && delivery.registry.position > 1);
         assert_eq!(
             delivery.event,
             event(delivery.event.id.as_str(), "acme", "invoice.paid")
@@ -300,7 +301,7 @@ async fn enabling_names_what_was_missed_and_replays_it_if_asked_to() {
     assert!(
         delivered
             .iter()
-            .all(|delivery| delivery.registry_position >= discarded)
+            .all(|delivery| delivery.registry.position >= discarded)
     );
     // The replay by itself under the same name does the same.
     let again = replay(&world, json!({"since": since, "command_id": "missed"})).await;

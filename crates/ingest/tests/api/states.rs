@@ -138,7 +138,7 @@ async fn a_discarded_backlog_is_what_was_matched_before_and_nothing_that_comes_a
         let (tenant, event_type) = ("acme".parse().unwrap(), "invoice.paid".parse().unwrap());
         let matched = world.registry.matching(&tenant, &event_type);
         assert_eq!(matched.endpoints.len(), 1);
-        matched.position
+        matched.registry.position
     };
     let before = position_of_a_match();
     verb(&world, "disable").await;

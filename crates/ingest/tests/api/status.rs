@@ -121,7 +121,7 @@ async fn an_endpoint_that_nobody_owns_yet_says_so() {
     let world = with_endpoint().await;
     let status = status(&world).await;
     let expected = json!({
-        "endpoint_id": "ep_a", "gate": "open", "disabled_reason": null, "disabled_since": null,
+        "endpoint_id": "ep_a", "gate": "open", "obstacles": [], "disabled_reason": null, "disabled_since": null,
         "partition": partition(), "owner": null, "committed_offset": null, "end_offset": 0,
         "partition_lag": null, "lane": null, "last_attempt": null, "last_error": null,
         "next_due": null, "live": null,

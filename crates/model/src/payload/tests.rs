@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::event::TraceContext;
 use crate::filter::EventTypeName;
+use crate::identity::RegistryStamp;
 use crate::ids::{EventId, TenantId};
 
 fn event(data: impl Into<Bytes>) -> Event {
@@ -13,7 +14,7 @@ fn event(data: impl Into<Bytes>) -> Event {
         occurred_at_ms: 1_649_367_553_042,
         data: data.into(),
         ordering_key: String::new(),
-        registry_position: 0,
+        registry: RegistryStamp::default(),
         accepted_at_ms: 0,
         trace: TraceContext::default(),
     }

@@ -5,7 +5,8 @@ use prost::Message;
 
 use super::event::{event_from_proto, event_to_proto};
 use super::{
-    InvalidRecord, field, message, position_from_proto, position_to_proto, proto, status_from_proto,
+    InvalidRecord, field, message, position_from_proto, position_to_proto, proto,
+    registry_id_to_proto, registry_stamp, status_from_proto,
 };
 use crate::delivery::{
     Attempt, AttemptOutcome, BlockedKey, Cursor, DeadLetter, DeadLetterContent, Delivery,
@@ -36,7 +37,8 @@ fn delivery_to_proto(delivery: &Delivery) -> proto::Delivery {
         position: Some(position_to_proto(delivery.position)),
         run: delivery.run,
         attempt: delivery.attempt,
-        registry_position: delivery.registry_position,
+        registry_position: delivery.registry.position,
+        registry_id: registry_id_to_proto(delivery.registry),
         due_at_ms: delivery.due_at_ms,
         ordered: delivery.ordered,
     }
@@ -55,7 +57,7 @@ fn delivery_from_proto(delivery: proto::Delivery) -> Result<Delivery, InvalidRec
         position: position_from_proto(delivery.position)?,
         run: delivery.run,
         attempt: delivery.attempt,
-        registry_position: delivery.registry_position,
+        registry: registry_stamp(delivery.registry_id, delivery.registry_position),
         due_at_ms: delivery.due_at_ms,
         ordered: delivery.ordered,
     })

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::{InvalidRecord, field, message, position_from_proto, position_to_proto, proto};
+use super::{
+    InvalidRecord, field, message, position_from_proto, position_to_proto, proto,
+    registry_id_to_proto, registry_stamp,
+};
 use crate::delivery::Route;
 use crate::event::{Event, EventPosition, TraceContext};
 use crate::filter::EventTypeName;
@@ -78,7 +81,8 @@ pub(super) fn event_to_proto(event: &Event) -> proto::Event {
         ordering_key: event.ordering_key.clone(),
         channels: Vec::new(),
         source: String::new(),
-        registry_position: event.registry_position,
+        registry_position: event.registry.position,
+        registry_id: registry_id_to_proto(event.registry),
         accepted_at_ms: event.accepted_at_ms,
         traceparent: event.trace.traceparent.clone(),
         tracestate: event.trace.tracestate.clone(),
@@ -105,7 +109,7 @@ pub(super) fn event_from_proto(event: proto::Event) -> Result<Event, InvalidReco
         occurred_at_ms: event.occurred_at_ms,
         data: event.data,
         ordering_key: event.ordering_key,
-        registry_position: event.registry_position,
+        registry: registry_stamp(event.registry_id, event.registry_position),
         accepted_at_ms: event.accepted_at_ms,
         trace: TraceContext {
             traceparent: header_or_nothing(event.traceparent, TRACEPARENT_BYTES_MAX),

@@ -10,11 +10,12 @@ use super::proto;
 use crate::endpoint::Endpoint;
 use proto::registry_record::Entity;
 
-/// A delivery with another run and registry position. Both must not be 0, which is never written.
+/// A delivery with another run and registry position, of no registry in particular. Both must not be 0, which is never written.
 pub fn moved_delivery(value: &[u8], run: u64, registry_position: u64) -> Bytes {
     let changed = proto::Delivery {
         run,
         registry_position,
+        registry_id: Some(0),
         ..proto::Delivery::default()
     };
     appended(value, &changed)
@@ -24,6 +25,7 @@ pub fn moved_delivery(value: &[u8], run: u64, registry_position: u64) -> Bytes {
 pub fn moved_event(value: &[u8], registry_position: u64) -> Bytes {
     let changed = proto::Event {
         registry_position,
+        registry_id: Some(0),
         ..proto::Event::default()
     };
     appended(value, &changed)
@@ -84,6 +86,7 @@ mod tests {
             run: 4,
             attempt: 5,
             registry_position: 77,
+            registry_id: Some(78),
             due_at_ms: 6,
             event: Some(proto::Event {
                 registry_position: 77,
@@ -97,6 +100,7 @@ mod tests {
         let expected = proto::Delivery {
             run: 11,
             registry_position: 2,
+            registry_id: Some(0),
             ..delivery
         };
         assert_eq!(proto::Delivery::decode(moved).unwrap(), expected);

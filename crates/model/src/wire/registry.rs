@@ -8,6 +8,7 @@ use crate::endpoint::{
     Endpoint, EndpointState, PayloadFormat, RateLimit, SealedSecret, WhenBlocked,
 };
 use crate::filter::EventTypeFilter;
+use crate::identity::{Identity, RegistryLoss};
 use crate::ids::{EndpointId, TenantId};
 use crate::retry::RetrySchedule;
 use crate::tenant::{Installation, Tenant};
@@ -53,6 +54,44 @@ impl From<proto::Installation> for Installation {
         Self {
             deliveries_paused: installation.deliveries_paused,
         }
+    }
+}
+
+impl Identity {
+    /// As a record holds it.
+    pub fn to_proto(&self) -> proto::Identity {
+        let loss = self.loss.as_ref().map(|loss| proto::RegistryLoss {
+            found_at_ms: loss.found_at_ms,
+            detail: loss.detail.clone(),
+            lost_id: loss.lost_id,
+        });
+        proto::Identity {
+            id: self.id,
+            key_ids: self.key_ids.clone(),
+            former_ids: self.former_ids.clone(),
+            loss,
+        }
+    }
+}
+
+impl TryFrom<proto::Identity> for Identity {
+    type Error = InvalidRecord;
+
+    fn try_from(identity: proto::Identity) -> Result<Self, InvalidRecord> {
+        if identity.id == 0 {
+            return Err(InvalidRecord::missing("id"));
+        }
+        let loss = identity.loss.map(|loss| RegistryLoss {
+            found_at_ms: loss.found_at_ms,
+            detail: loss.detail,
+            lost_id: loss.lost_id,
+        });
+        Ok(Self {
+            id: identity.id,
+            key_ids: identity.key_ids,
+            former_ids: identity.former_ids,
+            loss,
+        })
     }
 }
 

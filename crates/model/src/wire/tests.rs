@@ -14,6 +14,7 @@ use crate::endpoint::{
 };
 use crate::event::{Event, TraceContext};
 use crate::filter::{EventTypeFilter, EventTypeName};
+use crate::identity::RegistryStamp;
 use crate::ids::{EndpointId, EventId, TenantId};
 use crate::retry::RetrySchedule;
 use crate::tenant::Tenant;
@@ -68,6 +69,12 @@ fn status() -> impl Strategy<Value = Option<u16>> {
 }
 
 prop_compose! {
+    fn registry_stamp()(registry_id: u64, position: u64) -> RegistryStamp {
+        RegistryStamp { registry_id, position }
+    }
+}
+
+prop_compose! {
     /// 0 means "not set" on the wire, so times here are never 0.
     fn event()(
         id in event_id(),
@@ -76,14 +83,14 @@ prop_compose! {
         occurred_at_ms in 1..=200_000_000_000_000_i64,
         data in bytes(),
         ordering_key in "\\PC{0,30}",
-        registry_position: u64,
+        registry in registry_stamp(),
         accepted_at_ms in 1..=i64::MAX,
         traceparent in "[0-9a-f-]{1,55}",
         tracestate in "[ -~]{0,512}",
     ) -> Event {
         let trace = TraceContext { traceparent, tracestate };
         Event {
-            id, tenant, event_type, occurred_at_ms, data, ordering_key, registry_position,
+            id, tenant, event_type, occurred_at_ms, data, ordering_key, registry,
             accepted_at_ms, trace,
         }
     }
@@ -96,11 +103,11 @@ prop_compose! {
         position in position(),
         run: u64,
         attempt in 1..=u32::MAX,
-        registry_position: u64,
+        registry in registry_stamp(),
         due_at_ms: i64,
         ordered: bool,
     ) -> Delivery {
-        Delivery { event, endpoint, position, run, attempt, registry_position, due_at_ms, ordered }
+        Delivery { event, endpoint, position, run, attempt, registry, due_at_ms, ordered }
     }
 }
 

@@ -1,5 +1,7 @@
 //! `postrider recover`: where partitions go on of which the committed offsets do not say.
 
+mod registry;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
@@ -16,6 +18,7 @@ use crate::cli::{ConfirmArgs, Stage};
 use crate::config::Config;
 use crate::output;
 use crate::roles::log;
+use registry::RegistryArgs;
 
 /// Decide where partitions go on that were stopped, because their committed offsets were lost or are those of another log.
 ///
@@ -23,8 +26,8 @@ use crate::roles::log;
 #[derive(Debug, Args)]
 pub(crate) struct RecoverArgs {
     /// The stage that was stopped.
-    #[arg(long, value_enum)]
-    stage: Stage,
+    #[arg(long, value_enum, required_unless_present = "registry")]
+    stage: Option<Stage>,
     /// This partition only; otherwise every one that is stopped.
     #[arg(long, value_name = "N")]
     partition: Option<Partition>,
@@ -35,6 +38,8 @@ pub(crate) struct RecoverArgs {
     /// Needed where everything that the log holds would be skipped, as by `--from end`.
     #[arg(long)]
     skip_all: bool,
+    #[command(flatten)]
+    registry: RegistryArgs,
     #[command(flatten)]
     confirm: ConfirmArgs,
 }
@@ -70,7 +75,10 @@ fn place(text: &str) -> Result<Place, String> {
 /// Runs the command.
 pub(crate) async fn run(args: &RecoverArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let log = log::kafka(config)?;
-    let (group, topic) = group_of(args.stage);
+    let Some(stage) = args.stage else {
+        return registry::run(&args.registry, &args.confirm, log, config).await;
+    };
+    let (group, topic) = group_of(stage);
     let standings = standing::standings(&*log, group, topic).await?;
     let stopped = chosen(args, topic, &standings)?;
     if stopped.is_empty() {

@@ -13,6 +13,7 @@ pub(crate) async fn run(args: &DeliverArgs, config: Config) -> anyhow::Result<Ex
     let mut process = Process::start(&config, "deliver", Ipv4Addr::UNSPECIFIED)?;
     let log = log::kafka_of(&mut process, &config)?;
     let registry = registry::open(&mut process, &config, log.clone(), keyring).await?;
+    registry::join(&process, &registry).await?;
     registry::record_retry_delays(&process, &registry, &log, &config.topics).await?;
     stages::spawn(&mut process, &config, log, &registry, &args.stages)?;
     tracing::info!(health = %process.health_address(), stages = ?args.stages, "delivering");

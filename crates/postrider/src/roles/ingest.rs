@@ -19,6 +19,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let entrance = api::spawn(&mut process, &config, listener)?;
     let log = log::kafka_of(&mut process, &config)?;
     let registry = registry::open(&mut process, &config, log.clone(), keyring).await?;
+    registry::join(&process, &registry).await?;
     api::open(&entrance, &config, log, registry).await?;
     tracing::info!(%address, health = %process.health_address(), "serving");
     let waited = process.wait().await;

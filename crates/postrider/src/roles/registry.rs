@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use postrider_daemon::metrics::catalogue::{
-    REGISTRY_CONFLICTS, REGISTRY_READ_FAILURES, REGISTRY_STALE_RECORDS, REGISTRY_UNREADABLE,
-    REGISTRY_VIEW_AGE, REGISTRY_VIEW_POSITION,
+    REGISTRY_CONFLICTS, REGISTRY_LOST, REGISTRY_READ_FAILURES, REGISTRY_STALE_RECORDS,
+    REGISTRY_UNREADABLE, REGISTRY_UNSIGNABLE, REGISTRY_VIEW_AGE, REGISTRY_VIEW_POSITION,
 };
 use postrider_daemon::metrics::{Collected, Metric, Sample};
 use postrider_log::{Log, SystemClock};
 use postrider_model::topics::{GROUP_SCHEDULER, RETRY, TopicLayout};
-use postrider_registry::{Keyring, Registry};
-use tokio::time::{MissedTickBehavior, interval};
+use postrider_registry::{JoinError, Keyring, Registry};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::log::when_available;
 use super::{Process, Stopped};
@@ -52,15 +52,60 @@ pub(crate) async fn open(
     Ok(registry)
 }
 
+/// Takes part in the installation: refuses to where this process's keys are not the installation's, and says what does
+/// not open.
+pub(crate) async fn join(process: &Process, registry: &Registry) -> anyhow::Result<()> {
+    tokio::select! {
+        biased;
+        () = process.stop.cancelled() => return Err(anyhow::Error::msg(Stopped("reading the registry"))),
+        joined = joined(registry) => joined.context("join the installation")?,
+    }
+    if let (endpoints, Some((first, error))) = registry.unsignable() {
+        let error: &dyn std::error::Error = &error;
+        tracing::error!(
+            endpoints,
+            %first,
+            error,
+            "signing secrets do not open, nothing is sent to their endpoints: add the key that sealed them to \
+             `keys.encryption`, below the first"
+        );
+    }
+    let shown = registry.clone();
+    Collected::declare(
+        process.metrics.registry(),
+        &[&REGISTRY_UNSIGNABLE],
+        move || {
+            let (endpoints, _) = shown.unsignable();
+            let sample = Sample::count(u64::try_from(endpoints).unwrap_or(u64::MAX));
+            vec![(&REGISTRY_UNSIGNABLE, vec![sample])]
+        },
+    )
+    .context("declare metrics")
+}
+
+async fn joined(registry: &Registry) -> Result<(), JoinError> {
+    loop {
+        registry.caught_up().await;
+        match registry.join().await {
+            Err(JoinError::Write(error)) => {
+                tracing::warn!(%error, "the installation cannot be joined, trying again");
+                sleep(CHECK_INTERVAL).await;
+            }
+            done => return done,
+        }
+    }
+}
+
 /// Shows how current the view is, and what became of reads and writes.
 fn declare(metrics: &prometheus::Registry, registry: Registry) -> Result<(), prometheus::Error> {
-    let declared: [&'static Metric; 6] = [
+    let declared: [&'static Metric; 7] = [
         &REGISTRY_VIEW_AGE,
         &REGISTRY_VIEW_POSITION,
         &REGISTRY_STALE_RECORDS,
         &REGISTRY_UNREADABLE,
         &REGISTRY_READ_FAILURES,
         &REGISTRY_CONFLICTS,
+        &REGISTRY_LOST,
     ];
     Collected::declare(metrics, &declared, move || {
         let numbers = registry.counts();
@@ -72,6 +117,7 @@ fn declare(metrics: &prometheus::Registry, registry: Registry) -> Result<(), pro
             Sample::count(numbers.unreadable_total),
             Sample::count(numbers.read_failures_total),
             Sample::count(numbers.conflicts_total),
+            Sample::count(u64::from(registry.loss().is_some())),
         ];
         declared
             .into_iter()
@@ -95,6 +141,7 @@ fn watch(process: &mut Process, registry: Registry) {
         }
         while !stop.is_cancelled() {
             log_reachable.set(registry.age() < LOG_SILENCE_MAX);
+            caught_up.set(registry.ready());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}

@@ -34,6 +34,7 @@ pub(crate) async fn run(args: &UpArgs, mut config: Config) -> anyhow::Result<Exi
     config.ingest.operator_key = Some(Secret::from(keys.operator.clone()));
     let entrance = api::spawn(&mut process, &config, listener)?;
     let registry = registry::open(&mut process, &config, log.clone(), keys.encryption).await?;
+    registry::join(&process, &registry).await?;
     registry::record_retry_delays(&process, &registry, &log, &config.topics).await?;
 
     api::open(&entrance, &config, log.clone(), registry.clone()).await?;

@@ -60,7 +60,7 @@ async fn matches_by_tenant_type_and_state_at_a_position() {
         .map(|endpoint| endpoint.id.as_str())
         .collect();
     assert_eq!(ids, ["ep_b", "ep_d"]);
-    assert_eq!(matched.position, a.position());
+    assert_eq!(matched.registry, a.stamp());
     assert_eq!(a.position(), 7);
     assert_eq!(
         (a.counts().endpoints_enabled, a.counts().endpoints_disabled),

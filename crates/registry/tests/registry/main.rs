@@ -4,6 +4,7 @@
 
 mod compaction;
 mod following;
+mod identity;
 mod pausing;
 mod secrets;
 mod world;

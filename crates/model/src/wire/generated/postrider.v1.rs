@@ -47,6 +47,9 @@ pub struct Event {
     /// W3C Trace Context, vendor part.
     #[prost(string, tag = "13")]
     pub tracestate: ::prost::alloc::string::String,
+    /// Id of the registry that `registry_position` is a position of; absent or 0: not known. Producers leave it out.
+    #[prost(fixed64, optional, tag = "14")]
+    pub registry_id: ::core::option::Option<u64>,
 }
 /// Which record of the `events` topic. With endpoint, run and attempt it names a piece of work.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -123,6 +126,9 @@ pub struct Delivery {
     /// The endpoint is ordered: of one ordering key, one delivery at a time.
     #[prost(bool, tag = "8")]
     pub ordered: bool,
+    /// Id of the registry that `registry_position` is a position of; absent or 0: not known.
+    #[prost(fixed64, optional, tag = "9")]
+    pub registry_id: ::core::option::Option<u64>,
 }
 /// One attempt, or a settlement without one. The value of every record in `attempts`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -395,7 +401,7 @@ pub struct RegistryRecord {
     #[prost(bool, tag = "4")]
     pub deleted: bool,
     /// The entity.
-    #[prost(oneof = "registry_record::Entity", tags = "5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "registry_record::Entity", tags = "5, 6, 7, 8, 9, 10, 11")]
     pub entity: ::core::option::Option<registry_record::Entity>,
 }
 /// Nested message and enum types in `RegistryRecord`.
@@ -421,6 +427,9 @@ pub mod registry_record {
         /// What holds for the whole installation.
         #[prost(message, tag = "10")]
         Installation(super::Installation),
+        /// Which registry this is.
+        #[prost(message, tag = "11")]
+        Identity(super::Identity),
     }
 }
 /// The customer account that endpoints and events belong to.
@@ -451,6 +460,36 @@ pub struct Installation {
     /// True: nothing is sent to any endpoint; events are matched and wait.
     #[prost(bool, tag = "1")]
     pub deliveries_paused: bool,
+}
+/// Which registry this is, and whose. The first process that finds none writes it. There is one.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Identity {
+    /// Random, never 0. Events and deliveries name it beside the position that they were accepted or matched at.
+    #[prost(fixed64, tag = "1")]
+    pub id: u64,
+    /// Which encryption keys the installation has sealed with, each by the name that a sealed secret has for its key, oldest
+    /// first. A process that has none of them belongs to another installation.
+    #[prost(string, repeated, tag = "2")]
+    pub key_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Ids whose positions mean nothing any more: of registries that were lost, after an operator accepted the loss.
+    #[prost(fixed64, repeated, tag = "3")]
+    pub former_ids: ::prost::alloc::vec::Vec<u64>,
+    /// Set from when a process found that records of the registry were lost, until an operator accepts that.
+    #[prost(message, optional, tag = "4")]
+    pub loss: ::core::option::Option<RegistryLoss>,
+}
+/// That records of the registry were lost, and how it is known.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RegistryLoss {
+    /// When it was found.
+    #[prost(int64, tag = "1")]
+    pub found_at_ms: i64,
+    /// How it is known, for people.
+    #[prost(string, tag = "2")]
+    pub detail: ::prost::alloc::string::String,
+    /// The registry whose records were lost: this one, or a former one if the topic was made again.
+    #[prost(fixed64, tag = "3")]
+    pub lost_id: u64,
 }
 /// A URL a customer registered.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -81,8 +81,10 @@ pub(super) async fn in_registry(
         return (finding(Level::Error, detail), None);
     }
     let survey = Survey::of(&registry);
+    let identity = identity_of(&registry);
     let unreadable = registry.counts().unreadable_total;
     let mut findings = finding_of(&survey);
+    findings.extend(identity);
     if unreadable > 0 {
         let detail = format!(
             "{unreadable} registry records are not understood, as of a later release: run that release, or see who \
@@ -91,6 +93,23 @@ pub(super) async fn in_registry(
         findings.extend(finding(Level::Error, detail));
     }
     (findings, survey.wait_ms_max)
+}
+
+/// Whether this process would be let into the installation, and whether the registry is whole.
+fn identity_of(registry: &Registry) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Err(error) = registry.may_join() {
+        let detail = format!("no role starts with this configuration: {error}");
+        findings.push(Finding::new("keys", "installation", Level::Error, detail));
+    }
+    if let Some(loss) = registry.loss() {
+        let detail = format!(
+            "lost records: {}; nothing is matched until an operator decides: see `postrider recover --registry`",
+            loss.detail
+        );
+        findings.push(Finding::new("keys", "registry", Level::Error, detail));
+    }
+    findings
 }
 
 /// What the registry holds, as far as it is of interest here.

@@ -26,7 +26,7 @@ const APPENDS_MAX: usize = 1_000;
 const APPENDS_BYTES_MAX: usize = 16 << 20;
 const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Written by every installation itself, for its own topics.
-const OWN_KEY: &[u8] = b"retry-delays/";
+const OWN_KEYS: [&[u8]; 2] = [b"retry-delays/", b"identity/"];
 
 /// What is in a file.
 #[derive(Debug)]
@@ -117,8 +117,7 @@ async fn refuse_another_registry(log: &dyn Log, survey: &Survey) -> anyhow::Resu
     let mut stretch = Stretch::new(0, bounds.start..bounds.end);
     while let Some(records) = stretch.read(&mut *reader).await? {
         for record in &records {
-            let known = record.key.starts_with(OWN_KEY)
-                || survey.registry_keys.contains(record.key.as_ref());
+            let known = is_own(&record.key) || survey.registry_keys.contains(record.key.as_ref());
             ensure!(
                 known,
                 "the registry there has tenants or endpoints that are not in the file; import into topics that are new, \
@@ -127,6 +126,10 @@ async fn refuse_another_registry(log: &dyn Log, survey: &Survey) -> anyhow::Resu
         }
     }
     Ok(())
+}
+
+fn is_own(key: &[u8]) -> bool {
+    OWN_KEYS.iter().any(|own| key.starts_with(own))
 }
 
 async fn producer(log: &dyn Log) -> anyhow::Result<Box<dyn Producer>> {
@@ -154,7 +157,7 @@ struct Importing<'a> {
 impl Importing<'_> {
     async fn import(&mut self, topic: &str, record: NewRecord) -> anyhow::Result<()> {
         if topic == REGISTRY {
-            if record.key.starts_with(OWN_KEY) {
+            if is_own(&record.key) {
                 return Ok(());
             }
             let value = record.value.as_ref().map(moved_registry_record);

@@ -26,6 +26,7 @@ fn facts(status: &Value) -> Vec<(String, String)> {
     let named = [
         ("endpoint", &status["endpoint_id"]),
         ("gate", &status["gate"]),
+        ("obstacles", &status["obstacles"]),
         ("disabled reason", &status["disabled_reason"]),
         ("disabled since", &status["disabled_since"]),
         ("partition", &status["partition"]),
@@ -47,7 +48,7 @@ fn facts(status: &Value) -> Vec<(String, String)> {
     ];
     let mut facts: Vec<_> = named
         .into_iter()
-        .filter(|(_, value)| !value.is_null())
+        .filter(|(_, value)| !value.is_null() && !is_empty(value))
         .map(|(name, value)| (name.to_owned(), output::cell(value)))
         .collect();
     for (name, field) in [
@@ -83,6 +84,7 @@ fn attempt(attempt: &Value) -> Option<String> {
 fn flatten(name: &str, value: &Value, facts: &mut Vec<(String, String)>) {
     match value {
         Value::Null => {}
+        Value::Array(_) if is_empty(value) => {}
         Value::Object(members) => {
             for (member, value) in members {
                 flatten(
@@ -98,6 +100,10 @@ fn flatten(name: &str, value: &Value, facts: &mut Vec<(String, String)>) {
     }
 }
 
+fn is_empty(value: &Value) -> bool {
+    value.as_array().is_some_and(Vec::is_empty)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -110,11 +116,13 @@ mod tests {
             "endpoint_id": "ep_a", "gate": "open", "partition": 3, "owner": "10.0.0.1:9464",
             "live_error": null, "lane": {"behind": {"since": "then", "records_at_most": 12}},
             "last_error": {"started_at": "then", "outcome": "failed", "status": 500, "detail": ""},
-            "live": {"in_flight": 2, "breaker": {"state": "open", "since": null}},
+            "obstacles": ["the key is wrong"],
+            "live": {"obstacles": [], "in_flight": 2, "breaker": {"state": "open", "since": null}},
         });
         let expected = [
             ("endpoint", "ep_a"),
             ("gate", "open"),
+            ("obstacles", "the key is wrong"),
             ("partition", "3"),
             ("owner", "10.0.0.1:9464"),
             ("behind since", "then"),
