@@ -324,8 +324,12 @@ fn base(options: &KafkaOptions, defaults: &[(&str, &str)]) -> ClientConfig {
             ("client.id", options.client_id.as_str()),
             // A broker that restarts is found again within 2 s instead of 10 s.
             ("reconnect.backoff.max.ms", "2000"),
-            // A frozen broker is left after 10 s instead of 60 s.
+            // A frozen broker is left after 10 s instead of 60 s; its kernel still takes connections, of which the first
+            // question is not answered.
             ("socket.timeout.ms", "10000"),
+            ("api.version.request.timeout.ms", "5000"),
+            // One whose machine is gone answers nothing at all.
+            ("socket.connection.setup.timeout.ms", "10000"),
             ("socket.nagle.disable", "true"),
         ],
     );
