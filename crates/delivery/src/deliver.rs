@@ -618,10 +618,10 @@ impl<S: Sender> Deliver<S> {
             let written = tokio::select! {
                 biased;
                 () = gone.cancelled() => return Finished::Abandoned { slow: false },
-                written = dead_letter::write(&*context.producer, &context.metrics, &letter) => written,
+                written = dead_letter::write(&*context.producer, &context.metrics, letter, (partition, offset)) => written,
             };
             if written.is_err() {
-                tracing::error!(dead_letter = letter.id, "the dead letter is too large for its topic");
+                context.metrics.record_lost(DELIVERIES);
             }
             Finished::Buried { partition, generation, offset }
         });

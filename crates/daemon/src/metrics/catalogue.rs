@@ -37,6 +37,8 @@ pub enum Part {
     Process,
     /// The view of the registry.
     Registry,
+    /// The topics, as every role looks at them.
+    Topics,
     /// The clients of Kafka.
     Kafka,
     /// The embedded log.
@@ -51,11 +53,12 @@ pub enum Part {
 
 impl Part {
     /// Every part, in the order of the documentation.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Exporter,
         Self::Ingest,
         Self::Delivery,
         Self::Registry,
+        Self::Topics,
         Self::Kafka,
         Self::Embedded,
         Self::Process,
@@ -64,7 +67,9 @@ impl Part {
     /// The roles that show its metrics. `up` shows those of every part but Kafka's, and the embedded log's alone.
     pub fn roles(self) -> &'static [&'static str] {
         match self {
-            Self::Process | Self::Registry | Self::Kafka => &["ingest", "deliver", "exporter"],
+            Self::Process | Self::Registry | Self::Topics | Self::Kafka => {
+                &["ingest", "deliver", "exporter"]
+            }
             Self::Ingest => &["ingest"],
             Self::Delivery => &["deliver"],
             Self::Exporter => &["exporter"],
@@ -263,6 +268,9 @@ catalogue! {
         "Reads of the registry that failed";
     REGISTRY_CONFLICTS = Registry Counter "postrider_registry_conflicts_total" []
         "Writes to the registry that another writer got ahead of";
+
+    TOPIC_PARTITIONS_UNEXPECTED = Topics Gauge "postrider_topic_partitions_unexpected" ["topic"]
+        "Partitions of a topic beyond those configured; below 0 if some are missing";
 
     KAFKA_CONNECTED = Kafka Gauge "postrider_kafka_connected" ["client"]
         "1 while the clients of this name reach a broker, as far as is known without asking; `query` asks all the time";

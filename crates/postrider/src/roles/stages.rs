@@ -104,7 +104,7 @@ impl Parts {
             metrics: self.metrics.clone(),
         };
         let stage = self.stage.clone();
-        let stop = process.stages.token().clone();
+        let stop = process.halt.clone();
         self.spawn(process, "fan-out", async move {
             fan_out::run(stage, context, stop).await;
         });
@@ -141,7 +141,7 @@ impl Parts {
             metrics: metrics.clone(),
         };
         let stage = self.stage.clone();
-        let stop = process.stages.token().clone();
+        let stop = process.halt.clone();
         let answers = process
             .lane_answers
             .take()
@@ -161,7 +161,7 @@ impl Parts {
             metrics: self.metrics.clone(),
         };
         let stage = self.stage.clone();
-        let stop = process.stages.token().clone();
+        let stop = process.halt.clone();
         self.spawn(process, "scheduler", async move {
             scheduler::run(stage, context, stop).await;
         });
@@ -174,14 +174,16 @@ impl Parts {
         stage: impl Future<Output = ()> + Send + 'static,
     ) {
         let registry = self.registry.clone();
-        let stop = process.stages.token().clone();
+        let (stop, halt) = (process.stages.token().clone(), process.halt.clone());
         process.stages.critical(name, async move {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return Ok(()),
-                () = registry.caught_up() => {}
+                () = halt.cancelled() => {}
+                () = registry.caught_up() => stage.await,
             }
-            stage.await;
+            if halt.is_cancelled() {
+                stop.cancelled().await;
+            }
             Ok::<(), Infallible>(())
         });
     }
