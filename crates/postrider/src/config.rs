@@ -49,6 +49,8 @@ pub(crate) struct Config {
     pub(crate) memory: MemoryConfig,
     /// Limits of the exporter.
     pub(crate) exporter: ExporterConfig,
+    /// How far clocks may differ.
+    pub(crate) clock: ClockConfig,
     /// When to try again.
     pub(crate) retry: RetryConfig,
     /// Which addresses webhooks may leave for.
@@ -127,6 +129,23 @@ impl Default for HealthConfig {
         Self {
             listen: None,
             kafka_client_dead_max_ms: 600_000,
+        }
+    }
+}
+
+/// How far clocks may differ.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ClockConfig {
+    /// While the clocks of this machine and of the brokers differ by more, in milliseconds, nothing is given up because of
+    /// its age: no delivery expires, and no endpoint is disabled for having failed for days.
+    pub(crate) skew_ms_max: u64,
+}
+
+impl Default for ClockConfig {
+    fn default() -> Self {
+        Self {
+            skew_ms_max: 60_000,
         }
     }
 }
@@ -340,6 +359,12 @@ impl Config {
             .saturating_mul(2 * SETTLED_OFFSET_BYTES);
         let within = [
             (
+                "ingest.event_bytes_max",
+                self.ingest.event_bytes_max,
+                "topics.event_bytes_max",
+                event,
+            ),
+            (
                 "delivery.stage.raw_record_bytes_max",
                 self.delivery.stage.raw_record_bytes_max,
                 "topics.derived_bytes_max",
@@ -348,12 +373,6 @@ impl Config {
             (
                 "delivery.deliver.lane_blocked_keys_max` and `lane_queue_max",
                 lane_state.saturating_add(settled),
-                "topics.event_bytes_max",
-                event,
-            ),
-            (
-                "ingest.event_bytes_max",
-                self.ingest.event_bytes_max,
                 "topics.event_bytes_max",
                 event,
             ),

@@ -8,6 +8,7 @@ pub(crate) mod topics;
 pub(crate) mod up;
 
 mod api;
+mod clock;
 mod registry;
 mod stages;
 

@@ -39,6 +39,8 @@ pub enum Part {
     Registry,
     /// The topics, as every role looks at them.
     Topics,
+    /// The clock of the machine, against the log's.
+    Clock,
     /// The clients of Kafka.
     Kafka,
     /// The embedded log.
@@ -53,12 +55,13 @@ pub enum Part {
 
 impl Part {
     /// Every part, in the order of the documentation.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Exporter,
         Self::Ingest,
         Self::Delivery,
         Self::Registry,
         Self::Topics,
+        Self::Clock,
         Self::Kafka,
         Self::Embedded,
         Self::Process,
@@ -71,7 +74,7 @@ impl Part {
                 &["ingest", "deliver", "exporter"]
             }
             Self::Ingest => &["ingest"],
-            Self::Delivery => &["deliver"],
+            Self::Delivery | Self::Clock => &["deliver"],
             Self::Exporter => &["exporter"],
             Self::Embedded => &["up"],
         }
@@ -271,6 +274,9 @@ catalogue! {
 
     TOPIC_PARTITIONS_UNEXPECTED = Topics Gauge "postrider_topic_partitions_unexpected" ["topic"]
         "Partitions of a topic beyond those configured; below 0 if some are missing";
+
+    CLOCK_SKEW = Clock Gauge "postrider_clock_skew_seconds" []
+        "By how much this machine's clock is ahead of the log's; below 0 if behind, NaN while the log has not told its time";
 
     KAFKA_CONNECTED = Kafka Gauge "postrider_kafka_connected" ["client"]
         "1 while the clients of this name reach a broker, as far as is known without asking; `query` asks all the time";

@@ -47,7 +47,7 @@ pub struct CarryContext<S> {
     pub registry: Registry,
     /// The way out.
     pub sender: S,
-    /// The wall clock.
+    /// The log's time, as far as it is known.
     pub clock: Arc<dyn Clock>,
     /// Where settlements are written.
     pub producer: Arc<dyn Producer>,
@@ -309,7 +309,11 @@ impl<S: Sender> CarryContext<S> {
             let blocks = Blocks {
                 when_blocked: endpoint.value.ordered.unwrap_or_default(),
                 since_ms: carried.failed_at_ms.unwrap_or(made.started_at_ms),
-                wait_ms_max: self.config.blocked_ms_max(),
+                wait_ms_max: if self.clock.ages_tell() {
+                    self.config.blocked_ms_max()
+                } else {
+                    i64::MAX
+                },
             };
             decision = decision.of_head(&made.response.outcome, blocks, schedule, now_ms);
         }
@@ -365,7 +369,7 @@ impl<S: Sender> CarryContext<S> {
         if decision.disables_endpoint {
             return Some(decision.reason);
         }
-        (fails && fails_for_long).then_some(Reason::EndpointFailing)
+        (fails && fails_for_long && self.clock.ages_tell()).then_some(Reason::EndpointFailing)
     }
 
     /// Writes what the decision leads to, before the attempt is recorded. A retry that is too large for its topic
