@@ -479,6 +479,11 @@ impl Cluster {
             .collect()
     }
 
+    /// Sets a variable of the environment of whatever is started from now on.
+    pub fn configure(&mut self, name: &str, value: &str) {
+        self.plan.settings.insert(name.to_owned(), value.to_owned());
+    }
+
     /// Where the process of this role or stage says how it is.
     pub fn health_address(&self, name: &str) -> SocketAddr {
         self.member(self.resolve(name)).health

@@ -133,6 +133,8 @@ fn described(part: Part) -> (&'static str, &'static str) {
             "What this process did since it started, and what it holds.",
         ),
         Part::Registry => ("The view of the registry", "Every process has its own."),
+        Part::Topics => ("The topics", "Every process looks for itself."),
+        Part::Clock => ("The clock", "Of the machine that the process is on."),
         Part::Kafka => (
             "Kafka's clients",
             "From librdkafka's statistics, every 5 s unless `kafka.\"statistics.interval.ms\"` says otherwise (0: none). `client` is the name of a producer or group; those of one name are added up. Other clients tell nothing.",

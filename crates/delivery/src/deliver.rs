@@ -183,6 +183,7 @@ impl<S: Sender> Deliver<S> {
         Now {
             mono_ms: i64::try_from(self.base.elapsed().as_millis()).unwrap_or(i64::MAX),
             wall_ms: self.context.clock.now_ms(),
+            ages_tell: self.context.clock.ages_tell(),
         }
     }
 
@@ -630,10 +631,10 @@ impl<S: Sender> Deliver<S> {
             let written = tokio::select! {
                 biased;
                 () = gone.cancelled() => return Finished::Abandoned { slow: false },
-                written = dead_letter::write(&*context.producer, &context.metrics, &letter) => written,
+                written = dead_letter::write(&*context.producer, &context.metrics, letter, (partition, offset)) => written,
             };
             if written.is_err() {
-                tracing::error!(dead_letter = letter.id, "the dead letter is too large for its topic");
+                context.metrics.record_lost(DELIVERIES);
             }
             Finished::Buried { partition, generation, offset }
         });
@@ -807,7 +808,9 @@ impl<S: Sender> Stage for Deliver<S> {
     }
 
     fn note(&mut self, partition: PartitionNumber, offset: Offset) -> CommitNote {
-        let now_ms = self.context.clock.now_ms();
+        let clock = &self.context.clock;
+        // Where no age tells anything, no settlement is old.
+        let now_ms = if clock.ages_tell() { clock.now_ms() } else { 0 };
         let Some(owned) = self.partitions.get_mut(&partition) else {
             return CommitNote::default();
         };

@@ -292,7 +292,7 @@ impl FanOut {
         let Routing {
             record,
             generation,
-            route,
+            mut route,
             span,
             deliveries,
             ..
@@ -301,11 +301,12 @@ impl FanOut {
         let held = Held::new(&self.bytes, &record);
         let routed = async move {
             let _held = held;
-            let mut too_large = 0_usize;
-            for delivery in join_all(deliveries).await {
+            let mut too_large = Vec::new();
+            for (delivery, endpoint) in join_all(deliveries).await.into_iter().zip(&route.endpoints)
+            {
                 match delivery {
                     Ok(_) => {}
-                    Err(AppendError::TooLarge) => too_large += 1,
+                    Err(AppendError::TooLarge) => too_large.push(endpoint.clone()),
                     Err(source) => {
                         return Err(StageError::Append {
                             topic: DELIVERIES,
@@ -314,10 +315,14 @@ impl FanOut {
                     }
                 }
             }
+            route
+                .endpoints
+                .retain(|endpoint| !too_large.contains(endpoint));
             append_route(&*producer, &route).await;
-            if too_large > 0 {
+            if let Some(first) = too_large.first() {
                 let detail = format!(
-                    "the deliveries to {too_large} endpoints are larger than the topic takes"
+                    "the deliveries to {} endpoints, the first of them {first}, are larger than the topic takes",
+                    too_large.len()
                 );
                 bury(&*producer, &context, &record, Reason::TooLarge, detail).await;
             }
@@ -394,21 +399,13 @@ async fn bury(
 ) {
     let now_ms = context.clock.now_ms();
     let cap = context.raw_record_bytes_max;
-    let mut letter = dead_letter::of_record(EVENTS, record, reason, detail.clone(), cap, now_ms);
-    if dead_letter::write(producer, &context.metrics, &letter)
+    let letter = dead_letter::of_record(EVENTS, record, reason, detail, cap, now_ms);
+    let place = (record.partition, record.offset);
+    if dead_letter::write(producer, &context.metrics, letter, place)
         .await
         .is_err()
     {
-        letter = dead_letter::of_record(EVENTS, record, reason, detail, 0, now_ms);
-        if dead_letter::write(producer, &context.metrics, &letter)
-            .await
-            .is_err()
-        {
-            tracing::error!(
-                dead_letter = letter.id,
-                "even an empty dead letter is too large for its topic"
-            );
-        }
+        context.metrics.record_lost(EVENTS);
     }
 }
 

@@ -105,6 +105,11 @@ impl DeliveryMetrics {
         Self::new(&Registry::new()).expect("an empty registry takes every name")
     }
 
+    /// A record that could not go on, and of which no dead letter could be written either.
+    pub(crate) fn record_lost(&self, topic: &str) {
+        self.records_lost.with_label_values(&[topic]).inc();
+    }
+
     pub(crate) fn attempt_ended(&self, outcome: AttemptOutcome, reason: Reason, duration_ms: u32) {
         let outcome = match outcome {
             AttemptOutcome::Succeeded => "succeeded",

@@ -364,7 +364,7 @@ impl Stage for Scheduler {
     const GROUP: &'static str = GROUP_SCHEDULER;
     const LINGER: Duration = Duration::ZERO;
 
-    /// How many partitions `deliveries` has.
+    /// Over how many partitions of `deliveries` keys are spread.
     type Prepared = i32;
 
     fn prepare(&self, _: &Assignment, _: Offset) -> Preparation<i32> {
@@ -372,7 +372,7 @@ impl Stage for Scheduler {
             return ready(Ok(known)).boxed();
         }
         let log = self.log.clone();
-        Box::pin(async move { Ok(log.partition_count(DELIVERIES).await?) })
+        Box::pin(async move { Ok(log.key_partitions(DELIVERIES).await?) })
     }
 
     fn begin(&mut self, assignment: &Assignment, partitions: i32) {

@@ -172,6 +172,35 @@ fn what_retention_would_take_is_dead_lettered_first() {
 }
 
 #[test]
+fn a_machine_whose_clock_is_off_by_days_expires_nothing_and_retries_in_time() {
+    const DAYS_MS: i64 = 7 * 86_400_000;
+    let run = |off_ms, by_log| {
+        simulate(async move {
+            World::plain(5, false)
+                .await
+                .run_clock_off(off_ms, by_log)
+                .await
+        })
+    };
+    let (expired, _) = run(DAYS_MS, false);
+    assert!(
+        expired > 10,
+        "by its own clock it gives up what is a second old: {expired}"
+    );
+    for off_ms in [DAYS_MS, -DAYS_MS] {
+        let (expired, late_ms) = run(off_ms, true);
+        assert_eq!(expired, 0, "{off_ms}");
+        assert!(late_ms.len() > 20, "there were retries: {late_ms:?}");
+        assert!(
+            late_ms.iter().all(|late_ms| *late_ms >= 0),
+            "{off_ms}: {late_ms:?}"
+        );
+        let in_time = late_ms.iter().filter(|late_ms| **late_ms <= 10_000);
+        assert!(in_time.count() * 2 > late_ms.len(), "{off_ms}: {late_ms:?}");
+    }
+}
+
+#[test]
 fn forged_records_hold_nothing_up() {
     assert!(
         simulate(async { World::plain(11, false).await.run_forged().await }),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::{get, post};
+use postrider_daemon::CancellationToken;
 use postrider_log::{Clock, Log, LogError};
 use postrider_model::ids::TenantId;
 use postrider_registry::Registry;
@@ -40,6 +41,8 @@ pub struct ApiContext<'a> {
     pub config: IngestConfig,
     /// What stands before it.
     pub entrance: &'a Entrance,
+    /// From when it is cancelled on, no event or delivery is appended: nobody would know where it belongs.
+    pub halt: CancellationToken,
 }
 
 /// Why the API could not be built.
@@ -91,10 +94,11 @@ impl Api {
             clock,
             config,
             entrance,
+            halt,
         } = context;
         let metrics = entrance.metrics().clone();
         let admission = Admission::try_new(&config, &metrics)?;
-        let producing = Producing::open(&*log, &config).await?;
+        let producing = Producing::open(&*log, &config, halt).await?;
         let readers = Readers::new(log, &config);
         let shared = Shared {
             registry,

@@ -98,7 +98,7 @@ async fn list_of(
     parameters.finish()?;
     let budget = api.readers.admit()?;
     let topic = api.readers.topic(DEAD_LETTERS, &budget).await?;
-    let partitions = filter.partitions(topic.partitions);
+    let partitions = filter.partitions(topic.key_partitions);
     lists::newest_first(topic, partitions, window, budget, |record| {
         let letter = read(record, tenant)?;
         filter.admits(&letter).then(|| views::dead_letter(&letter))

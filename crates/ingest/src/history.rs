@@ -128,7 +128,7 @@ impl EventSearch<'_> {
         budget: &mut Budget,
     ) -> Result<Search<Route>, Problem> {
         let mut topic = self.api.readers.topic(ROUTES, budget).await?;
-        let partition = partition_for(self.id.as_str().as_bytes(), topic.partitions);
+        let partition = partition_for(self.id.as_str().as_bytes(), topic.key_partitions);
         let ranges = match ranges {
             Some(ranges) => topic.checked(ranges)?,
             None => topic.ranges([partition], Some(self.since_ms), None).await?,
@@ -151,7 +151,7 @@ impl EventSearch<'_> {
             Some(ranges) => topic.checked(ranges)?,
             None => {
                 let key = event_key(self.tenant, "", self.id);
-                let first = partition_for(&key, topic.partitions);
+                let first = partition_for(&key, topic.key_partitions);
                 let others = (0..topic.partitions).filter(|partition| *partition != first);
                 topic
                     .ranges(
@@ -202,7 +202,9 @@ impl EventSearch<'_> {
                 let partitions: BTreeSet<_> = route
                     .endpoints
                     .iter()
-                    .map(|endpoint| partition_for(endpoint.as_str().as_bytes(), topic.partitions))
+                    .map(|endpoint| {
+                        partition_for(endpoint.as_str().as_bytes(), topic.key_partitions)
+                    })
                     .collect();
                 topic
                     .ranges(partitions, Some(route.routed_at_ms - CLOCK_SKEW_MS), None)
@@ -282,7 +284,7 @@ pub(crate) async fn list_attempts(
     parameters.finish()?;
     let budget = api.readers.admit()?;
     let topic = api.readers.topic(ATTEMPTS, &budget).await?;
-    let partition = partition_for(endpoint.as_str().as_bytes(), topic.partitions);
+    let partition = partition_for(endpoint.as_str().as_bytes(), topic.key_partitions);
     lists::newest_first(topic, [partition], window, budget, |record| {
         let attempt = Attempt::decode(record.value.as_ref()?).ok()?;
         let wanted = attempt.work.endpoint == endpoint && attempt.tenant == tenant;

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use postrider_daemon::telemetry;
+use postrider_daemon::{CancellationToken, telemetry};
 use postrider_log::{
     AppendError, Log, LogError, NewRecord, Position, Producer, ProducerOptions, Target,
 };
 use postrider_model::event::TraceContext;
 use tokio::time::timeout;
+
 use tracing::{Instrument, Span};
 
 use crate::config::IngestConfig;
@@ -21,10 +22,15 @@ const GRACE: Duration = Duration::from_secs(1);
 pub(crate) struct Producing {
     producer: Box<dyn Producer>,
     append_timeout: Duration,
+    halt: CancellationToken,
 }
 
 impl Producing {
-    pub(crate) async fn open(log: &dyn Log, config: &IngestConfig) -> Result<Self, LogError> {
+    pub(crate) async fn open(
+        log: &dyn Log,
+        config: &IngestConfig,
+        halt: CancellationToken,
+    ) -> Result<Self, LogError> {
         let options = ProducerOptions {
             name: "ingest",
             append_timeout: Some(config.append_timeout()),
@@ -35,6 +41,7 @@ impl Producing {
         Ok(Self {
             producer,
             append_timeout: config.append_timeout(),
+            halt,
         })
     }
 
@@ -45,6 +52,10 @@ impl Producing {
         mut record: NewRecord,
         trace: &TraceContext,
     ) -> Result<Position, AppendError> {
+        if self.halt.is_cancelled() {
+            let halted = "what the process counts on has changed, and only a new start goes on";
+            return Err(AppendError::Failed(halted.to_owned()));
+        }
         let span = sending(topic, trace);
         telemetry::carry(&span, &mut record.headers);
         let append = span.in_scope(|| self.producer.append(topic, Target::Key, record));

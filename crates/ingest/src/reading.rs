@@ -113,6 +113,7 @@ impl Readers {
     /// Opens a topic, for a request that was admitted: so there are no more readers than such requests.
     pub(crate) async fn topic(&self, name: &'static str, _: &Budget) -> Result<Topic<'_>, Problem> {
         let partitions = self.within(self.log.partition_count(name)).await?;
+        let key_partitions = self.key_partitions(name).await?;
         let idle = self.idle().get_mut(name).and_then(Vec::pop);
         let reader = match idle {
             Some(reader) => reader,
@@ -122,8 +123,14 @@ impl Readers {
             readers: self,
             name,
             partitions,
+            key_partitions,
             reader: Some(reader),
         })
+    }
+
+    /// Over how many of a topic's partitions keys are spread.
+    pub(crate) async fn key_partitions(&self, topic: &str) -> Result<i32, Problem> {
+        self.within(self.log.key_partitions(topic)).await
     }
 
     /// What a group has committed, for every partition of the topic.
@@ -188,6 +195,8 @@ pub(crate) struct Topic<'a> {
     readers: &'a Readers,
     name: &'static str,
     pub(crate) partitions: i32,
+    /// Over how many of them keys are spread.
+    pub(crate) key_partitions: i32,
     /// Taken while a read is under way: one that failed or was left in the middle does not come back.
     reader: Option<Box<dyn Reader>>,
 }

@@ -169,7 +169,7 @@ impl Command<'_> {
         let ranges = match cursor {
             Some(rest) => topic.checked(rest)?,
             None => {
-                let partitions = filter.partitions(topic.partitions);
+                let partitions = filter.partitions(topic.key_partitions);
                 topic
                     .ranges(partitions, Some(since_ms), Some(until_ms))
                     .await?

@@ -36,7 +36,7 @@ pub(crate) async fn show(
     let endpoint = &*found.value;
     let mut budget = api.readers.admit()?;
     let group = api.readers.committed(GROUP_DELIVER, DELIVERIES).await?;
-    let partitions = i32::try_from(group.len()).unwrap_or(i32::MAX);
+    let partitions = api.readers.key_partitions(DELIVERIES).await?;
     let partition = partition_for(endpoint.id.as_str().as_bytes(), partitions);
     let committed = usize::try_from(partition)
         .ok()

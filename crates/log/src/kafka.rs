@@ -170,6 +170,13 @@ impl Log for KafkaLog {
         Ok(i32::try_from(self.partitions(topic).await?.len()).unwrap_or(i32::MAX))
     }
 
+    async fn key_partitions(&self, topic: &str) -> Result<i32, LogError> {
+        match self.options.partitions.get(topic) {
+            Some(partitions) => Ok(*partitions),
+            None => self.partition_count(topic).await,
+        }
+    }
+
     async fn bounds(&self, topic: &str, partition: Partition) -> Result<Bounds, LogError> {
         let name = topic.to_owned();
         self.ask(topic, move |client, full| {
@@ -245,9 +252,9 @@ impl Log for KafkaLog {
 
     async fn producer(&self, options: ProducerOptions) -> Result<Box<dyn Producer>, LogError> {
         let config = config::producer(&self.options, &options);
-        let (prefix, clients) = (self.options.prefix.clone(), Arc::clone(&self.clients));
+        let (log, clients) = (self.options.clone(), Arc::clone(&self.clients));
         let producer =
-            query::blocking(move || KafkaProducer::start(&options, prefix, config, clients));
+            query::blocking(move || KafkaProducer::start(&options, &log, config, clients));
         Ok(Box::new(producer.await?))
     }
 

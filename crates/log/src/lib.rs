@@ -16,7 +16,7 @@ pub mod port;
 pub mod stretch;
 pub mod tracker;
 
-pub use clock::{Clock, SystemClock};
+pub use clock::{Clock, LogClock, SystemClock, TimeSample};
 pub use partitioner::partition_for;
 pub use port::{
     Append, AppendError, Assignment, Batch, Bounds, Commit, CommitAck, CommitError, Committed,

@@ -47,6 +47,10 @@ pub trait Log: Debug + Send + Sync + 'static {
     ) -> Result<Vec<Option<TopicDescription>>, LogError>;
     /// How many partitions the topic has.
     async fn partition_count(&self, topic: &str) -> Result<i32, LogError>;
+    /// Over how many partitions, the first ones, [`Target::Key`] spreads keys: all, unless some were added later.
+    async fn key_partitions(&self, topic: &str) -> Result<i32, LogError> {
+        self.partition_count(topic).await
+    }
     /// First offset kept, and the offset the next record gets.
     async fn bounds(&self, topic: &str, partition: Partition) -> Result<Bounds, LogError>;
     /// The bounds of every partition, by number, with as few questions as the log allows.
@@ -176,6 +180,8 @@ pub struct Position {
     pub partition: Partition,
     /// Offset.
     pub offset: Offset,
+    /// The time that the log gave the record, Unix milliseconds; `None` where its topic keeps the writers' times.
+    pub timestamp_ms: Option<i64>,
 }
 
 /// How a producer behaves.

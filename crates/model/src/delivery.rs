@@ -8,6 +8,11 @@ use crate::filter::EventTypeName;
 use crate::identity::RegistryStamp;
 use crate::ids::{EndpointId, EventId, TenantId};
 
+/// Longest description of what went wrong, in bytes.
+pub const DETAIL_BYTES_MAX: usize = 512;
+/// How much of a response body is kept, in bytes.
+pub const RESPONSE_EXCERPT_BYTES_MAX: usize = 1024;
+
 /// One event on its way to one endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
@@ -131,9 +136,9 @@ pub struct Attempt {
     pub reason: crate::outcome::Reason,
     /// HTTP status, if there was an answer.
     pub status: Option<u16>,
-    /// What went wrong, for people.
+    /// What went wrong, for people: at most [`DETAIL_BYTES_MAX`].
     pub detail: String,
-    /// The beginning of the response body.
+    /// The beginning of the response body: at most [`RESPONSE_EXCERPT_BYTES_MAX`].
     pub response_excerpt: Bytes,
     /// What became of the delivery; `None` for an interrupted attempt.
     pub settlement: Option<Settlement>,
@@ -236,7 +241,7 @@ pub struct DeadLetter {
     pub id: String,
     /// Why.
     pub reason: crate::outcome::Reason,
-    /// What went wrong, for people.
+    /// What went wrong, for people: at most [`DETAIL_BYTES_MAX`].
     pub detail: String,
     /// When it was given up.
     pub dead_lettered_at_ms: i64,
@@ -251,11 +256,11 @@ pub struct DeadLetter {
 pub enum DeadLetterContent {
     /// A delivery, as it was at its last attempt.
     Delivery(Box<Delivery>),
-    /// A record of the log, as it was.
+    /// A record of the log, as it was: one that could not be understood, or of which `dead-letters` took no more.
     Raw(RawRecord),
 }
 
-/// A record that could not be understood.
+/// A record of the log, kept without understanding it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawRecord {
     /// Topic, without prefix.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{EventId, TenantId};
+use crate::ids::{EventId, ID_BYTES_MAX, TenantId};
 use crate::retry::DelayLadder;
 
 /// Events as accepted, by tenant and ordering key.
@@ -33,6 +33,78 @@ pub const GROUP_SCHEDULER: &str = "scheduler";
 const HOUR_MS: i64 = 60 * 60 * 1000;
 const DAY_HOURS: u32 = 24;
 
+/// By how much a record that holds an event may exceed the event's own record, in bytes: ids, times, the end of a delivery with
+/// its detail, trace context, and what Kafka puts around a record. An attempt, which holds no event, fits into it.
+pub const DERIVED_OVERHEAD_BYTES: u32 = 4 * 1024;
+/// What an endpoint takes in a route at most, in bytes.
+const ROUTED_ENDPOINT_BYTES: u64 = 2 + ID_BYTES_MAX as u64;
+
+/// Why the sizes of records do not go together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSizes {
+    /// An event of the largest size would be accepted, and could be neither delivered nor dead-lettered.
+    #[error(
+        "the largest record of {topic} is {found} bytes: must be at least {least}, the largest record of `events` and \
+         {DERIVED_OVERHEAD_BYTES} bytes for what surrounds an event"
+    )]
+    Derived {
+        /// Name without prefix.
+        topic: &'static str,
+        /// Its largest record.
+        found: u64,
+        /// What it must take.
+        least: u64,
+    },
+    /// The route of an event that every endpoint of a tenant wants.
+    #[error(
+        "the largest record of {ROUTES} is {found} bytes: must be at least {least} for {endpoints} endpoints of a tenant"
+    )]
+    Route {
+        /// Its largest record.
+        found: u64,
+        /// What it must take.
+        least: u64,
+        /// Endpoints that one event may match.
+        endpoints: u64,
+    },
+}
+
+/// Checks that what follows from the largest event fits into the topics that it is written to. `largest` says the largest
+/// record of a topic in bytes, `endpoints_max` how many endpoints one event may match.
+///
+/// # Errors
+/// The first topic that is too small.
+pub fn check_sizes(
+    largest: impl Fn(&'static str) -> u64,
+    endpoints_max: u64,
+) -> Result<(), InvalidSizes> {
+    let overhead = u64::from(DERIVED_OVERHEAD_BYTES);
+    let event = largest(EVENTS);
+    let holding_events = [DELIVERIES, RETRY, DEAD_LETTERS].map(|topic| (topic, event + overhead));
+    for (topic, least) in holding_events.into_iter().chain([(ATTEMPTS, overhead)]) {
+        let found = largest(topic);
+        if found < least {
+            return Err(InvalidSizes::Derived {
+                topic,
+                found,
+                least,
+            });
+        }
+    }
+    let (found, least) = (
+        largest(ROUTES),
+        overhead.saturating_add(endpoints_max.saturating_mul(ROUTED_ENDPOINT_BYTES)),
+    );
+    if found < least {
+        return Err(InvalidSizes::Route {
+            found,
+            least,
+            endpoints: endpoints_max,
+        });
+    }
+    Ok(())
+}
+
 /// The key of an event: one partition, and so one order, per tenant and ordering key; events without one are spread.
 pub fn event_key(tenant: &TenantId, ordering_key: &str, event_id: &EventId) -> Bytes {
     let key = if ordering_key.is_empty() {
@@ -47,8 +119,10 @@ pub fn event_key(tenant: &TenantId, ordering_key: &str, event_id: &EventId) -> B
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TopicLayout {
-    /// Partitions of every topic but `registry` and `retry`. Fixed at creation.
+    /// Partitions of every topic but `registry` and `retry`, over which keys are spread. Fixed at creation.
     pub partitions: i32,
+    /// Partitions that somebody has added to each of them since. No key is put there.
+    pub partitions_added: i32,
     /// Replicas of each partition; -1 for the broker's default.
     pub replication: i32,
     /// How long `events` are kept.
@@ -65,7 +139,8 @@ pub struct TopicLayout {
     pub attempts_retention_hours: u32,
     /// Largest record of `events`.
     pub event_bytes_max: u32,
-    /// Largest record of what derives from events: larger, since it adds to what it holds.
+    /// Largest record of what derives from events: larger by [`DERIVED_OVERHEAD_BYTES`] at least, since it adds to what it
+    /// holds.
     pub derived_bytes_max: u32,
     /// How long `registry` and `endpoint-state` keep superseded records: longer than any write is waited for.
     pub compaction_lag_s: u32,
@@ -77,6 +152,7 @@ impl Default for TopicLayout {
     fn default() -> Self {
         Self {
             partitions: 12,
+            partitions_added: 0,
             replication: -1,
             events_retention_hours: 7 * DAY_HOURS,
             routes_retention_hours: 7 * DAY_HOURS,
@@ -110,19 +186,14 @@ pub struct TopicPlan {
 impl TopicLayout {
     /// Every topic.
     pub fn topics(&self) -> Vec<TopicPlan> {
-        let derived = |name, retention_hours| {
-            plan(
-                name,
-                self.partitions,
-                retention_hours,
-                self.derived_bytes_max,
-            )
-        };
+        let partitions = self.partitions.saturating_add(self.partitions_added);
+        let derived =
+            |name, retention_hours| plan(name, partitions, retention_hours, self.derived_bytes_max);
         let retry_partitions = i32::try_from(self.retry_delays_ms.len()).unwrap_or(i32::MAX);
         vec![
             plan(
                 EVENTS,
-                self.partitions,
+                partitions,
                 self.events_retention_hours,
                 self.event_bytes_max,
             ),
@@ -135,8 +206,24 @@ impl TopicLayout {
             derived(DEAD_LETTERS, self.dead_letters_retention_hours),
             derived(ATTEMPTS, self.attempts_retention_hours),
             self.compacted(REGISTRY, 1),
-            self.compacted(ENDPOINT_STATE, self.partitions),
+            self.compacted(ENDPOINT_STATE, partitions),
         ]
+    }
+
+    /// Checks that the sizes of records go together, as [`check_sizes`] does.
+    ///
+    /// # Errors
+    /// The first topic that is too small.
+    pub fn check_sizes(&self, endpoints_max: u64) -> Result<(), InvalidSizes> {
+        let largest = |topic| {
+            let of_events = topic == EVENTS;
+            u64::from(if of_events {
+                self.event_bytes_max
+            } else {
+                self.derived_bytes_max
+            })
+        };
+        check_sizes(largest, endpoints_max)
     }
 
     fn compacted(&self, name: &'static str, partitions: i32) -> TopicPlan {
@@ -219,6 +306,38 @@ mod tests {
                 _ => 12,
             };
             assert_eq!(topic.partitions, expected, "{}", topic.name);
+        }
+    }
+
+    #[test]
+    fn limits_under_which_an_accepted_event_does_not_fit_the_next_topic_are_refused() {
+        let layout = TopicLayout::default();
+        assert_eq!(layout.check_sizes(10_000), Ok(()));
+        let equal = TopicLayout {
+            event_bytes_max: layout.derived_bytes_max,
+            ..layout.clone()
+        };
+        assert!(matches!(
+            equal.check_sizes(1),
+            Err(InvalidSizes::Derived {
+                topic: DELIVERIES,
+                ..
+            })
+        ));
+        let just = TopicLayout {
+            event_bytes_max: layout.derived_bytes_max - DERIVED_OVERHEAD_BYTES,
+            ..layout.clone()
+        };
+        assert_eq!(just.check_sizes(1), Ok(()));
+        assert!(matches!(
+            layout.check_sizes(1_000_000),
+            Err(InvalidSizes::Route { .. })
+        ));
+        let lowered = |lowered: &'static str| {
+            move |topic: &'static str| if topic == lowered { 1_000 } else { 1 << 20 }
+        };
+        for topic in [DELIVERIES, RETRY, DEAD_LETTERS, ATTEMPTS, ROUTES] {
+            assert!(check_sizes(lowered(topic), 100).is_err(), "{topic}");
         }
     }
 

@@ -15,7 +15,8 @@ use postrider_delivery::config::EgressConfig;
 use postrider_exporter::ExporterConfig;
 use postrider_ingest::IngestConfig;
 use postrider_model::retry::RetrySchedule;
-use postrider_model::topics::TopicLayout;
+use postrider_model::topics::{DERIVED_OVERHEAD_BYTES, TopicLayout};
+use postrider_model::wire::ORDERING_KEY_BYTES_MAX;
 use postrider_registry::{Keyring, RegistryOptions};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -48,6 +49,8 @@ pub(crate) struct Config {
     pub(crate) memory: MemoryConfig,
     /// Limits of the exporter.
     pub(crate) exporter: ExporterConfig,
+    /// How far clocks may differ.
+    pub(crate) clock: ClockConfig,
     /// When to try again.
     pub(crate) retry: RetryConfig,
     /// Which addresses webhooks may leave for.
@@ -126,6 +129,23 @@ impl Default for HealthConfig {
         Self {
             listen: None,
             kafka_client_dead_max_ms: 600_000,
+        }
+    }
+}
+
+/// How far clocks may differ.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ClockConfig {
+    /// While the clocks of this machine and of the brokers differ by more, in milliseconds, nothing is given up because of
+    /// its age: no delivery expires, and no endpoint is disabled for having failed for days.
+    pub(crate) skew_ms_max: u64,
+}
+
+impl Default for ClockConfig {
+    fn default() -> Self {
+        Self {
+            skew_ms_max: 60_000,
         }
     }
 }
@@ -276,6 +296,12 @@ impl Config {
             .check()
             .map_err(|error| format!("`delivery`: {error}"))?;
         self.check_lease()?;
+        if self.topics.partitions < 1 || self.topics.partitions_added < 0 {
+            return Err(
+                "`topics`: `partitions` must be at least 1, `partitions_added` 0".to_owned(),
+            );
+        }
+        self.check_sizes()?;
         postrider_model::address::AddressPolicy::try_new(&self.egress.allow_cidrs)
             .map_err(|error| format!("`egress.allow_cidrs`: {error}"))?;
         let compaction_lag_ms = u64::from(self.topics.compaction_lag_s) * 1000;
@@ -297,7 +323,99 @@ impl Config {
     }
 }
 
+/// What librdkafka's producers take at most, unless configured.
+const PRODUCED_BYTES_MAX: u32 = 16 * 1024 * 1024;
+/// What a state of a lane takes at most: of a key that is held back, and of an offset that is settled.
+const BLOCKED_KEY_BYTES: usize = ORDERING_KEY_BYTES_MAX + 48;
+const SETTLED_OFFSET_BYTES: usize = 10;
+
 impl Config {
+    /// What one part accepts, the next must be able to write: otherwise it would wait or be lost for ever.
+    fn check_sizes(&self) -> Result<(), String> {
+        let topics = &self.topics;
+        let endpoints_max = u64::try_from(self.registry.endpoints_per_tenant_max);
+        topics
+            .check_sizes(endpoints_max.unwrap_or(u64::MAX))
+            .map_err(|error| {
+                format!("`topics.event_bytes_max` and `topics.derived_bytes_max`: {error}")
+            })?;
+        let produced = self.kafka.properties.get("message.max.bytes");
+        let produced = produced.and_then(|bytes| bytes.parse().ok());
+        let (event, derived) = (topics.event_bytes_max, topics.derived_bytes_max);
+        if derived > produced.unwrap_or(PRODUCED_BYTES_MAX) {
+            return Err(format!(
+                "`topics.derived_bytes_max`: must be at most `kafka.\"message.max.bytes\"` ({PRODUCED_BYTES_MAX} unless set), \
+                 which is what a producer takes"
+            ));
+        }
+        let (event, derived) = (event as usize, derived as usize);
+        let overhead = DERIVED_OVERHEAD_BYTES as usize;
+        let deliver = &self.delivery.deliver;
+        let lane_state = deliver
+            .lane_blocked_keys_max
+            .saturating_mul(BLOCKED_KEY_BYTES);
+        let settled = deliver
+            .lane_queue_max
+            .saturating_mul(2 * SETTLED_OFFSET_BYTES);
+        let within = [
+            (
+                "ingest.event_bytes_max",
+                self.ingest.event_bytes_max,
+                "topics.event_bytes_max",
+                event,
+            ),
+            (
+                "delivery.stage.raw_record_bytes_max",
+                self.delivery.stage.raw_record_bytes_max,
+                "topics.derived_bytes_max",
+                derived,
+            ),
+            (
+                "delivery.deliver.lane_blocked_keys_max` and `lane_queue_max",
+                lane_state.saturating_add(settled),
+                "topics.event_bytes_max",
+                event,
+            ),
+        ];
+        for (key, bytes, limit_key, limit) in within {
+            if bytes.saturating_add(overhead) > limit {
+                return Err(format!(
+                    "`{key}`: {bytes} bytes and {overhead} around them do not fit into `{limit_key}` ({limit})"
+                ));
+            }
+        }
+        self.check_queues(event, derived)
+    }
+
+    /// A queue that is smaller than a record would never take it.
+    fn check_queues(&self, event: usize, derived: usize) -> Result<(), String> {
+        let queues = [
+            (
+                "delivery.stage.producer_queue_bytes_max",
+                self.delivery.stage.producer_queue_bytes_max,
+                derived,
+            ),
+            (
+                "ingest.append_queue_bytes_max",
+                self.ingest.append_queue_bytes_max,
+                derived,
+            ),
+            (
+                "registry.write_bytes_max",
+                self.registry.write_bytes_max,
+                event,
+            ),
+        ];
+        for (key, bytes, largest) in queues {
+            if bytes < largest {
+                return Err(format!(
+                    "`{key}`: must be at least {largest}, the largest record that goes through it"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// A worker that is cut off must stop before its partitions go to another.
     fn check_lease(&self) -> Result<(), String> {
         let Some(session_timeout) = self.kafka.properties.get("session.timeout.ms") else {
@@ -406,6 +524,58 @@ mod tests {
             shown.contains("broker:9092") && !shown.contains("hush"),
             "{shown}"
         );
+    }
+
+    #[test]
+    fn sizes_of_which_something_accepted_could_not_be_written_on_are_refused() {
+        let refused =
+            |name: &str, value: &str| load(&[(name, value)]).unwrap().check().unwrap_err();
+        for (name, value, key) in [
+            (
+                "TOPICS__EVENT_BYTES_MAX",
+                "2097152",
+                "topics.event_bytes_max",
+            ),
+            (
+                "TOPICS__EVENT_BYTES_MAX",
+                "100000",
+                "ingest.event_bytes_max",
+            ),
+            (
+                "TOPICS__DERIVED_BYTES_MAX",
+                "30000000",
+                "topics.derived_bytes_max",
+            ),
+            ("REGISTRY__ENDPOINTS_PER_TENANT_MAX", "1000000", "routes"),
+            (
+                "DELIVERY__STAGE__RAW_RECORD_BYTES_MAX",
+                "3000000",
+                "raw_record_bytes_max",
+            ),
+            (
+                "DELIVERY__DELIVER__LANE_BLOCKED_KEYS_MAX",
+                "20000",
+                "lane_blocked_keys_max",
+            ),
+            (
+                "DELIVERY__STAGE__PRODUCER_QUEUE_BYTES_MAX",
+                "1000000",
+                "producer_queue_bytes_max",
+            ),
+            (
+                "INGEST__APPEND_QUEUE_BYTES_MAX",
+                "1000000",
+                "append_queue_bytes_max",
+            ),
+            (
+                "REGISTRY__WRITE_BYTES_MAX",
+                "1000",
+                "registry.write_bytes_max",
+            ),
+        ] {
+            let error = refused(&format!("POSTRIDER_{name}"), value);
+            assert!(error.contains(key), "{name}: {error}");
+        }
     }
 
     #[test]

@@ -4,9 +4,11 @@ pub(crate) mod deliver;
 pub(crate) mod exporter;
 pub(crate) mod ingest;
 pub(crate) mod log;
+pub(crate) mod topics;
 pub(crate) mod up;
 
 mod api;
+mod clock;
 mod registry;
 mod stages;
 
@@ -52,6 +54,9 @@ pub(crate) struct Process {
     pub(crate) api: Tasks,
     pub(crate) stages: Tasks,
     pub(crate) base: Tasks,
+    /// Cancelled when what the stages and the API count on has changed: they do nothing more, and the process stays to
+    /// say why.
+    pub(crate) halt: CancellationToken,
     /// What deliver is asked about its lanes, until it takes this.
     pub(crate) lane_answers: Option<LaneAnswers>,
     stages_drain: Duration,
@@ -127,12 +132,14 @@ impl Process {
         })?;
         let mut base = Tasks::new(CancellationToken::new());
         watch_event_loop(&mut base, metrics.clone());
+        let stages = Tasks::new(CancellationToken::new());
         Ok(Self {
             stop,
             health,
             metrics,
             api: Tasks::new(CancellationToken::new()),
-            stages: Tasks::new(CancellationToken::new()),
+            halt: stages.token().child_token(),
+            stages,
             base,
             stages_drain: Duration::from_millis(config.delivery.stage.stop_drain_ms) + DRAIN_SLACK,
             health_server,

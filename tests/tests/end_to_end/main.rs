@@ -45,6 +45,7 @@ mod memory;
 mod moving;
 mod order;
 mod outage;
+mod partitions;
 mod pauses;
 mod poison;
 mod recover;

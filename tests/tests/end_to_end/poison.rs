@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_log::{NewRecord, ProducerOptions, Target};
-use postrider_tests::{Api, LogKind, Plan, Receiver};
+use postrider_tests::{Api, Cluster, LogKind, Plan, Receiver, Reply};
 use serde_json::{Value, json};
 
 use crate::topic_log::with_log;
@@ -12,10 +12,15 @@ use crate::topic_log::with_log;
 const SOON: Duration = Duration::from_secs(30);
 const PARTITIONS: i32 = 4;
 
-on_both_logs!(
-    malformed_protobuf_goes_to_the_dead_letters_and_blocks_nothing,
-    an_event_too_large_for_the_next_topic_goes_to_the_dead_letters_and_blocks_nothing,
-);
+on_both_logs!(malformed_protobuf_goes_to_the_dead_letters_and_blocks_nothing);
+
+mod sizes {
+    use super::*;
+    on_kafka!(
+        an_event_too_large_for_the_next_topic_goes_to_the_dead_letters_and_blocks_nothing,
+        a_dead_letter_too_large_for_its_topic_is_shortened_and_its_settlement_says_so,
+    );
+}
 
 /// Events for every partition, all delivered.
 async fn assert_nothing_is_blocked(api: &Api, receiver: &Receiver) {
@@ -82,10 +87,8 @@ async fn malformed_protobuf_goes_to_the_dead_letters_and_blocks_nothing(log: Log
 async fn an_event_too_large_for_the_next_topic_goes_to_the_dead_letters_and_blocks_nothing(
     log: LogKind,
 ) {
-    let plan = Plan::new(log)
-        .set("POSTRIDER_TOPICS__DERIVED_BYTES_MAX", "65536")
-        .set("POSTRIDER_DELIVERY__STAGE__RAW_RECORD_BYTES_MAX", "16384");
-    let cluster = plan.start().await;
+    let cluster = Plan::new(log).start().await;
+    take_at_most(&cluster, "deliveries", 65_536);
     let (api, receiver) = (cluster.api(), Receiver::healthy().await);
     api.create_endpoint(&receiver.url("/hook"), json!({})).await;
     let id = api
@@ -100,6 +103,72 @@ async fn an_event_too_large_for_the_next_topic_goes_to_the_dead_letters_and_bloc
     );
     assert!(letters[0]["value_bytes"].as_u64().unwrap() > 100_000);
     assert!(!receiver.counts("/hook").contains_key(&id));
+    // Nothing says that a delivery waits that is not there.
+    let event = api.get(&format!("/events/{id}")).await;
+    assert_eq!(event["deliveries"], json!([]), "{event}");
+
+    let any = "127.0.0.1:0";
+    let mut deliver = cluster.command(&["deliver", "--health-listen", any]);
+    let refused = deliver.output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stdout);
+    assert!(
+        !refused.status.success() && said.contains("largest record of deliveries"),
+        "{said}"
+    );
+}
+
+async fn a_dead_letter_too_large_for_its_topic_is_shortened_and_its_settlement_says_so(
+    log: LogKind,
+) {
+    let plan = Plan::new(log).set("POSTRIDER_RETRY__DEFAULT_SCHEDULE_MS", "[1000]");
+    let cluster = plan.start().await;
+    take_at_most(&cluster, "dead-letters", 65_536);
+    let (api, receiver) = (cluster.api(), Receiver::start(|_| Reply::status(500)).await);
+    api.create_endpoint(&receiver.url("/hook"), json!({})).await;
+    let mut ids = Vec::new();
+    for length in [100, 100_000].repeat(5) {
+        let event = json!({ "type": "too.large", "data": incompressible(length) });
+        ids.push((api.publish(&event).await, length));
+    }
+    for (id, length) in &ids {
+        let told = api
+            .event_when(id, "it is given up", |event| {
+                event["deliveries"][0]["state"] == "dead_lettered"
+            })
+            .await
+            .to_string();
+        let short = told.contains("its dead letter holds the beginning only");
+        assert_eq!(short, *length > 65_536, "{told}");
+    }
+    let whole = api.list_when("/dead-letters", "those that fit", |letters| {
+        letters.len() == 5
+    });
+    whole.await;
+    let shortened = raw_dead_letters(&api, 5).await;
+    for letter in shortened {
+        assert_eq!(
+            (&letter["reason"], &letter["topic"]),
+            (&json!("exhausted"), &json!("deliveries"))
+        );
+        assert!(letter["value_bytes"].as_u64().unwrap() > 100_000);
+    }
+}
+
+/// Lowers what the topic takes, as an operator might by hand while everything runs.
+fn take_at_most(cluster: &Cluster, topic: &str, bytes: u32) {
+    let topic = format!("{}{topic}", cluster.prefix());
+    cluster.broker().tool(
+        "kafka.admin.ConfigCommand",
+        &[
+            "--alter",
+            "--entity-type",
+            "topics",
+            "--entity-name",
+            &topic,
+            "--add-config",
+            &format!("max.message.bytes={bytes}"),
+        ],
+    );
 }
 
 /// Text that no compression makes much shorter: a broker looks at what a batch takes when compressed.

@@ -37,6 +37,7 @@ fn on_kafka(cluster: &Cluster) -> Arc<dyn Log> {
         properties: [("bootstrap.servers".to_owned(), cluster.broker().bootstrap())].into(),
         replication: -1,
         client_id: "end-to-end".to_owned(),
+        partitions: [].into(),
     };
     KafkaLog::connect(options).unwrap()
 }

@@ -26,6 +26,7 @@ pub(crate) fn log_of(cluster: &Cluster) -> Arc<dyn Log> {
         properties: [("bootstrap.servers".to_owned(), cluster.broker().bootstrap())].into(),
         replication: -1,
         client_id: "auditor".to_owned(),
+        partitions: [].into(),
     };
     KafkaLog::connect(options).unwrap()
 }

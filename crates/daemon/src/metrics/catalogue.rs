@@ -37,6 +37,10 @@ pub enum Part {
     Process,
     /// The view of the registry.
     Registry,
+    /// The topics, as every role looks at them.
+    Topics,
+    /// The clock of the machine, against the log's.
+    Clock,
     /// The clients of Kafka.
     Kafka,
     /// The embedded log.
@@ -51,11 +55,13 @@ pub enum Part {
 
 impl Part {
     /// Every part, in the order of the documentation.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Exporter,
         Self::Ingest,
         Self::Delivery,
         Self::Registry,
+        Self::Topics,
+        Self::Clock,
         Self::Kafka,
         Self::Embedded,
         Self::Process,
@@ -64,9 +70,11 @@ impl Part {
     /// The roles that show its metrics. `up` shows those of every part but Kafka's, and the embedded log's alone.
     pub fn roles(self) -> &'static [&'static str] {
         match self {
-            Self::Process | Self::Registry | Self::Kafka => &["ingest", "deliver", "exporter"],
+            Self::Process | Self::Registry | Self::Topics | Self::Kafka => {
+                &["ingest", "deliver", "exporter"]
+            }
             Self::Ingest => &["ingest"],
-            Self::Delivery => &["deliver"],
+            Self::Delivery | Self::Clock => &["deliver"],
             Self::Exporter => &["exporter"],
             Self::Embedded => &["up"],
         }
@@ -267,6 +275,12 @@ catalogue! {
         "Endpoints with a signing secret that this process's keys do not open, so that it sends them nothing";
     REGISTRY_LOST = Registry Gauge "postrider_registry_lost" []
         "1 from when records of the registry are known to be lost until an operator accepts it";
+
+    TOPIC_PARTITIONS_UNEXPECTED = Topics Gauge "postrider_topic_partitions_unexpected" ["topic"]
+        "Partitions of a topic beyond those configured; below 0 if some are missing";
+
+    CLOCK_SKEW = Clock Gauge "postrider_clock_skew_seconds" []
+        "By how much this machine's clock is ahead of the log's; below 0 if behind, NaN while the log has not told its time";
 
     KAFKA_CONNECTED = Kafka Gauge "postrider_kafka_connected" ["client"]
         "1 while the clients of this name reach a broker, as far as is known without asking; `query` asks all the time";

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use postrider_daemon::telemetry::{self, current_traceparent};
 use postrider_log::{Clock, NewRecord, Offset, Partition, Producer, Target};
-use postrider_model::delivery::{Attempt, AttemptOutcome, Delivery, Settlement};
+use postrider_model::delivery::{Attempt, AttemptOutcome, DETAIL_BYTES_MAX, Delivery, Settlement};
 use postrider_model::endpoint::Endpoint;
 use postrider_model::ids::EndpointId;
 use postrider_model::operational;
@@ -28,7 +28,7 @@ use tracing::{Instrument, Span};
 use super::lane::{Seen, Step};
 use crate::config::DeliverConfig;
 use crate::dead_letter;
-use crate::durable::append_durably;
+use crate::durable::{TooLarge, append_durably};
 use crate::metrics::DeliveryMetrics;
 use crate::progress::Lease;
 use crate::sender::{MayLeave, Sender, WebhookRequest, WebhookResponse};
@@ -47,7 +47,7 @@ pub struct CarryContext<S> {
     pub registry: Registry,
     /// The way out.
     pub sender: S,
-    /// The wall clock.
+    /// The log's time, as far as it is known.
     pub clock: Arc<dyn Clock>,
     /// Where settlements are written.
     pub producer: Arc<dyn Producer>,
@@ -79,6 +79,24 @@ pub(super) struct Carried {
     pub(super) spared: bool,
     /// It waited so long that the log would lose it soon: it is dead-lettered instead of attempted.
     pub(super) expires: bool,
+}
+
+impl Carried {
+    fn origin(&self) -> Origin<'_> {
+        Origin {
+            partition: self.partition,
+            offset: self.step.offset,
+            delivery: &self.step.delivery,
+        }
+    }
+}
+
+/// A delivery and where its record is.
+#[derive(Debug, Clone, Copy)]
+struct Origin<'a> {
+    partition: Partition,
+    offset: Offset,
+    delivery: &'a Delivery,
 }
 
 /// How carrying ended.
@@ -336,7 +354,11 @@ impl<S: Sender> CarryContext<S> {
             let blocks = Blocks {
                 when_blocked: endpoint.value.ordered.unwrap_or_default(),
                 since_ms: carried.failed_at_ms.unwrap_or(made.started_at_ms),
-                wait_ms_max: self.config.blocked_ms_max(),
+                wait_ms_max: if self.clock.ages_tell() {
+                    self.config.blocked_ms_max()
+                } else {
+                    i64::MAX
+                },
             };
             decision = decision.of_head(&made.response.outcome, blocks, schedule, now_ms);
         }
@@ -349,8 +371,8 @@ impl<S: Sender> CarryContext<S> {
         if decision.settlement != Settlement::Delivered {
             telemetry::fail(&Span::current(), decision.reason.as_str());
         }
-        let settlement = self
-            .write_consequence(delivery, &decision, &made.response, now_ms)
+        let (settlement, note) = self
+            .write_consequence(carried.origin(), &decision, &made.response, now_ms)
             .await;
         let succeeded = settlement == Settlement::Delivered;
         let seen = seen(&made, &decision);
@@ -363,7 +385,7 @@ impl<S: Sender> CarryContext<S> {
                 AttemptOutcome::Failed
             },
             status: made.response.status(),
-            detail: made.response.detail,
+            detail: noted(made.response.detail, note),
             response_excerpt: made.response.excerpt,
             ..unmade(
                 carried.step.offset,
@@ -392,32 +414,33 @@ impl<S: Sender> CarryContext<S> {
         if decision.disables_endpoint {
             return Some(decision.reason);
         }
-        (fails && fails_for_long).then_some(Reason::EndpointFailing)
+        (fails && fails_for_long && self.clock.ages_tell()).then_some(Reason::EndpointFailing)
     }
 
     /// Writes what the decision leads to, before the attempt is recorded. A retry that is too large for its topic
-    /// becomes a dead letter instead.
+    /// becomes a dead letter instead. What is told is what was written, with a note if that is not what was decided.
     async fn write_consequence(
         &self,
-        delivery: &Delivery,
+        origin: Origin<'_>,
         decision: &Decision,
         response: &WebhookResponse,
         now_ms: i64,
-    ) -> Settlement {
+    ) -> (Settlement, Option<&'static str>) {
+        let delivery = origin.delivery;
         let mut buried_for = decision.dead_letter_reason.unwrap_or(decision.reason);
         match decision.settlement {
             // It keeps its place in its lane, which reads of it in `attempts`.
             Settlement::RetryScheduled { .. } if delivery.order_key().is_some() => {
-                return decision.settlement;
+                return (decision.settlement, None);
             }
             Settlement::RetryScheduled { due_at_ms } => {
                 if self.schedule_retry(delivery, due_at_ms, now_ms).await {
-                    return decision.settlement;
+                    return (decision.settlement, None);
                 }
                 buried_for = Reason::TooLarge;
             }
             Settlement::DeadLettered => {}
-            Settlement::Delivered | Settlement::Dropped => return decision.settlement,
+            Settlement::Delivered | Settlement::Dropped => return (decision.settlement, None),
         }
         let detail = if response.detail.is_empty() {
             response.status().map_or_else(String::new, |status| {
@@ -426,9 +449,8 @@ impl<S: Sender> CarryContext<S> {
         } else {
             response.detail.clone()
         };
-        self.bury(delivery, buried_for, detail, response.status())
-            .await;
-        Settlement::DeadLettered
+        self.bury(origin, buried_for, detail, response.status())
+            .await
     }
 
     /// Appends the next attempt to the longest delay that fits. False: it is too large for the topic.
@@ -449,17 +471,23 @@ impl<S: Sender> CarryContext<S> {
             .is_ok()
     }
 
-    async fn bury(&self, delivery: &Delivery, reason: Reason, detail: String, status: Option<u16>) {
-        let letter =
-            dead_letter::of_delivery(delivery, reason, detail, status, self.clock.now_ms());
-        if dead_letter::write(&*self.producer, &self.metrics, &letter)
-            .await
-            .is_err()
-        {
-            tracing::error!(
-                dead_letter = letter.id,
-                "the dead letter is too large for its topic"
-            );
+    /// Writes a dead letter; what became of the delivery by that.
+    async fn bury(
+        &self,
+        origin: Origin<'_>,
+        reason: Reason,
+        detail: String,
+        status: Option<u16>,
+    ) -> (Settlement, Option<&'static str>) {
+        let now_ms = self.clock.now_ms();
+        let letter = dead_letter::of_delivery(origin.delivery, reason, detail, status, now_ms);
+        let at = (origin.partition, origin.offset);
+        match dead_letter::write(&*self.producer, &self.metrics, letter, at).await {
+            Ok(written) => (Settlement::DeadLettered, written.note()),
+            Err(TooLarge) => (
+                Settlement::Dropped,
+                Some("no dead letter of it fits into the topic"),
+            ),
         }
     }
 
@@ -514,16 +542,22 @@ impl<S: Sender> CarryContext<S> {
         reason: Reason,
     ) -> Carry {
         let delivery = &carried.step.delivery;
-        if settlement == Settlement::DeadLettered {
-            self.bury(delivery, reason, String::new(), None).await;
-        }
-        let attempt = unmade(
-            carried.step.offset,
-            delivery,
-            reason,
-            Some(settlement),
-            self.clock.now_ms(),
-        );
+        let (settlement, note) = if settlement == Settlement::DeadLettered {
+            self.bury(carried.origin(), reason, String::new(), None)
+                .await
+        } else {
+            (settlement, None)
+        };
+        let attempt = Attempt {
+            detail: noted(String::new(), note),
+            ..unmade(
+                carried.step.offset,
+                delivery,
+                reason,
+                Some(settlement),
+                self.clock.now_ms(),
+            )
+        };
         self.record(carried.partition, attempt, Seen::Nothing).await
     }
 
@@ -567,13 +601,18 @@ impl<S: Sender> CarryContext<S> {
             .await
             {
                 Ok(position) => break position.offset,
-                Err(_) if attempt.response_excerpt.is_empty() => {
+                Err(TooLarge)
+                    if attempt.response_excerpt.is_empty() && attempt.detail.is_empty() =>
+                {
                     tracing::error!(
                         "even a bare attempt is too large for its topic; raise max.message.bytes"
                     );
                     sleep(OWN_FAULT_WAIT).await;
                 }
-                Err(_) => attempt.response_excerpt = Bytes::new(),
+                Err(TooLarge) => {
+                    attempt.response_excerpt = Bytes::new();
+                    attempt.detail = String::new();
+                }
             }
         };
         let now_ms = self.clock.now_ms();
@@ -655,6 +694,19 @@ fn unmade(
             .unwrap_or_else(|| delivery.event.trace.traceparent.clone()),
         delivery_offset: Some(offset),
     }
+}
+
+/// The detail with a note, within what a detail may be.
+fn noted(mut detail: String, note: Option<&str>) -> String {
+    if let Some(note) = note {
+        let room = DETAIL_BYTES_MAX.saturating_sub(note.len() + 2);
+        detail.truncate(detail.floor_char_boundary(room));
+        if !detail.is_empty() {
+            detail.push_str("; ");
+        }
+        detail.push_str(note);
+    }
+    detail
 }
 
 fn endpoint_key(delivery: &Delivery) -> Bytes {

@@ -42,6 +42,8 @@ pub(super) struct Step {
 pub(super) struct Now {
     pub(super) mono_ms: i64,
     pub(super) wall_ms: i64,
+    /// Whether ages on the wall tell anything; see [`postrider_log::Clock::ages_tell`].
+    pub(super) ages_tell: bool,
 }
 
 /// How much room the deliveries in memory leave.
@@ -405,7 +407,7 @@ impl Lane {
 
     /// Of a lane that waits for long, the oldest records may have to be dead-lettered before the log loses them.
     fn is_old(&self, limits: &LaneLimits, now: Now) -> bool {
-        now.wall_ms - self.behind_since_ms >= limits.expires_after_ms
+        now.ages_tell && now.wall_ms - self.behind_since_ms >= limits.expires_after_ms
     }
 
     /// How many records it is to have in its queue.
@@ -552,7 +554,7 @@ impl Lane {
     pub(super) fn head_expires(&self, limits: &LaneLimits, now: Now) -> bool {
         let head = self.queue.front();
         head.is_some_and(|head| {
-            now.wall_ms.saturating_sub(head.appended_ms) >= limits.expires_after_ms
+            now.ages_tell && now.wall_ms.saturating_sub(head.appended_ms) >= limits.expires_after_ms
         })
     }
 

@@ -79,7 +79,7 @@ async fn refused(
     events: Partition,
     since_ms: i64,
 ) -> Result<BTreeSet<Offset>, LogError> {
-    let partitions = log.partition_count(DEAD_LETTERS).await?;
+    let partitions = log.key_partitions(DEAD_LETTERS).await?;
     let partition = partition_for(&dead_letter::key_of_record(EVENTS, events), partitions);
     let since = log
         .offset_for_time(DEAD_LETTERS, partition, since_ms)

@@ -40,11 +40,11 @@ pub(super) async fn bury(
 ) {
     let cap = context.raw_record_bytes_max;
     let letter = dead_letter::of_record(RETRY, record, reason, detail, cap, context.clock.now_ms());
-    let written = dead_letter::write(producer, &context.metrics, &letter).await;
-    if written.is_err() {
-        tracing::error!(
-            dead_letter = letter.id,
-            "the dead letter is too large for its topic"
-        );
+    let place = (record.partition, record.offset);
+    if dead_letter::write(producer, &context.metrics, letter, place)
+        .await
+        .is_err()
+    {
+        context.metrics.record_lost(RETRY);
     }
 }

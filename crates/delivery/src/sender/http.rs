@@ -16,6 +16,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use postrider_log::Clock;
 use postrider_model::address::AddressPolicy;
+use postrider_model::delivery::{DETAIL_BYTES_MAX, RESPONSE_EXCERPT_BYTES_MAX};
 use postrider_model::outcome::{Outcome, Reason, retry_after};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -23,9 +24,6 @@ use url::Host;
 
 use super::{MayLeave, Sender, WebhookRequest, WebhookResponse};
 use crate::config::EgressConfig;
-
-const EXCERPT_BYTES_MAX: usize = 1024;
-const DETAIL_BYTES_MAX: usize = 512;
 
 /// Why the sender cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +126,7 @@ impl HttpSender {
         let mut excerpt = BytesMut::new();
         let mut read = 0_usize;
         while let Some(chunk) = response.chunk().await? {
-            let room = EXCERPT_BYTES_MAX - excerpt.len();
+            let room = RESPONSE_EXCERPT_BYTES_MAX - excerpt.len();
             excerpt.extend_from_slice(&chunk[..chunk.len().min(room)]);
             read += chunk.len();
             if read > self.response_bytes_max {

@@ -1,20 +1,23 @@
 //! Worlds without an adversary, each with one question.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use postrider_log::{Log, NewRecord, Target};
+use postrider_log::{Log, LogClock, NewRecord, Target};
 use postrider_model::delivery::{DeadLetter, Delivery};
 use postrider_model::event::{Event, EventPosition};
 use postrider_model::identity::RegistryStamp;
 use postrider_model::ids::{EndpointId, TenantId};
 use postrider_model::outcome::Reason;
 use postrider_model::topics::{
-    DEAD_LETTERS, DELIVERIES, EVENTS, GROUP_DELIVER, GROUP_FAN_OUT, GROUP_SCHEDULER, RETRY,
+    DEAD_LETTERS, DELIVERIES, ENDPOINT_STATE, EVENTS, GROUP_DELIVER, GROUP_FAN_OUT,
+    GROUP_SCHEDULER, RETRY,
 };
 use tokio::time::sleep;
 
 use super::chronicle::Sent;
+use super::clock::SimulatedClock;
 use super::world::World;
 
 impl World {
@@ -46,6 +49,39 @@ impl World {
             self.pass(Duration::from_secs(10)).await;
         }
         self.settle().await;
+        self.expired()
+    }
+
+    /// A machine whose clock is off, and workers that go by it, or by the log's clock as far as the machine knows that:
+    /// answers with how many deliveries expired, a second old, and how late each retry was.
+    pub(crate) async fn run_clock_off(mut self, off_ms: i64, by_log: bool) -> (usize, Vec<i64>) {
+        let machine = SimulatedClock::start();
+        machine.set_off(off_ms);
+        self.worker_clock = machine.clone();
+        if by_log {
+            let clock = Arc::new(LogClock::new(machine, 60_000));
+            self.worker_clock = clock.clone();
+            let log = self.log.clone();
+            self.background
+                .spawn(async move { clock.follow(&*log, ENDPOINT_STATE).await });
+            sleep(Duration::from_secs(1)).await;
+        }
+        self.start(0);
+        for _ in 0..20 {
+            self.publish().await;
+            self.pass(Duration::from_secs(10)).await;
+        }
+        self.pass(Duration::from_secs(120)).await;
+        let mut sent = self.sent();
+        sent.retain(|sent| !["limited", "lying"].contains(&sent.endpoint.as_str()));
+        let late = self.watch.audit(|audit| {
+            let late = sent.iter().filter_map(|sent| audit.lateness_ms(sent));
+            late.collect()
+        });
+        (self.expired(), late)
+    }
+
+    fn expired(&self) -> usize {
         let letters = self.log.snapshot(DEAD_LETTERS);
         let expired = letters.iter().filter(|record| {
             let letter = DeadLetter::decode(record.value.as_deref().unwrap_or_default());

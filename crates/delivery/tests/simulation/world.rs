@@ -82,6 +82,8 @@ pub(crate) struct World {
     pub(super) random: SplitMix64,
     pub(super) log: Arc<MemoryLog>,
     pub(super) clock: Arc<SimulatedClock>,
+    /// What workers take for the time.
+    pub(super) worker_clock: Arc<dyn Clock>,
     pub(super) chronicle: Arc<Chronicle>,
     pub(super) watch: Arc<Watch>,
     pub(super) network: Arc<Network>,
@@ -161,6 +163,7 @@ impl World {
             random,
             network: Network::new(seed, clock.clone(), chronicle.clone(), watch.clone()),
             log,
+            worker_clock: clock.clone(),
             clock,
             chronicle,
             watch,
@@ -225,7 +228,7 @@ impl World {
             gate: self.gates[index].clone(),
             watch: self.watch.clone(),
             network: self.network.clone(),
-            clock: self.clock.clone(),
+            clock: self.worker_clock.clone(),
             config: self.config.clone(),
             metrics: DeliveryMetrics::detached(),
         };

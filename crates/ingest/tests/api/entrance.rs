@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
+use postrider_daemon::CancellationToken;
 use postrider_daemon::config::Secret;
 use postrider_ingest::{Api, ApiContext, Entrance, IngestConfig};
 use tower::ServiceExt;
@@ -62,6 +63,7 @@ async fn before_there_is_a_log_whoever_has_the_key_is_asked_to_come_again() {
         clock: Arc::clone(&world.clock) as Arc<_>,
         config,
         entrance: &entrance,
+        halt: CancellationToken::new(),
     };
     entrance.open(Api::new(context).await.unwrap());
     let answer = ask(&entrance, "GET", "/v1/tenants", KEY).await;

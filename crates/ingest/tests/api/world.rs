@@ -81,6 +81,7 @@ impl World {
             clock: clock.clone(),
             config,
             entrance: &entrance,
+            halt: CancellationToken::new(),
         };
         entrance.open(Api::new(context).await.unwrap());
         let router = entrance.router();

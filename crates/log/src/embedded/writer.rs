@@ -366,6 +366,7 @@ impl<S: Store> Writer<S> {
                     Answer::Position(Position {
                         partition: *partition,
                         offset,
+                        timestamp_ms: Some(timestamp_ms),
                     })
                 }
                 Job::Commit {

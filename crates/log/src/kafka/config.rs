@@ -68,6 +68,9 @@ pub struct KafkaOptions {
     pub replication: i32,
     /// How the clients name themselves to the brokers, unless the properties have `client.id`.
     pub client_id: String,
+    /// Over how many partitions of a topic, by its name without prefix, keys are spread, also when somebody has added
+    /// partitions to it. Of a topic that is not here, the brokers say it.
+    pub partitions: BTreeMap<String, i32>,
 }
 
 /// How often a producer, a member of a group, or the client that asks tells what it does.
@@ -368,6 +371,7 @@ mod tests {
                 .collect(),
             replication: -1,
             client_id: "test".into(),
+            partitions: BTreeMap::new(),
         }
     }
 

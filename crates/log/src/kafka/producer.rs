@@ -5,6 +5,7 @@
 //! died (see [`super::watchdog`]). What was under way then is of unknown fate, and what comes later goes through a new
 //! client.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -14,17 +15,20 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
+use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders, Timestamp};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
 use rdkafka::util::Timeout;
 use rdkafka::{ClientContext, Statistics, producer::NoCustomPartitioner};
 use tokio::sync::oneshot;
 
 use super::clients::{ClientKind, Clients, Place};
+use super::config::KafkaOptions;
 use super::context::{log_line, note_error};
 use super::errors::{append_error, log_error};
+use crate::partitioner::partition_for;
 use crate::port::{
-    Append, AppendError, LogError, NewRecord, Position, Producer, ProducerOptions, Target,
+    Append, AppendError, LogError, NewRecord, Partition, Position, Producer, ProducerOptions,
+    Target,
 };
 
 const POLL: Duration = Duration::from_millis(100);
@@ -80,6 +84,8 @@ pub(super) struct KafkaProducer {
 struct Shared {
     name: &'static str,
     prefix: String,
+    /// Over how many partitions keys are spread, where that is not the brokers' to say.
+    partitions: BTreeMap<String, Partition>,
     config: ClientConfig,
     clients: Arc<Clients>,
     /// The present client, none when closing. Held only to take a clone.
@@ -92,7 +98,7 @@ struct Shared {
 impl KafkaProducer {
     pub(super) fn start(
         options: &ProducerOptions,
-        prefix: String,
+        log: &KafkaOptions,
         config: ClientConfig,
         clients: Arc<Clients>,
     ) -> Result<Self, LogError> {
@@ -101,7 +107,8 @@ impl KafkaProducer {
         let client = create(name, &config, &clients, &queue)?;
         let shared = Arc::new(Shared {
             name,
-            prefix,
+            prefix: log.prefix.clone(),
+            partitions: log.partitions.clone(),
             config,
             clients,
             client: Mutex::new(Some(Arc::new(client))),
@@ -149,11 +156,18 @@ impl Drop for KafkaProducer {
 
 impl Shared {
     fn send(&self, topic: &str, target: Target, record: &NewRecord, pending: Pending) {
+        let partition = match target {
+            Target::Partition(partition) => Some(partition),
+            Target::Key => self
+                .partitions
+                .get(topic)
+                .map(|count| partition_for(&record.key, *count)),
+        };
         let topic = format!("{}{topic}", self.prefix);
         let mut message =
             BaseRecord::<[u8], [u8], Box<Pending>>::with_opaque_to(&topic, Box::new(pending))
                 .key(record.key.as_ref());
-        if let Target::Partition(partition) = target {
+        if let Some(partition) = partition {
             message = message.partition(partition);
         }
         if let Some(value) = &record.value {
@@ -310,6 +324,10 @@ impl ProducerContext<NoCustomPartitioner> for Context {
             Ok(message) => Ok(Position {
                 partition: message.partition(),
                 offset: message.offset(),
+                timestamp_ms: match message.timestamp() {
+                    Timestamp::LogAppendTime(timestamp_ms) => Some(timestamp_ms),
+                    Timestamp::CreateTime(_) | Timestamp::NotAvailable => None,
+                },
             }),
             Err((error, _)) => Err(append_error(error)),
         };

@@ -208,7 +208,11 @@ impl State {
         );
         topic.set_end(partition, offset + 1);
         tell.changed.push(topic);
-        Position { partition, offset }
+        Position {
+            partition,
+            offset,
+            timestamp_ms: Some(timestamp_ms),
+        }
     }
 }
 

@@ -52,6 +52,7 @@ fn connect(prefix: &str, protocol: &str) -> Arc<KafkaLog> {
             .into(),
         replication: 1,
         client_id: "conformance".into(),
+        partitions: [].into(),
     };
     KafkaLog::connect(options).expect("the options are good")
 }

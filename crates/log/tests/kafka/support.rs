@@ -39,6 +39,7 @@ pub(crate) fn connect_to(
         properties: all,
         replication: 1,
         client_id: "test".into(),
+        partitions: [].into(),
     };
     KafkaLog::connect(options).expect("the options are good")
 }

@@ -20,6 +20,7 @@ use crate::retry::RetrySchedule;
 use crate::tenant::Tenant;
 
 mod refusals;
+mod sizes;
 
 const CONTEXT: EventContext<'static> = EventContext {
     position: EventPosition {

@@ -137,6 +137,7 @@ async fn topics(log: &KafkaLog, config: &Config) -> (Vec<Topic>, Vec<Finding>) {
             findings.push(Finding::new("rights", "groups", Level::Error, detail));
         }
     }
+    findings.extend(topic::sizes(config, &topics));
     (topics, findings)
 }
 

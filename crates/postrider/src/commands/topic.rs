@@ -9,13 +9,13 @@ use anyhow::Context;
 use clap::Subcommand;
 use postrider_delivery::standing;
 use postrider_log::{Log, TopicDescription};
-use postrider_model::topics::{RETRY, TopicPlan};
+use postrider_model::topics::TopicPlan;
 use serde_json::json;
 
 use super::finding::{self, Finding, Level};
 use crate::config::Config;
 use crate::output;
-use crate::roles::log;
+use crate::roles::{log, topics};
 
 const REPLICATION_MIN: i32 = 3;
 const MIN_INSYNC_MIN: i32 = 2;
@@ -69,8 +69,13 @@ async fn create(
             .context("commit the beginning for the groups")?;
     }
     let prefix = &config.kafka.prefix;
+    let mut refused = false;
     for (plan, present) in topics {
         let done = match (present, dry_run) {
+            (Some(present), _) if present.partitions != plan.partitions => {
+                refused = true;
+                &format!("ERROR: {}", topics::differ(plan, present.partitions))
+            }
             (Some(_), _) => "present",
             (None, true) => "would be created",
             (None, false) => "created",
@@ -92,7 +97,11 @@ async fn create(
         "{missing} {created}, {} present",
         topics.len() - missing
     ));
-    Ok(ExitCode::SUCCESS)
+    Ok(if refused {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 /// The topics with partitions of which nobody knows where their group goes on, as text.
@@ -138,6 +147,7 @@ fn check(
         let said = findings(plan, present.as_ref()).into_iter().chain(stopped);
         all.extend(said.map(|(level, detail)| Finding::new("topic", &name, level, detail)));
     }
+    all.extend(sizes(config, topics));
     if as_json {
         let list = all.iter().map(|finding| {
             json!({
@@ -160,6 +170,12 @@ fn check(
     finding::verdict(&all)
 }
 
+/// That the topics do not take what follows from what another takes, if it is so.
+pub(crate) fn sizes(config: &Config, topics: &[Topic]) -> Option<Finding> {
+    let detail = topics::sizes(topics, config).err()?;
+    Some(Finding::new("topic", "*", Level::Error, detail))
+}
+
 /// What is to be said of a topic; at least that it is well.
 pub(crate) fn findings(
     plan: &TopicPlan,
@@ -178,7 +194,7 @@ pub(crate) fn findings(
         .collect();
     let mut findings = Vec::new();
     if present.partitions != plan.partitions {
-        findings.push((Level::Error, partitions_differ(plan, present.partitions)));
+        findings.push((Level::Error, topics::differ(plan, present.partitions)));
     }
     findings.extend(durability(present, &settings));
     findings.extend(retention(plan, &settings));
@@ -213,21 +229,6 @@ pub(crate) fn findings(
         ));
     }
     findings
-}
-
-fn partitions_differ(plan: &TopicPlan, present: i32) -> String {
-    let planned = plan.partitions;
-    if plan.name == RETRY {
-        return format!(
-            "has {present} partitions, but `topics.retry_delays_ms` has {planned} delays, one for each; put the list back \
-             as it was, or stop everything, let the topic run empty, delete it, and create it again"
-        );
-    }
-    format!(
-        "has {present} partitions, configured are {planned}. The count is fixed at creation, since keys would move and \
-         lose their order: set `topics.partitions` back, or create topics under another `kafka.prefix`, let ingest \
-         write there, and stop the old processes when the old topics are done"
-    )
 }
 
 fn durability(present: &TopicDescription, settings: &BTreeMap<&str, &str>) -> Vec<(Level, String)> {

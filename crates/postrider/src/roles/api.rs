@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use postrider_daemon::CancellationToken;
 use postrider_daemon::http::{self, Limits};
 use postrider_ingest::{Api, ApiContext, Entrance};
 use postrider_log::{Log, SystemClock};
@@ -56,6 +57,7 @@ pub(crate) async fn open(
     config: &Config,
     log: Arc<dyn Log>,
     registry: Registry,
+    halt: CancellationToken,
 ) -> anyhow::Result<()> {
     let context = ApiContext {
         log,
@@ -63,6 +65,7 @@ pub(crate) async fn open(
         clock: Arc::new(SystemClock),
         config: config.ingest.clone(),
         entrance,
+        halt,
     };
     entrance.open(Api::new(context).await.context("build the API")?);
     Ok(())

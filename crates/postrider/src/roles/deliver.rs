@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
-use super::{Process, log, registry, stages};
+use super::{Process, log, registry, stages, topics};
 use crate::cli::DeliverArgs;
 use crate::config::Config;
 
@@ -12,6 +12,8 @@ pub(crate) async fn run(args: &DeliverArgs, config: Config) -> anyhow::Result<Ex
     let keyring = config.keyring()?;
     let mut process = Process::start(&config, "deliver", Ipv4Addr::UNSPECIFIED)?;
     let log = log::kafka_of(&mut process, &config)?;
+    topics::ensure(&process, &log, &config).await?;
+    topics::watch(&mut process, log.clone(), config.topics.clone())?;
     let registry = registry::open(&mut process, &config, log.clone(), keyring).await?;
     registry::join(&process, &registry).await?;
     registry::record_retry_delays(&process, &registry, &log, &config.topics).await?;

@@ -10,13 +10,15 @@ use postrider_exporter::{Exporter, ExporterContext};
 use postrider_log::{Log, SystemClock};
 use postrider_registry::{Keyring, Registry};
 
-use super::{Process, log, registry};
+use super::{Process, log, registry, topics};
 use crate::config::Config;
 
 /// Runs the role until a signal or a failure.
 pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let mut process = Process::start(&config, "exporter", Ipv4Addr::UNSPECIFIED)?;
     let log = log::kafka_of(&mut process, &config)?;
+    // It goes on, whatever it finds, to show that.
+    topics::watch(&mut process, log.clone(), config.topics.clone())?;
     // It sends nothing, so it needs no secret: with a key of its own it can open none.
     let no_key = Keyring::from_text(&Keyring::generate_text()).context("make a key")?;
     let registry = registry::open(&mut process, &config, log.clone(), no_key).await?;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
-use super::{Process, api, log, registry};
+use super::{Process, api, log, registry, topics};
 use crate::config::Config;
 
 /// Runs the role until a signal or a failure.
@@ -18,9 +18,12 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let address = listener.local_addr()?;
     let entrance = api::spawn(&mut process, &config, listener)?;
     let log = log::kafka_of(&mut process, &config)?;
+    topics::ensure(&process, &log, &config).await?;
+    topics::watch(&mut process, log.clone(), config.topics.clone())?;
     let registry = registry::open(&mut process, &config, log.clone(), keyring).await?;
     registry::join(&process, &registry).await?;
-    api::open(&entrance, &config, log, registry).await?;
+    let halt = process.halt.clone();
+    api::open(&entrance, &config, log, registry, halt).await?;
     tracing::info!(%address, health = %process.health_address(), "serving");
     let waited = process.wait().await;
     Ok(process.finish(waited).await)

@@ -15,11 +15,11 @@ use postrider_delivery::standing;
 use postrider_log::embedded::EmbeddedLog;
 use postrider_log::kafka::{KafkaLog, KafkaOptions};
 use postrider_log::{Log, LogError, SystemClock, TopicSpec};
-use postrider_model::topics::{TopicLayout, TopicPlan};
+use postrider_model::topics::{REGISTRY, TopicLayout, TopicPlan};
 use postrider_registry::WriteError;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::{Process, Stopped};
+use super::{Process, Stopped, topics};
 use crate::config::Config;
 
 const AVAILABLE_CHECK: Duration = Duration::from_secs(1);
@@ -200,6 +200,10 @@ pub(crate) fn connect(config: &Config) -> anyhow::Result<Arc<KafkaLog>> {
         properties: config.kafka.properties.clone(),
         replication: config.topics.replication,
         client_id: "postrider".to_owned(),
+        partitions: topics::counted_on(&config.topics)
+            .filter(|plan| plan.name != REGISTRY)
+            .map(|plan| (plan.name.to_owned(), config.topics.partitions))
+            .collect(),
     };
     KafkaLog::connect(options)
         .context("connect to Kafka as the section `kafka` says, for example by POSTRIDER_KAFKA__BOOTSTRAP_SERVERS")

@@ -12,14 +12,17 @@ use postrider_delivery::fan_out::FanOutContext;
 use postrider_delivery::scheduler::SchedulerContext;
 use postrider_delivery::sender::HttpSender;
 use postrider_delivery::{DeliveryMetrics, StageContext, deliver, fan_out, scheduler};
-use postrider_log::{Clock, Log, Producer, SystemClock};
+use postrider_log::{Log, LogClock, Producer};
 use postrider_model::address::AddressPolicy;
 use postrider_model::retry::RetrySchedule;
 use postrider_registry::Registry;
 
-use super::Process;
+use super::{Process, clock};
 use crate::cli::Stage;
 use crate::config::Config;
+
+/// How long the stages wait for the log to tell its time, before they go on by the machine's.
+const CLOCK_WAIT: Duration = Duration::from_secs(30);
 
 /// Starts the stages. Each waits until the registry has caught up: before, every endpoint would be unknown.
 pub(crate) fn spawn(
@@ -29,6 +32,7 @@ pub(crate) fn spawn(
     registry: &Registry,
     stages: &[Stage],
 ) -> anyhow::Result<()> {
+    let clock = clock::follow(process, config, log.clone())?;
     let metrics = DeliveryMetrics::new(process.metrics.registry()).context("declare metrics")?;
     let parts = Parts {
         stage: StageContext {
@@ -38,7 +42,7 @@ pub(crate) fn spawn(
             metrics: metrics.clone(),
         },
         registry: registry.clone(),
-        clock: Arc::new(SystemClock),
+        clock,
         metrics,
     };
     for stage in Stage::ALL
@@ -90,7 +94,7 @@ fn advertised_at(configured: &str, listening: SocketAddr, host: &str) -> String 
 struct Parts {
     stage: StageContext,
     registry: Registry,
-    clock: Arc<dyn Clock>,
+    clock: Arc<LogClock>,
     metrics: DeliveryMetrics,
 }
 
@@ -104,7 +108,7 @@ impl Parts {
             metrics: self.metrics.clone(),
         };
         let stage = self.stage.clone();
-        let stop = process.stages.token().clone();
+        let stop = process.halt.clone();
         self.spawn(process, "fan-out", async move {
             fan_out::run(stage, context, stop).await;
         });
@@ -141,7 +145,7 @@ impl Parts {
             metrics: metrics.clone(),
         };
         let stage = self.stage.clone();
-        let stop = process.stages.token().clone();
+        let stop = process.halt.clone();
         let answers = process
             .lane_answers
             .take()
@@ -161,7 +165,7 @@ impl Parts {
             metrics: self.metrics.clone(),
         };
         let stage = self.stage.clone();
-        let stop = process.stages.token().clone();
+        let stop = process.halt.clone();
         self.spawn(process, "scheduler", async move {
             scheduler::run(stage, context, stop).await;
         });
@@ -173,15 +177,20 @@ impl Parts {
         name: &'static str,
         stage: impl Future<Output = ()> + Send + 'static,
     ) {
-        let registry = self.registry.clone();
-        let stop = process.stages.token().clone();
+        let (registry, clock) = (self.registry.clone(), self.clock.clone());
+        let (stop, halt) = (process.stages.token().clone(), process.halt.clone());
         process.stages.critical(name, async move {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return Ok(()),
-                () = registry.caught_up() => {}
+                () = halt.cancelled() => {}
+                () = async {
+                    registry.caught_up().await;
+                    clock.known_within(CLOCK_WAIT).await;
+                } => stage.await,
             }
-            stage.await;
+            if halt.is_cancelled() {
+                stop.cancelled().await;
+            }
             Ok::<(), Infallible>(())
         });
     }

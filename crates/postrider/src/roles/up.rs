@@ -7,7 +7,7 @@ use anyhow::Context;
 use postrider_daemon::config::Secret;
 use postrider_registry::Keyring;
 
-use super::{Process, api, exporter, log, registry, stages};
+use super::{Process, api, exporter, log, registry, stages, topics};
 use crate::cli::{Stage, UpArgs};
 use crate::config::Config;
 use crate::data_dir::DataDir;
@@ -30,6 +30,8 @@ pub(crate) async fn run(args: &UpArgs, mut config: Config) -> anyhow::Result<Exi
     let data_dir = DataDir::at(&config.embedded.data_dir);
     data_dir.create()?;
     let log = log::embedded(&mut process, &config).await?;
+    topics::ensure(&process, &log, &config).await?;
+    topics::watch(&mut process, log.clone(), config.topics.clone())?;
     let keys = Keys::ensure(&config, &data_dir)?;
     config.ingest.operator_key = Some(Secret::from(keys.operator.clone()));
     let entrance = api::spawn(&mut process, &config, listener)?;
@@ -37,7 +39,8 @@ pub(crate) async fn run(args: &UpArgs, mut config: Config) -> anyhow::Result<Exi
     registry::join(&process, &registry).await?;
     registry::record_retry_delays(&process, &registry, &log, &config.topics).await?;
 
-    api::open(&entrance, &config, log.clone(), registry.clone()).await?;
+    let halt = process.halt.clone();
+    api::open(&entrance, &config, log.clone(), registry.clone(), halt).await?;
     data_dir.remember_api_url(&url)?;
     exporter::spawn(&mut process, &config, log.clone(), registry.clone())?;
 

@@ -12,6 +12,7 @@ fn at(ms: i64) -> Now {
     Now {
         mono_ms: ms,
         wall_ms: 1_700_000_000_000 + ms,
+        ages_tell: true,
     }
 }
 
@@ -93,4 +94,24 @@ fn who_comes_back_is_met_by_a_ramp_and_not_by_a_wall() {
         rounds.windows(2).all(|pair| pair[1] <= 2 * pair[0]),
         "{rounds:?}"
     );
+}
+
+#[test]
+fn nothing_expires_while_ages_tell_nothing() {
+    let limits = LaneLimits {
+        expires_after_ms: 1_000,
+        ..DeliverConfig::default().lane_limits()
+    };
+    let mut lane = Lane::new(&endpoint(), &limits, at(0));
+    lane.park(true);
+    lane.take(step(0), at(0));
+    let late = at(7 * 86_400_000);
+    assert!(lane.head_expires(&limits, late) && lane.is_old(&limits, late));
+    assert_eq!(lane.turn(&limits, late), Turn::Now);
+    let doubtful = Now {
+        ages_tell: false,
+        ..late
+    };
+    assert!(!lane.head_expires(&limits, doubtful) && !lane.is_old(&limits, doubtful));
+    assert_eq!(lane.turn(&limits, doubtful), Turn::Later);
 }

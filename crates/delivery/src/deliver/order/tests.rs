@@ -4,6 +4,7 @@ use crate::deliver::fixtures::ordered;
 const NOW: Now = Now {
     mono_ms: 1_000,
     wall_ms: 5_000,
+    ages_tell: true,
 };
 const LIMITS: OrderLimits = OrderLimits {
     keys_max: 2,
@@ -14,6 +15,7 @@ fn at(wall_ms: i64) -> Now {
     Now {
         mono_ms: wall_ms - 4_000,
         wall_ms,
+        ages_tell: true,
     }
 }
 
@@ -114,6 +116,7 @@ fn a_clock_that_was_set_back_makes_no_head_early() {
     let set_back = Now {
         mono_ms: 5_000,
         wall_ms: 6_000,
+        ages_tell: true,
     };
     assert_eq!(order.want(4, 10, set_back), None);
     assert_eq!(order.next_due_ms(), Some(8_000));
@@ -128,6 +131,7 @@ fn a_clock_that_is_set_back_while_a_head_is_read_takes_no_head_away() {
     let set_back = Now {
         mono_ms: 2_000,
         wall_ms: -100_000_000,
+        ages_tell: true,
     };
     assert!(matches!(
         order.place("a", step(1, "a"), set_back),

@@ -33,7 +33,11 @@ fn limits(queue_max: usize) -> LaneLimits {
 
 fn at(mono_ms: i64) -> Now {
     let wall_ms = 1_000_000 + mono_ms;
-    Now { mono_ms, wall_ms }
+    Now {
+        mono_ms,
+        wall_ms,
+        ages_tell: true,
+    }
 }
 
 fn record(offset: Offset) -> Record {

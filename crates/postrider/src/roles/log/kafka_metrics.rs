@@ -107,6 +107,7 @@ mod tests {
             properties: [bootstrap].into(),
             replication: -1,
             client_id: "test".to_owned(),
+            partitions: [].into(),
         };
         let registry = prometheus::Registry::new();
         declare(&registry, KafkaLog::connect(options).unwrap()).unwrap();
