@@ -449,7 +449,7 @@ mod tests {
     #[test]
     fn limits_follow_from_the_memory_there_is_and_fit_into_it() {
         let limit = |mib: u64| (mib << 20).to_string();
-        for mib in [160, 192, 256, 512, 1_536, 8_192, 65_536] {
+        for mib in [176, 192, 256, 512, 1_536, 8_192, 65_536] {
             for partitions in ["1", "12", "48"] {
                 let variables = [
                     ("POSTRIDER_MEMORY__LIMIT_BYTES", limit(mib)),

@@ -137,10 +137,10 @@ pub(crate) fn limits_for(config: &Config, limit_bytes: u64) -> Table {
         (
             "stage",
             section(vec![
-                // With what fetches grow by, which is as much again and a half.
+                // With what fetches grow by: at most twice as much again.
                 (
                     "prefetch_bytes_max",
-                    share(10, STAGES * 5 / 2, stage.prefetch_bytes_max),
+                    share(10, STAGES * 3, stage.prefetch_bytes_max),
                 ),
                 (
                     "producer_queue_bytes_max",
@@ -174,7 +174,7 @@ pub(crate) fn limits_for(config: &Config, limit_bytes: u64) -> Table {
                 ),
                 (
                     "unsettled_bytes_max",
-                    share(36, COPIES * 5 / 4, deliver.unsettled_bytes_max),
+                    share(2 * 36, 2 * COPIES * 5 / 4, deliver.unsettled_bytes_max),
                 ),
                 (
                     "lane_queue_bytes_max",
