@@ -84,8 +84,8 @@ impl Needed {
     pub(crate) fn for_event(event: &Event, registry: &Registry) -> Self {
         // A stamp of another registry says nothing of this one.
         match registry.position_of(event.registry) {
-            Some(position) => Self::Position(position),
-            None => Self::AsReceived,
+            Some(position @ 1..) => Self::Position(position),
+            Some(0) | None => Self::AsReceived,
         }
     }
 }

@@ -29,7 +29,9 @@ fn stranger(cluster: &Cluster, name: &str, role: &[&str]) -> Process {
     let arguments = [role, &["--health-listen", "127.0.0.1:0"]].concat();
     let mut command = cluster.command(&arguments);
     command.env("POSTRIDER_KEYS__ENCRYPTION", OTHER_KEY);
-    Process::start(name, &cluster.data_directory().join(".."), &mut command)
+    let directory = cluster.data_directory();
+    let directory = directory.parent().expect("it is in that of the cluster");
+    Process::start(name, directory, &mut command)
 }
 
 async fn refused(cluster: &Cluster, name: &str, role: &[&str]) {
