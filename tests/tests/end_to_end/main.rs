@@ -45,6 +45,7 @@ mod memory;
 mod moving;
 mod order;
 mod outage;
+mod past;
 mod pauses;
 mod poison;
 mod recover;
