@@ -197,6 +197,27 @@ impl KafkaBroker {
         }
     }
 
+    /// Cuts the last half of every partition of a topic off, as a power cut may that comes before the disk has it. The
+    /// broker must be killed.
+    ///
+    /// # Panics
+    /// If its files cannot be changed.
+    pub fn lose_tails(&self, topic: &str) {
+        let data = fs::read_dir(self.dir.join("data")).expect("the broker has a directory");
+        for partition in data.map(|entry| entry.expect("an entry").path()) {
+            let name = partition.file_name().unwrap_or_default().to_string_lossy();
+            let is_of_topic = name.rsplit_once('-').is_some_and(|(of, _)| of == topic);
+            if !is_of_topic {
+                continue;
+            }
+            let segment = partition.join("00000000000000000000.log");
+            let file = fs::File::options().write(true).open(segment);
+            let file = file.expect("the partition has its first segment");
+            let bytes = file.metadata().expect("a size").len();
+            file.set_len(bytes / 2).expect("the segment is cut");
+        }
+    }
+
     /// Stops the broker in its tracks (SIGSTOP): connections stay open and nothing answers.
     pub fn freeze(&self) {
         self.signal("-STOP");

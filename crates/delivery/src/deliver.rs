@@ -443,7 +443,7 @@ impl<S: Sender> Deliver<S> {
                 at_ms,
                 seen,
             } => {
-                owned.settled.note(&attempt, place, at_ms, step.offset);
+                owned.settled.note_own(&attempt, place, at_ms, step.offset);
                 match attempt.settlement {
                     Some(Settlement::RetryScheduled { due_at_ms })
                         if step.delivery.order_key().is_some() =>

@@ -46,6 +46,7 @@ mod moving;
 mod order;
 mod outage;
 mod partitions;
+mod past;
 mod pauses;
 mod poison;
 mod recover;

@@ -24,12 +24,24 @@ pub(super) async fn settled_set(
     let committed = assignment.committed.as_ref();
     let from = match note.rebuild_from {
         Some(from) if from <= bounds.end => from,
-        None if committed.is_none_or(|committed| committed.offset == 0) => bounds.start,
+        // The topic may also have been made again, with the attempts of days before.
+        None if committed.is_none_or(|committed| committed.offset == 0) => {
+            let lately = i64::try_from(config.settled_max).unwrap_or(i64::MAX);
+            bounds.end.saturating_sub(lately)
+        }
         _ => {
             log.offset_for_time(ATTEMPTS, partition, now_ms.saturating_sub(age_ms_max))
                 .await?
         }
     };
+    if let Some(noted) = note.rebuild_from.filter(|noted| *noted > bounds.end) {
+        tracing::error!(
+            partition,
+            noted,
+            end = bounds.end,
+            "attempts was made again or lost records; what was settled in them may be attempted again"
+        );
+    }
     let mut set = SettledSet::new(bounds.end, now_ms, age_ms_max, config.settled_max);
     let mut reader = log.reader(ATTEMPTS).await?;
     let mut stretch = Stretch::new(partition, from.max(bounds.start)..bounds.end);

@@ -103,6 +103,28 @@ impl SettledSet {
         }
     }
 
+    /// Notes a record that we wrote ourselves. If its place was given before the set was made, the topic was made again or lost
+    /// its end: places that are known name other records or none, and what was settled in them may be attempted again.
+    pub(super) fn note_own(
+        &mut self,
+        attempt: &Attempt,
+        place: Offset,
+        at_ms: i64,
+        settles: Offset,
+    ) {
+        if place < self.made_at.0 {
+            tracing::error!(
+                place,
+                known = self.made_at.0,
+                "attempts was made again or lost records; what was settled in them may be attempted again"
+            );
+            self.by_work.clear();
+            self.by_place.clear();
+            (self.next, self.made_at) = (place, (place, at_ms));
+        }
+        self.note(attempt, place, at_ms, settles);
+    }
+
     /// Whether this step of the work was settled already.
     pub(super) fn is_copy(&self, work: &WorkId, attempt: u32) -> bool {
         self.by_work
@@ -226,6 +248,17 @@ mod tests {
         set.note(&attempt(1, 2, Some(Settlement::Delivered)), 1, 0, 5);
         assert!(set.is_copy(&work(1), 3), "nothing comes after the end");
         assert!(!set.is_copy(&work(2), 1));
+    }
+
+    #[test]
+    fn a_topic_made_again_is_rebuilt_from_where_it_is_now() {
+        let mut set = SettledSet::new(100, 0, 1_000, 10);
+        set.note_own(&attempt(1, 1, RETRY), 104, 0, 0);
+        set.note_own(&attempt(2, 1, RETRY), 3, 0, 1);
+        set.note_own(&attempt(3, 1, RETRY), 4, 0, 2);
+        assert!(set.is_copy(&work(2), 1) && set.is_copy(&work(3), 1));
+        assert!(!set.is_copy(&work(1), 1), "its record is gone");
+        assert_eq!(set.expire(0, |_, _| false), 3);
     }
 
     #[test]

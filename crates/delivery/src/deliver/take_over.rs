@@ -69,3 +69,88 @@ pub(super) async fn take_over<S>(
         stale: found.stale,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use postrider_log::memory::MemoryLog;
+    use postrider_log::{Bounds, Committed, Log, ProducerOptions, SystemClock, TopicSpec};
+    use postrider_model::delivery::{BlockedKey, Cursor};
+    use postrider_model::topics::{ATTEMPTS, ENDPOINT_STATE};
+
+    use super::*;
+
+    fn behind() -> LaneState {
+        let blocked = |ordering_key: &str, cursor| BlockedKey {
+            ordering_key: ordering_key.to_owned(),
+            cursor,
+            attempt: 2,
+            due_at_ms: 0,
+            failed_at_ms: None,
+        };
+        LaneState {
+            endpoint: "ep_a".parse().unwrap(),
+            state_id: 0,
+            cursor: Some(Cursor {
+                lowest_unsettled: 50,
+                settled: [52, 60, 70].into(),
+                behind_since_ms: 1,
+            }),
+            failing_since_ms: Some(1),
+            breaker_openings: 1,
+            breaker_open_until_ms: 1,
+            blocked: vec![blocked("a", 3), blocked("b", 20)],
+        }
+    }
+
+    /// Where the lane goes on, what it counts as settled there, and which keys are blocked.
+    async fn goes_on(metadata: &str, offset: i64, end: i64) -> (i64, Vec<i64>, usize) {
+        let log = MemoryLog::new(std::sync::Arc::new(SystemClock), 1);
+        let spec = |name: &str| TopicSpec {
+            name: name.to_owned(),
+            partitions: 1,
+            retention: None,
+            message_bytes_max: 10_000,
+            settings: Vec::new(),
+        };
+        let topics = [spec(ATTEMPTS), spec(ENDPOINT_STATE)];
+        log.create_topics(&topics).await.unwrap();
+        let options = ProducerOptions {
+            name: "test",
+            append_timeout: None,
+            linger: Duration::ZERO,
+            queue_bytes_max: 100_000,
+        };
+        let producer = log.producer(options).await.unwrap();
+        state::write_all(&*producer, 0, &[behind()]).await;
+        let assignment = Assignment {
+            partition: 0,
+            generation: 1,
+            committed: Some(Committed {
+                offset,
+                metadata: metadata.to_owned(),
+            }),
+            bounds: Bounds { start: 0, end },
+        };
+        let config = DeliverConfig::default();
+        let (_, found) = left_behind(&*log, &config, &assignment, 0).await.unwrap();
+        let state = found.states.into_iter().next().expect("the lane");
+        assert!(
+            state.failing_since_ms.is_some(),
+            "of the endpoint, not of the log"
+        );
+        let cursor = state.cursor.expect("it is behind");
+        let settled = cursor.settled.into_iter().collect();
+        (cursor.lowest_unsettled, settled, state.blocked.len())
+    }
+
+    #[tokio::test]
+    async fn a_cursor_says_nothing_of_offsets_that_are_given_again() {
+        assert_eq!(goes_on("", 80, 100).await, (50, vec![52, 60, 70], 2));
+        assert_eq!(goes_on("2 past=void", 0, 100).await, (0, vec![], 0));
+        assert_eq!(goes_on("2 past=void", 65, 100).await, (50, vec![52, 60], 2));
+        assert_eq!(goes_on("2 past=void", 10, 100).await, (10, vec![], 1));
+        assert_eq!(goes_on("", 0, 0).await, (0, vec![], 0), "there is nothing");
+    }
+}

@@ -1,0 +1,226 @@
+//! Logs whose past is another than the one that was read: nothing that is new is lost without a word. It goes on by itself, or
+//! is stopped with the true cause, and goes on when `postrider recover` decides.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::http::Method;
+use futures_util::StreamExt;
+use futures_util::stream;
+
+use postrider_tests::{Cluster, KafkaBroker, LogKind, Plan, Receiver, Reply, eventually};
+use serde_json::json;
+
+use crate::load::{ENDPOINTS, LOAD_WITHIN, assert_each_once, create_endpoints, publish};
+use crate::topic_log::{drained, with_log};
+
+const PATH: &str = "/hook";
+const EVENTS: usize = 80;
+const NEW_EVENTS: usize = 200;
+const PARTITIONS: &str = "4";
+/// A topic that was made again is noticed after a few seconds, and an operator looks now and then.
+const RECOVERED_WITHIN: Duration = Duration::from_secs(180);
+
+mod topics {
+    use super::*;
+    on_kafka!(
+        events_made_again_under_running_roles_are_not_lost,
+        deliveries_made_again_under_running_roles_are_not_lost,
+        topics_made_again_while_nothing_runs_begin_anew,
+        a_topic_that_grew_past_what_was_committed_in_another_is_stopped_and_then_read,
+        a_tail_lost_while_the_broker_was_down_hides_nothing_that_is_new,
+        states_made_again_hold_the_backlog_back_until_recover,
+    );
+}
+
+async fn events_made_again_under_running_roles_are_not_lost(log: LogKind) {
+    made_again_under_running_roles(log, "events").await;
+}
+
+async fn deliveries_made_again_under_running_roles_are_not_lost(log: LogKind) {
+    made_again_under_running_roles(log, "deliveries").await;
+}
+
+async fn made_again_under_running_roles(log: LogKind, topic: &str) {
+    let mut cluster = Plan::new(log).start().await;
+    let api = cluster.api();
+    let receiver = Receiver::start(|_| Reply::status(200)).await;
+    create_endpoints(&api, &receiver, PATH).await;
+    let before = publish(&api, EVENTS).await;
+    receiver.wait_for(PATH, before.len(), LOAD_WITHIN).await;
+    drained(&mut cluster).await;
+
+    delete(&cluster, topic);
+    create(&cluster, topic);
+    let ids = publish_whatever_it_takes(&cluster, NEW_EVENTS).await;
+    all_come(&cluster, &receiver, &ids).await;
+}
+
+async fn topics_made_again_while_nothing_runs_begin_anew(log: LogKind) {
+    let mut cluster = Plan::new(log).start().await;
+    let api = cluster.api();
+    let receiver = Receiver::start(|_| Reply::status(200)).await;
+    create_endpoints(&api, &receiver, PATH).await;
+    let mut ids = publish(&api, EVENTS).await;
+    receiver.wait_for(PATH, ids.len(), LOAD_WITHIN).await;
+    drained(&mut cluster).await;
+    for topics in [&["events"][..], &["deliveries"], &["events", "deliveries"]] {
+        cluster.terminate("deliver");
+        cluster.terminate("ingest-0");
+        for topic in topics {
+            delete(&cluster, topic);
+        }
+        cluster.run(&["topic", "create"]);
+        cluster.restart("ingest-0").await;
+        cluster.restart("deliver").await;
+        ids.extend(publish_whatever_it_takes(&cluster, NEW_EVENTS).await);
+        receiver.wait_for_all(PATH, &ids, LOAD_WITHIN).await;
+        assert_each_once(&receiver, PATH, &ids);
+        let shown = cluster.run(&["recover", "--stage", "fan-out"]);
+        assert!(!shown.contains("made again"), "nothing is stopped: {shown}");
+    }
+}
+
+async fn a_topic_that_grew_past_what_was_committed_in_another_is_stopped_and_then_read(
+    log: LogKind,
+) {
+    let mut cluster = Plan::new(log).start().await;
+    let api = cluster.api();
+    let receiver = Receiver::start(|_| Reply::status(200)).await;
+    create_endpoints(&api, &receiver, PATH).await;
+    let before = publish(&api, EVENTS).await;
+    receiver.wait_for(PATH, before.len(), LOAD_WITHIN).await;
+    drained(&mut cluster).await;
+    cluster.terminate("deliver");
+    let committed = with_log(&mut cluster, async |log| {
+        log.committed("fan-out", "events").await
+    });
+    let committed = (0..).zip(committed.await.unwrap().into_iter().flatten());
+    let committed: Vec<_> = committed.collect();
+    assert_eq!(committed.len(), 4, "every partition has a commit");
+    delete(&cluster, "events");
+    create(&cluster, "events");
+    let ids = publish_whatever_it_takes(&cluster, NEW_EVENTS).await;
+    // Where a broker keeps the commits of a topic that is deleted, as a mirror's does.
+    with_log(&mut cluster, async |log| {
+        log.set_committed("fan-out", "events", &committed).await
+    })
+    .await
+    .unwrap();
+    cluster.restart("deliver").await;
+    all_come(&cluster, &receiver, &ids).await;
+}
+
+/// The broker comes back without the last records of every partition, as after a power cut, and the roles go on running.
+async fn a_tail_lost_while_the_broker_was_down_hides_nothing_that_is_new(log: LogKind) {
+    let broker: &KafkaBroker = Box::leak(Box::new(KafkaBroker::start()));
+    let mut cluster = Plan::new(log).broker(broker).start().await;
+    let api = cluster.api();
+    let receiver = Receiver::start(|_| Reply::status(200)).await;
+    create_endpoints(&api, &receiver, PATH).await;
+    let before = publish(&api, EVENTS).await;
+    receiver.wait_for(PATH, before.len(), LOAD_WITHIN).await;
+    drained(&mut cluster).await;
+    broker.kill();
+    for topic in ["events", "deliveries"] {
+        broker.lose_tails(&format!("{}{topic}", cluster.prefix()));
+    }
+    broker.restart();
+    let ids = publish_whatever_it_takes(&cluster, NEW_EVENTS).await;
+    all_come(&cluster, &receiver, &ids).await;
+}
+
+async fn states_made_again_hold_the_backlog_back_until_recover(log: LogKind) {
+    let mut cluster = Plan::new(log).start().await;
+    let api = cluster.api();
+    let receiver = Receiver::start(|_| Reply::status(200)).await;
+    let types = json!({ "event_types": ["load.n0"] });
+    let endpoint = api.create_endpoint(&receiver.url(PATH), types).await;
+    let pause = format!("/v1/tenants/{}/endpoints/{endpoint}/pause", api.tenant());
+    api.must(Method::POST, &pause, &json!({})).await;
+    let events = stream::iter(0..EVENTS).map(async |number| {
+        let event = json!({ "type": "load.n0", "data": { "number": number } });
+        api.publish(&event).await
+    });
+    let ids: Vec<String> = events.buffer_unordered(8).collect().await;
+    // A cursor takes their place, and the commit passes them.
+    drained(&mut cluster).await;
+    cluster.terminate("deliver");
+    delete(&cluster, "endpoint-state");
+    cluster.run(&["topic", "create"]);
+    cluster.restart("deliver").await;
+    let resume = format!("/v1/tenants/{}/endpoints/{endpoint}/resume", api.tenant());
+    api.must(Method::POST, &resume, &json!({})).await;
+    let told = async || {
+        let shown = cluster.run(&["recover", "--stage", "deliver"]);
+        let told = shown.contains("endpoint-state");
+        told.then_some(()).ok_or(shown)
+    };
+    eventually("the cause is told", RECOVERED_WITHIN, told).await;
+    all_come(&cluster, &receiver, &ids).await;
+}
+
+fn delete(cluster: &Cluster, topic: &str) {
+    let name = format!("{}{topic}", cluster.prefix());
+    let broker = cluster.broker();
+    broker.tool(TOPICS, &["--delete", "--topic", &name]);
+    let gone = (0..100).any(|_| {
+        let listed = broker.tool(TOPICS, &["--list"]);
+        !listed.lines().any(|line| line == name)
+    });
+    assert!(gone, "{name} is deleted");
+}
+
+const TOPICS: &str = "org.apache.kafka.tools.TopicCommand";
+
+/// Past `postrider topic create`, which would found the groups.
+fn create(cluster: &Cluster, topic: &str) {
+    let name = format!("{}{topic}", cluster.prefix());
+    let create = ["--create", "--topic", &name, "--partitions", PARTITIONS];
+    let settings = ["--config", "message.timestamp.type=LogAppendTime"];
+    cluster
+        .broker()
+        .tool(TOPICS, &[&create[..], &settings].concat());
+}
+
+/// Publishes so many events, each again until it is accepted.
+async fn publish_whatever_it_takes(cluster: &Cluster, count: usize) -> Vec<String> {
+    let api = cluster.api();
+    static ROUNDS: AtomicUsize = AtomicUsize::new(0);
+    let round = ROUNDS.fetch_add(1, Ordering::Relaxed);
+    let events = stream::iter(0..count).map(async |number| {
+        let id = format!("evt_{round}_{number}");
+        let event_type = format!("load.n{}", number % ENDPOINTS);
+        let event = json!({ "id": id, "type": event_type, "data": { "number": number } });
+        let publish = async || match api.json(Method::POST, "/events", &event).await {
+            Ok(answer) if answer.status == 202 => Ok(()),
+            other => Err(format!("{other:?}")),
+        };
+        eventually("the event is accepted", LOAD_WITHIN, publish).await;
+        id
+    });
+    events.buffer_unordered(8).collect().await
+}
+
+/// Waits until all events have come, deciding as an operator would who is called.
+async fn all_come(cluster: &Cluster, receiver: &Receiver, ids: &[String]) {
+    eventually("all events come", RECOVERED_WITHIN, async || {
+        let counts = receiver.counts(PATH);
+        let missing = ids.iter().filter(|id| !counts.contains_key(*id)).count();
+        if missing == 0 {
+            return Ok(());
+        }
+        let mut stopped = Vec::new();
+        for stage in ["fan-out", "deliver", "scheduler"] {
+            let undone = ["recover", "--stage", stage, "--from", "undone", "--yes"];
+            let said = cluster.command(&undone).output().expect("it starts");
+            stopped.push(format!(
+                "{stage}: {}{}",
+                String::from_utf8_lossy(&said.stdout),
+                String::from_utf8_lossy(&said.stderr)
+            ));
+        }
+        Err(format!("{missing} missing; {stopped:?}"))
+    })
+    .await;
+}
