@@ -13,6 +13,7 @@ use postrider_log::memory::{Faults, MemoryLog};
 use postrider_log::{
     Clock, Log, NewRecord, Position, Producer, ProducerOptions, Record, Target, TopicSpec,
 };
+use postrider_model::operational::PROOF_HEADER;
 use postrider_model::topics::TopicLayout;
 use postrider_registry::{Keyring, Registry, RegistryOptions};
 use serde_json::Value;
@@ -176,6 +177,18 @@ impl World {
             headers: Vec::new(),
         };
         self.producer.append(topic, target, record).await.unwrap()
+    }
+
+    /// Appends a record of which it proves that Postrider itself wrote it.
+    pub(crate) async fn append_proven(&self, topic: &str, key: &str, value: Bytes) -> Position {
+        let proof = self.registry.vouch(&value);
+        let record = NewRecord {
+            key: Bytes::copy_from_slice(key.as_bytes()),
+            value: Some(value),
+            headers: vec![(PROOF_HEADER.to_owned(), proof.into())],
+        };
+        let appended = self.producer.append(topic, Target::Key, record);
+        appended.await.unwrap()
     }
 
     pub(crate) fn records(&self, topic: &str) -> Vec<Record> {

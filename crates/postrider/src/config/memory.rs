@@ -125,10 +125,16 @@ pub(crate) fn limits_for(config: &Config, limit_bytes: u64) -> Table {
         + registry_bytes(limit_bytes)
         + bytes(config.telemetry.log_queue_bytes_max);
     let left = limit_bytes.saturating_sub(fixed);
-    let share = |percent: u64, of: u64, at_most: usize| {
-        let limit = left / 100 * percent / of;
-        Value::Integer(i64::try_from(limit.clamp(1, bytes(at_most))).unwrap_or(i64::MAX))
+    let integer = |limit: u64| Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX));
+    let part = |percent: u64, of: u64| (left / 100 * percent / of).max(1);
+    let share =
+        |percent: u64, of: u64, at_most: usize| integer(part(percent, of).min(bytes(at_most)));
+    // A queue takes at least one of the largest records.
+    let queue = |percent: u64, of: u64, record: u32, at_most: usize| {
+        let share = part(percent, of).min(bytes(at_most));
+        integer(share.max(u64::from(record)))
     };
+    let topics = &config.topics;
     let section = |limits: Vec<(&str, Value)>| {
         let limits = limits.into_iter();
         Value::Table(limits.map(|(key, limit)| (key.to_owned(), limit)).collect())
@@ -144,7 +150,12 @@ pub(crate) fn limits_for(config: &Config, limit_bytes: u64) -> Table {
                 ),
                 (
                     "producer_queue_bytes_max",
-                    share(14, STAGES * COPIES, stage.producer_queue_bytes_max),
+                    queue(
+                        14,
+                        STAGES * COPIES,
+                        topics.derived_bytes_max,
+                        stage.producer_queue_bytes_max,
+                    ),
                 ),
             ]),
         ),
@@ -208,7 +219,12 @@ pub(crate) fn limits_for(config: &Config, limit_bytes: u64) -> Table {
     ]);
     let registry = section(vec![(
         "write_bytes_max",
-        share(2, COPIES, defaults.registry.write_bytes_max),
+        queue(
+            2,
+            COPIES,
+            topics.event_bytes_max,
+            defaults.registry.write_bytes_max,
+        ),
     )]);
     Table::from_iter([
         ("delivery".to_owned(), delivery),
