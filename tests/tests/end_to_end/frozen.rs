@@ -1,8 +1,10 @@
 //! A worker that is frozen for longer than its session, and thawed when others have its partitions.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use postrider_tests::{LogKind, Plan, Receiver, Reply, eventually};
+use serde_json::Value;
 
 use crate::load::{LOAD_WITHIN, create_endpoints, publish};
 use crate::topic_log::drained;
@@ -41,12 +43,10 @@ async fn a_frozen_worker_sends_nothing_stale(plan: Plan) {
     let thawed = cluster.process("deliver-0");
     eventually("the thawed worker works again", SOON, async || {
         let said = thawed.output();
-        let (_, after) = said.split_once("lost").ok_or("nothing is lost yet")?;
-        let assigned = after.matches("partitions assigned").count();
-        if assigned >= 3 {
-            Ok(())
-        } else {
-            Err("it has not all groups again")
+        match without_partitions(&said) {
+            None => Err("nothing is lost yet".to_owned()),
+            Some(stages) if stages.is_empty() => Ok(()),
+            Some(stages) => Err(format!("{stages:?} did not get any again")),
         }
     })
     .await;
@@ -60,4 +60,26 @@ async fn a_frozen_worker_sends_nothing_stale(plan: Plan) {
         later.iter().all(|id| after[id] == 1),
         "the new ones came once"
     );
+}
+
+/// The stages that lost their partitions and were given none since; `None` while deliver has lost none. A stage whose
+/// session outlasted the freeze loses nothing.
+fn without_partitions(said: &str) -> Option<BTreeSet<String>> {
+    let mut without = BTreeSet::new();
+    let mut has_lost = false;
+    for line in said.lines() {
+        let Ok(line) = serde_json::from_str::<Value>(line) else {
+            continue;
+        };
+        let stage = line["stage"].as_str().unwrap_or_default().to_owned();
+        match line["message"].as_str() {
+            Some("partitions lost") => {
+                has_lost |= stage == "deliver";
+                without.insert(stage);
+            }
+            Some("partitions assigned") => drop(without.remove(&stage)),
+            _ => {}
+        }
+    }
+    has_lost.then_some(without)
 }
