@@ -448,10 +448,14 @@ impl Stage for FanOut {
     }
 
     async fn progress(&mut self) -> Result<Vec<(Partition, Generation, Offset)>, StageError> {
+        // What failed must not be passed: fates that are known come before further appends.
+        let mut resolved = Vec::new();
+        while let Some(Some(next)) = self.routed.next().now_or_never() {
+            resolved.push(next?);
+        }
         let had_room = self.has_room();
         let halt = self.advance();
-        let mut resolved = Vec::new();
-        if self.has_room() == had_room {
+        if resolved.is_empty() && self.has_room() == had_room {
             tokio::select! {
                 biased;
                 Some(first) = self.routed.next() => resolved.push(first?),

@@ -36,7 +36,21 @@ struct Read {
     ahead: VecDeque<Mark>,
 }
 
+/// Records remembered above the offset to commit, at most.
+const AHEAD_MAX: usize = 1 << 16;
+
 impl Read {
+    /// Far above the commit every second record does.
+    fn thin(&mut self) {
+        if self.ahead.len() > AHEAD_MAX {
+            let mut keeps = false;
+            self.ahead.retain(|_| {
+                keeps = !keeps;
+                keeps
+            });
+        }
+    }
+
     /// Notes that what is below this offset is committed next.
     fn come_up_to(&mut self, offset: Offset) {
         while self.ahead.front().is_some_and(|mark| mark.offset < offset) {
@@ -103,6 +117,7 @@ impl Progress {
                 offset: record.offset,
                 appended_at_ms: record.timestamp_ms,
             });
+            owned.read.thin();
         }
         is_new
     }

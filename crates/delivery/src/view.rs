@@ -122,7 +122,7 @@ impl CurrentView {
     /// Whether a record of this number may be judged: never while records of the registry are known to be lost, or it
     /// might be matched with nobody.
     pub(crate) fn suffices(&mut self, needed: Needed, received: u64) -> bool {
-        if self.registry.loss().is_some() {
+        if self.registry.loss().is_some() || !self.registry.ready() {
             return false;
         }
         let covered = self.covered >= received;

@@ -36,6 +36,13 @@ impl Stretch {
         let batch = reader
             .read(self.partition, self.left.start, READ_BYTES_MAX, READ_WAIT)
             .await?;
+        let is_stuck = batch.records.is_empty() && batch.next <= self.left.start;
+        if is_stuck && batch.end < self.left.end {
+            return Err(LogError::Unavailable(format!(
+                "partition {} ends at {} by now, before {}",
+                self.partition, batch.end, self.left.end
+            )));
+        }
         self.left.start = batch.next;
         Ok(Some(batch.records))
     }

@@ -223,11 +223,13 @@ impl Registry {
     /// Waits until the view has everything that is in the topic now; whether it got there in time. For answers that
     /// must not come from a view that lags behind another process's writes.
     pub async fn refresh(&self, at_most: Duration) -> bool {
-        let started = Instant::now();
+        let (started, position) = (Instant::now(), self.position());
         match timeout(at_most, self.shared.log.bounds(TOPIC, PARTITION)).await {
+            // A view beyond the end is one of another log.
+            Ok(Ok(bounds)) if bounds.end.unsigned_abs() < position => false,
             Ok(Ok(bounds)) => {
                 let left = at_most.saturating_sub(started.elapsed());
-                self.wait_for(bounds.end.unsigned_abs(), left).await
+                self.wait_for(bounds.end.unsigned_abs(), left).await && self.ready()
             }
             Ok(Err(_)) | Err(_) => false,
         }

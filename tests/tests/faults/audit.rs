@@ -68,7 +68,9 @@ pub(crate) async fn audit(log: &dyn Log, told: &Told, receiver: &Receiver) -> Fi
     let published: BTreeMap<EventPosition, String> = events.iter().map(event).collect();
     let ids: BTreeSet<&str> = published.values().map(String::as_str).collect();
     let routes = records(log, "routes").await;
-    let routes: Vec<Route> = routes.iter().map(route).collect();
+    // Those without a value ask for the log's time.
+    let routes = routes.iter().filter(|record| record.value.is_some());
+    let routes: Vec<Route> = routes.map(route).collect();
     let attempts = records(log, "attempts").await;
     let attempts = Attempts::of(attempts.iter().map(attempt));
 

@@ -210,7 +210,7 @@ impl<S: Sender> CarryContext<S> {
                 );
                 self.registry.report_loss(stamp.registry_id, detail);
             }
-            if self.registry.loss().is_some() {
+            if self.registry.loss().is_some() || !self.registry.ready() {
                 sleep(OWN_FAULT_WAIT).await;
                 return None;
             }

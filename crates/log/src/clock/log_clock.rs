@@ -8,9 +8,11 @@
 //! Which of two clocks is wrong, nobody can tell. While the machine's clock and the log's differ by more than a bound,
 //! [`Clock::ages_tell`] says no.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
 use super::Clock;
@@ -36,6 +38,8 @@ pub struct LogClock {
     machine: Arc<dyn Clock>,
     skew_ms_max: i64,
     known: Mutex<Option<Known>>,
+    /// The log said that it keeps no time of its own.
+    is_untimed: AtomicBool,
 }
 
 /// What is known of the log's clock.
@@ -69,6 +73,7 @@ impl LogClock {
             machine,
             skew_ms_max,
             known: Mutex::new(None),
+            is_untimed: AtomicBool::new(false),
         }
     }
 
@@ -130,10 +135,11 @@ const ASK_QUEUE_BYTES_MAX: usize = 1 << 20;
 const KEY: &str = "clock";
 
 impl LogClock {
-    /// Asks the log for its time, again and again, by tombstones of one key in the first partition of a compacted topic.
+    /// Asks the log for its time, again and again, by records without a value. Another partition is asked after a failure.
     /// Never ends.
     pub async fn follow(&self, log: &dyn Log, topic: &str) {
-        loop {
+        for number in 0_u64.. {
+            let key = format!("{KEY}/{number}");
             let options = ProducerOptions {
                 name: "clock",
                 append_timeout: Some(ASK_TIMEOUT),
@@ -141,7 +147,7 @@ impl LogClock {
                 queue_bytes_max: ASK_QUEUE_BYTES_MAX,
             };
             match log.producer(options).await {
-                Ok(producer) => self.ask(&*producer, topic).await,
+                Ok(producer) => self.ask(&*producer, topic, &key).await,
                 Err(error) => tracing::warn!(%error, "the log cannot be asked for its time"),
             }
             sleep(ASK_AGAIN).await;
@@ -149,14 +155,14 @@ impl LogClock {
     }
 
     /// Asks until the log does not answer.
-    async fn ask(&self, producer: &dyn Producer, topic: &str) {
+    async fn ask(&self, producer: &dyn Producer, topic: &str, key: &str) {
         loop {
             let record = NewRecord {
-                key: KEY.into(),
+                key: Bytes::copy_from_slice(key.as_bytes()),
                 ..NewRecord::default()
             };
             let before = Instant::now();
-            match producer.append(topic, Target::Partition(0), record).await {
+            match producer.append(topic, Target::Key, record).await {
                 Ok(Position {
                     timestamp_ms: Some(log_ms),
                     ..
@@ -165,11 +171,14 @@ impl LogClock {
                     after: Instant::now(),
                     log_ms,
                 }),
-                Ok(_) => tracing::error!(
-                    topic,
-                    "the topic keeps its writers' times, so that no age tells anything; set message.timestamp.type to \
-                     LogAppendTime"
-                ),
+                Ok(_) => {
+                    self.is_untimed.store(true, Ordering::Relaxed);
+                    tracing::error!(
+                        topic,
+                        "the topic keeps its writers' times, so that no age tells anything; set message.timestamp.type to \
+                         LogAppendTime"
+                    );
+                }
                 Err(error) => {
                     tracing::warn!(topic, %error, "the log did not say its time");
                     return;
@@ -179,10 +188,9 @@ impl LogClock {
         }
     }
 
-    /// Waits until the log has told its time, but no longer than this.
-    pub async fn known_within(&self, at_most: Duration) {
-        let deadline = Instant::now() + at_most;
-        while self.known().is_none() && Instant::now() < deadline {
+    /// Waits until the log has told its time, or that it keeps none: what is due is not known before.
+    pub async fn told(&self) {
+        while self.known().is_none() && !self.is_untimed.load(Ordering::Relaxed) {
             sleep(Duration::from_millis(20)).await;
         }
     }

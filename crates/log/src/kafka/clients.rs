@@ -355,7 +355,9 @@ impl Drop for Place {
         if let Some(last) = gone.statistics {
             named.totals.get_or_insert_default().add(&last.totals);
         }
-        if self.kind == ClientKind::Reader && !known.live.values().any(|one| one.name == self.name)
+        // Only a member is sure to have a successor.
+        if matches!(self.kind, ClientKind::Reader | ClientKind::Producer)
+            && !known.live.values().any(|one| one.name == self.name)
         {
             (named.missed, named.dead_since) = (false, None);
         }

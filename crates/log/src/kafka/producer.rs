@@ -156,6 +156,9 @@ impl Drop for KafkaProducer {
 
 impl Shared {
     fn send(&self, topic: &str, target: Target, record: &NewRecord, pending: Pending) {
+        let Some(client) = self.client() else {
+            return self.queue.tell(pending, Err(AppendError::QueueFull));
+        };
         let partition = match target {
             Target::Partition(partition) => Some(partition),
             Target::Key => self
@@ -183,7 +186,6 @@ impl Shared {
             }
             message = message.headers(headers);
         }
-        let Some(client) = self.client() else { return };
         if let Err((error, message)) = client.send(message) {
             self.queue
                 .tell(*message.delivery_opaque, Err(append_error(&error)));
@@ -212,7 +214,10 @@ impl Shared {
                 return;
             }
             // A flush sends without lingering. That it timed out shows in what is pending.
-            let Some(client) = self.client() else { return };
+            let Some(client) = self.client() else {
+                thread::sleep(Duration::from_millis(1));
+                continue;
+            };
             drop(client.flush(Timeout::After(left.min(POLL))));
         }
     }
@@ -234,7 +239,10 @@ impl Shared {
         self.discard(self.swap(None));
     }
 
+    /// Tells every fate of the present client before anything goes through another, so that no append passes one that
+    /// failed; until then the queue has no room.
     fn replace(&self) {
+        self.discard(self.swap(None));
         let fresh = loop {
             match create(self.name, &self.config, &self.clients, &self.queue) {
                 Ok(client) => break Arc::new(client),
@@ -245,7 +253,7 @@ impl Shared {
             }
             thread::sleep(REPLACE_PAUSE);
         };
-        self.discard(self.swap(Some(fresh)));
+        self.swap(Some(fresh));
     }
 
     /// Gives up what a client has not finished, and the client. Letting go of it takes up to half a second, so this

@@ -72,7 +72,7 @@ async fn create(
     let mut refused = false;
     for (plan, present) in topics {
         let done = match (present, dry_run) {
-            (Some(present), _) if present.partitions != plan.partitions => {
+            (Some(present), _) if topics::is_unexpected(plan, present.partitions) => {
                 refused = true;
                 &format!("ERROR: {}", topics::differ(plan, present.partitions))
             }
@@ -193,7 +193,7 @@ pub(crate) fn findings(
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();
     let mut findings = Vec::new();
-    if present.partitions != plan.partitions {
+    if topics::is_unexpected(plan, present.partitions) {
         findings.push((Level::Error, topics::differ(plan, present.partitions)));
     }
     findings.extend(durability(present, &settings));

@@ -29,8 +29,10 @@ const FETCH_BYTES_MAX: u64 = 8 * MIB;
 /// An attempt: a connection with its buffers and TLS, and the head of the answer, of which the HTTP client takes up to
 /// 408 KiB.
 const ATTEMPT_BYTES: u64 = 512 * KIB;
-/// A settlement or an event id that is remembered, with its texts and its place in two trees.
+/// A settlement that is remembered, with its texts and its place in two trees.
 const REMEMBERED_BYTES: u64 = 320;
+/// An event id that is remembered: two hashes, and its place in a tree and in a queue.
+const EVENT_ID_BYTES: u64 = 128;
 /// A record in memory, and what is made of it while it is under way.
 const COPIES: u64 = 2;
 
@@ -82,7 +84,7 @@ impl Sum {
             ("settlements remembered", remembered(settled)),
             (
                 "event ids remembered",
-                remembered(fan_out.repeat_window_ids_max),
+                partitions * bytes(fan_out.repeat_window_ids_max) * EVENT_ID_BYTES,
             ),
             ("log lines", bytes(config.telemetry.log_queue_bytes_max)),
             (
@@ -169,8 +171,8 @@ pub(crate) fn limits_for(config: &Config, limit_bytes: u64) -> Table {
                 (
                     "repeat_window_ids_max",
                     share(
-                        3,
-                        partitions * REMEMBERED_BYTES,
+                        9,
+                        partitions * EVENT_ID_BYTES,
                         fan_out.repeat_window_ids_max,
                     ),
                 ),
@@ -185,7 +187,7 @@ pub(crate) fn limits_for(config: &Config, limit_bytes: u64) -> Table {
                 ),
                 (
                     "unsettled_bytes_max",
-                    share(2 * 36, 2 * COPIES * 5 / 4, deliver.unsettled_bytes_max),
+                    share(2 * 30, 2 * COPIES * 5 / 4, deliver.unsettled_bytes_max),
                 ),
                 (
                     "lane_queue_bytes_max",

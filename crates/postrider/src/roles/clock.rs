@@ -7,7 +7,7 @@ use anyhow::Context;
 use postrider_daemon::metrics::catalogue::CLOCK_SKEW;
 use postrider_daemon::metrics::{Collected, Metric, Sample};
 use postrider_log::{Log, LogClock, SystemClock};
-use postrider_model::topics::ENDPOINT_STATE;
+use postrider_model::topics::ROUTES;
 
 use super::Process;
 use crate::config::Config;
@@ -32,7 +32,8 @@ pub(super) fn follow(
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            () = followed.follow(&*log, ENDPOINT_STATE) => {}
+            // Not `endpoint-state`: that its end has not passed a state that was written proves a loss.
+            () = followed.follow(&*log, ROUTES) => {}
         }
         Ok::<(), Infallible>(())
     });

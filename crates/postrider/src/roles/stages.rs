@@ -21,9 +21,6 @@ use super::{Process, clock};
 use crate::cli::Stage;
 use crate::config::Config;
 
-/// How long the stages wait for the log to tell its time, before they go on by the machine's.
-const CLOCK_WAIT: Duration = Duration::from_secs(30);
-
 /// Starts the stages. Each waits until the registry has caught up: before, every endpoint would be unknown.
 pub(crate) fn spawn(
     process: &mut Process,
@@ -185,7 +182,7 @@ impl Parts {
                 () = halt.cancelled() => {}
                 () = async {
                     registry.caught_up().await;
-                    clock.known_within(CLOCK_WAIT).await;
+                    clock.told().await;
                 } => stage.await,
             }
             if halt.is_cancelled() {

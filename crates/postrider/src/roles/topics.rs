@@ -33,6 +33,14 @@ pub(crate) fn counted_on(layout: &TopicLayout) -> impl Iterator<Item = TopicPlan
         .filter(|plan| plan.name != RETRY)
 }
 
+/// Whether a topic has other partitions than it should. Those of `retry` beyond the delays stay empty.
+pub(crate) fn is_unexpected(plan: &TopicPlan, present: i32) -> bool {
+    match plan.name {
+        RETRY => present < plan.partitions,
+        _ => present != plan.partitions,
+    }
+}
+
 /// What is wrong with a topic that has so many partitions, and what to do.
 pub(crate) fn differ(plan: &TopicPlan, present: i32) -> String {
     let planned = plan.partitions;
@@ -70,7 +78,14 @@ pub(crate) async fn ensure(
     anyhow::ensure!(refused.is_empty(), refused.join("; "));
     let plans = config.topics.topics();
     let names: Vec<&str> = plans.iter().map(|plan| plan.name).collect();
-    match log.describe_topics(&names).await {
+    let described = when_available(&process.stop, async || {
+        match log.describe_topics(&names).await {
+            Err(error @ LogError::Unavailable(_)) => Err(error.into()),
+            described => Ok(described),
+        }
+    })
+    .await?;
+    match described {
         Ok(present) => {
             let topics: Vec<_> = plans.into_iter().zip(present).collect();
             sizes(&topics, config).map_err(anyhow::Error::msg)
