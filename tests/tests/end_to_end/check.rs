@@ -160,7 +160,9 @@ async fn what_is_wrong_is_named_with_what_to_do(log: LogKind) {
     assert!(secrets.contains("keys.encryption"), "{secrets}");
     assert!(checked.error("egress", nobody).contains("firewalls"));
     assert!(checked.error("egress", metadata).contains("forbidden"));
-    assert_eq!(checked.errors().len(), 6, "{:#?}", checked.errors());
+    let installation = checked.error("keys", "installation");
+    assert!(installation.contains("no role starts"), "{installation}");
+    assert_eq!(checked.errors().len(), 7, "{:#?}", checked.errors());
 
     let nothing = [
         ("POSTRIDER_KEYS__ENCRYPTION", ""),

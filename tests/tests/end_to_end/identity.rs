@@ -112,7 +112,10 @@ async fn another_key_is_refused_and_a_secret_that_does_not_open_is_told(log: Log
 async fn is_lost(cluster: &Cluster, process: &str, lost: u32) {
     let line = format!("postrider_registry_lost {lost}");
     eventually(&format!("{process}: {line}"), SOON, async || {
-        let metrics = cluster.metrics(process).await;
+        let Ok(answer) = cluster.try_health(process, "/metrics").await else {
+            return Err("it does not answer yet".to_owned());
+        };
+        let metrics = String::from_utf8_lossy(&answer.body).into_owned();
         if metrics.lines().any(|one| one == line) {
             Ok(())
         } else {

@@ -110,7 +110,7 @@ async fn an_event_too_large_for_the_next_topic_goes_to_the_dead_letters_and_bloc
     let any = "127.0.0.1:0";
     let mut deliver = cluster.command(&["deliver", "--health-listen", any]);
     let refused = deliver.output().unwrap();
-    let said = String::from_utf8_lossy(&refused.stdout);
+    let said = String::from_utf8_lossy(&refused.stderr);
     assert!(
         !refused.status.success() && said.contains("largest record of deliveries"),
         "{said}"
@@ -120,7 +120,10 @@ async fn an_event_too_large_for_the_next_topic_goes_to_the_dead_letters_and_bloc
 async fn a_dead_letter_too_large_for_its_topic_is_shortened_and_its_settlement_says_so(
     log: LogKind,
 ) {
-    let plan = Plan::new(log).set("POSTRIDER_RETRY__DEFAULT_SCHEDULE_MS", "[1000]");
+    // A breaker that opens would hold the others back.
+    let plan = Plan::new(log)
+        .set("POSTRIDER_RETRY__DEFAULT_SCHEDULE_MS", "[1000]")
+        .set("POSTRIDER_DELIVERY__DELIVER__BREAKER_FAILURES", "1000");
     let cluster = plan.start().await;
     take_at_most(&cluster, "dead-letters", 65_536);
     let (api, receiver) = (cluster.api(), Receiver::start(|_| Reply::status(500)).await);
