@@ -18,7 +18,7 @@ async fn a_log_that_nobody_reads_costs_lines_and_nothing_else(log: LogKind) {
     let plan = Plan::new(log)
         .unread()
         .set("POSTRIDER_TELEMETRY__LOG", "debug")
-        .set("POSTRIDER_TELEMETRY__LOG_QUEUE_BYTES_MAX", "1000");
+        .set("POSTRIDER_TELEMETRY__LOG_QUEUE_BYTES_MAX", "100");
     let mut cluster = plan.start().await;
     let api = cluster.api();
     load::create_endpoints(&api, &receiver, PATH).await;
