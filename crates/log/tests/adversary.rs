@@ -11,7 +11,8 @@ use postrider_log::memory::{
 };
 use postrider_log::{
     Append, AppendError, Bounds, Clock, Commit, CommitError, Committed, Group, GroupEvent,
-    GroupOptions, Log, LogError, NewRecord, Producer, ProducerOptions, Record, Target, TopicSpec,
+    GroupOptions, Log, LogError, NewRecord, Producer, ProducerOptions, Record, Stretch, Target,
+    TopicSpec,
 };
 use tokio::time::Instant;
 
@@ -463,4 +464,19 @@ async fn offsets_that_are_cut_off_are_given_again() {
         Bounds { start: 0, end: 0 }
     );
     assert_eq!(append(&*producer, "e").await.unwrap().offset, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stretch_that_is_cut_while_it_is_read_ends_with_an_error() {
+    let (log, faults) = log(1, 1).await;
+    let process = log.process("a");
+    let producer = producer(&process, None).await;
+    for value in ["a", "b", "c"] {
+        append(&*producer, value).await.unwrap();
+    }
+    let mut reader = process.reader(TOPIC).await.unwrap();
+    let mut stretch = Stretch::new(0, 2..3);
+    faults.cut(TOPIC, 0, 1);
+    let read = stretch.read(&mut *reader).await;
+    assert!(matches!(read, Err(LogError::Unavailable(_))), "{read:?}");
 }
