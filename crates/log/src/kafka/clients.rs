@@ -506,6 +506,19 @@ mod tests {
     }
 
     #[test]
+    fn a_producer_is_missed_while_its_successor_is_there_and_not_when_nobody_has_one() {
+        let mut watched = Watched::new();
+        let place = watched.place(ClientKind::Producer, "registry");
+        place.told(&told(10, &[("learned", "UP")]), true);
+        assert!(watched.judge(&place, 46) > 0);
+        let successor = watched.place(ClientKind::Producer, "registry");
+        drop(place);
+        assert!(!watched.state().alive, "it has heard nothing yet");
+        drop(successor);
+        assert!(watched.state().alive);
+    }
+
+    #[test]
     fn a_reader_that_nobody_has_any_more_is_not_missed() {
         let mut watched = Watched::new();
         let place = watched.place(ClientKind::Reader, "registry");

@@ -239,10 +239,10 @@ impl Shared {
         self.discard(self.swap(None));
     }
 
-    /// Tells every fate of the present client before anything goes through another, so that no append passes one that
-    /// failed; until then the queue has no room.
+    /// Tells every fate of the present client before anything goes through the next one, so that no append passes one that
+    /// failed; until then the queue has no room. The next one is there before, so that the producer stays missed until
+    /// that has heard a broker.
     fn replace(&self) {
-        self.discard(self.swap(None));
         let fresh = loop {
             match create(self.name, &self.config, &self.clients, &self.queue) {
                 Ok(client) => break Arc::new(client),
@@ -253,6 +253,7 @@ impl Shared {
             }
             thread::sleep(REPLACE_PAUSE);
         };
+        self.discard(self.swap(None));
         self.swap(Some(fresh));
     }
 
