@@ -509,8 +509,10 @@ mod tests {
     fn a_producer_is_missed_while_its_successor_is_there_and_not_when_nobody_has_one() {
         let mut watched = Watched::new();
         let place = watched.place(ClientKind::Producer, "registry");
-        place.told(&told(10, &[("learned", "UP")]), true);
-        assert!(watched.judge(&place, 46) > 0);
+        let idle = told(10, &[("learned", "INIT")]);
+        place.told(&idle, false);
+        place.told(&idle, true);
+        assert_eq!(watched.judge(&place, 46), 1);
         let successor = watched.place(ClientKind::Producer, "registry");
         drop(place);
         assert!(!watched.state().alive, "it has heard nothing yet");
