@@ -30,7 +30,7 @@ struct Owned {
 struct Read {
     /// The last one below the offset to commit.
     last: Option<Mark>,
-    /// One that was `last` once, and was found in the log after a later one was read.
+    /// The first one that was read, or one that was `last` once and was found in the log after a later one was read.
     verified: Option<Mark>,
     /// Those from there on.
     ahead: VecDeque<Mark>,
@@ -113,10 +113,13 @@ impl Progress {
         };
         let is_new = owned.tracker.begin(record.offset);
         if is_new {
-            owned.read.ahead.push_back(Mark {
+            let mark = Mark {
                 offset: record.offset,
                 appended_at_ms: record.timestamp_ms,
-            });
+            };
+            // Where nothing below was known, the first record is what later ones are held against.
+            owned.read.verified.get_or_insert(mark);
+            owned.read.ahead.push_back(mark);
             owned.read.thin();
         }
         is_new
@@ -150,7 +153,7 @@ impl Progress {
                 let Read { last, verified, .. } = owned.read;
                 let note = CommitNote {
                     last,
-                    verified: verified.filter(|_| verified != last),
+                    verified: verified.filter(|mark| mark.offset < offset && verified != last),
                     ..note(partition, offset)
                 };
                 let committed = Committed {
@@ -181,7 +184,7 @@ impl Progress {
             Some(ToVerify {
                 partition,
                 generation: owned.generation,
-                known: owned.read.verified.or(owned.read.last)?,
+                known: owned.read.verified?,
                 next: owned.read.last?,
             })
         });
@@ -242,5 +245,59 @@ impl Lease {
     pub(crate) fn holds(&self) -> bool {
         let renewed_at = self.base + Duration::from_millis(self.renewed_ms.load(Ordering::Relaxed));
         renewed_at.elapsed() < self.term
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use postrider_log::Bounds;
+
+    use super::*;
+
+    fn record(offset: Offset, timestamp_ms: i64) -> Record {
+        Record {
+            partition: 0,
+            offset,
+            timestamp_ms,
+            key: Bytes::new(),
+            value: None,
+            headers: Vec::new(),
+        }
+    }
+
+    fn read(progress: &mut Progress, offset: Offset, timestamp_ms: i64) {
+        assert!(progress.begin(&record(offset, timestamp_ms)));
+        progress.resolve(Resolved {
+            partition: 0,
+            generation: 1,
+            offset,
+        });
+        progress.due(None, Duration::MAX, |_, _| CommitNote::default());
+    }
+
+    #[test]
+    fn a_log_that_is_another_before_the_first_check_is_held_against_the_first_record() {
+        let mut progress = Progress::default();
+        let assignment = Assignment {
+            partition: 0,
+            generation: 1,
+            committed: None,
+            bounds: Bounds { start: 0, end: 0 },
+        };
+        progress.assign(&assignment, 0, None);
+        read(&mut progress, 0, 10);
+        // The topic was made again and has grown past what was read.
+        read(&mut progress, 1, 99);
+        let mark = |offset, appended_at_ms| Mark {
+            offset,
+            appended_at_ms,
+        };
+        let asked = progress.to_verify().remove(0);
+        assert_eq!((asked.known, asked.next), (mark(0, 10), mark(1, 99)));
+        let commit = progress.due(None, Duration::ZERO, |_, _| CommitNote::default());
+        let note = CommitNote::decode(&commit[0].committed.metadata);
+        let named: Vec<Mark> = note.verified.into_iter().chain(note.last).collect();
+        assert_eq!(named, [mark(0, 10), mark(1, 99)]);
     }
 }
