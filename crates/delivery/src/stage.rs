@@ -41,6 +41,8 @@ use preparing::Preparing;
 
 const RESTART_BACKOFF_MIN: Duration = Duration::from_millis(200);
 const RESTART_BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Before a partition of which the log did not answer is prepared again.
+const PREPARE_AGAIN: Duration = Duration::from_secs(1);
 /// How often what a stage holds is shown.
 const SHOW_INTERVAL: Duration = Duration::from_secs(2);
 const FINAL_COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -281,8 +283,8 @@ impl<S: Stage> Runner<'_, S> {
                 () = sleep_until(wakes_at) => {}
                 told = told(&mut self.commit_pending) => self.commit_told(told),
                 resolved = self.stage.progress() => self.resolve(resolved?),
-                decided = self.stopped.decided() => self.prepare(decided),
-                prepared = self.preparing.next() => self.begin(prepared?),
+                decided = self.stopped.decided() => self.prepare(decided, Duration::ZERO),
+                (assignment, examined) = self.preparing.next() => self.examined(assignment, examined)?,
                 checked = self.checking.next(&self.progress) => self.learn_past(checked),
                 event = next_event(&mut *self.group, has_room) => self.on_event(event?),
             }
@@ -364,10 +366,11 @@ impl<S: Stage> Runner<'_, S> {
         }
         let partitions: Vec<Partition> = assignments.iter().map(|one| one.partition).collect();
         tracing::info!(stage = S::GROUP, ?partitions, "partitions assigned");
-        self.prepare(assignments);
+        self.prepare(assignments, Duration::ZERO);
     }
 
-    fn prepare(&mut self, assignments: Vec<Assignment>) {
+    /// Prepares for partitions, after a pause.
+    fn prepare(&mut self, assignments: Vec<Assignment>, pause: Duration) {
         for assignment in assignments {
             // Where it begins if the log is still the one that was committed in, which is looked at first.
             let from = Standing::of(
@@ -387,6 +390,7 @@ impl<S: Stage> Runner<'_, S> {
             );
             let examined = assignment.clone();
             let preparation = async move {
+                sleep(pause).await;
                 match past::examine(&*log, S::TOPIC, &examined).await? {
                     Ok(last) => Ok(Ok((last, prepared.await?))),
                     Err(unknown) => Ok(Err(unknown)),
@@ -396,16 +400,37 @@ impl<S: Stage> Runner<'_, S> {
         }
     }
 
-    /// Begins to read a partition at its commit, if that says where.
-    fn begin(&mut self, (assignment, examined): (Assignment, Examined<S::Prepared>)) {
-        let (begins, prepared) = match examined {
-            Ok(known) => known,
-            Err(unknown) => return self.stopped.stop(assignment, unknown),
-        };
+    /// Begins to read a partition, if its commit says where. One of which the log does not answer holds no other up: it
+    /// is asked again.
+    fn examined(
+        &mut self,
+        assignment: Assignment,
+        examined: Result<Examined<S::Prepared>, StageError>,
+    ) -> Result<(), StageError> {
+        match examined {
+            Ok(Ok((begins, prepared))) => self.begin(&assignment, begins, prepared),
+            Ok(Err(unknown)) => self.stopped.stop(assignment, unknown),
+            Err(StageError::Log(LogError::Unavailable(reason))) => {
+                let partition = assignment.partition;
+                tracing::warn!(
+                    stage = S::GROUP,
+                    partition,
+                    reason,
+                    "the partition cannot be prepared yet, trying again"
+                );
+                self.prepare(vec![assignment], PREPARE_AGAIN);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, assignment: &Assignment, begins: Begins, prepared: S::Prepared) {
         let (partition, from) = (assignment.partition, begins.from);
-        self.stage.begin(&assignment, prepared);
-        self.progress.assign(&assignment, from, begins.last);
-        let lost_from = assignment.committed.map_or(0, |committed| committed.offset);
+        self.stage.begin(assignment, prepared);
+        self.progress.assign(assignment, from, begins.last);
+        let committed = assignment.committed.as_ref();
+        let lost_from = committed.map_or(0, |committed| committed.offset);
         if lost_from < from {
             self.report_loss(partition, lost_from, from);
         }

@@ -25,6 +25,8 @@ pub(crate) enum Part {
     Counts,
     /// Reading a topic, its bounds included.
     Reads(&'static str),
+    /// The bounds of one partition, which is unavailable for as long as it is held.
+    Partition(&'static str, Partition),
     /// Room in the queue for appends to a topic.
     Room(&'static str),
 }
@@ -91,6 +93,10 @@ impl Log for HeldLog {
 
     async fn bounds(&self, topic: &str, partition: Partition) -> Result<Bounds, LogError> {
         self.held.read_of(topic).await;
+        let is_meant = |part: &Part| matches!(part, Part::Partition(held, of) if (*held, *of) == (topic, partition));
+        if self.held.holds(is_meant) {
+            return Err(LogError::Unavailable("held".to_owned()));
+        }
         self.process.bounds(topic, partition).await
     }
 

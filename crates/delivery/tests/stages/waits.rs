@@ -57,6 +57,10 @@ fn is_half_delivered(world: &World, positions: &[Position]) -> bool {
     complete.count() == usize::try_from(PARTITIONS / 2).expect("few")
 }
 
+fn restarts(metrics: &DeliveryMetrics, group: &str) -> u64 {
+    metrics.stage_restarts.with_label_values(&[group]).get()
+}
+
 fn owned(metrics: &DeliveryMetrics, group: &str) -> i64 {
     metrics.partitions_owned.with_label_values(&[group]).get()
 }
@@ -182,4 +186,21 @@ async fn a_partition_that_is_being_prepared_is_given_up_at_once() {
     world.until("the first has what is left", has_half).await;
     assert!(one.stop().await <= AT_ONCE);
     two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_cannot_be_prepared_yet_holds_no_other_up() {
+    let world = World::with_tenant().await;
+    let held = Held::default();
+    let away = Part::Partition(ATTEMPTS, 0);
+    held.hold(away);
+    let one = world.start_held("one", StageName::Deliver, held).await;
+    let others = |_: &World| owned(&one.metrics, GROUP_DELIVER) == i64::from(PARTITIONS) - 1;
+    world.until("it has the others", others).await;
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(restarts(&one.metrics, GROUP_DELIVER), 0);
+    one.held.let_go(away);
+    let all = |_: &World| owned(&one.metrics, GROUP_DELIVER) == i64::from(PARTITIONS);
+    world.until("it has all", all).await;
+    one.stop().await;
 }
