@@ -4,9 +4,7 @@ use std::future::ready;
 use std::time::Duration;
 
 use axum::http::Method;
-use postrider_tests::{
-    Api, Cluster, KafkaBroker, LogKind, Plan, Process, Receiver, Reply, eventually,
-};
+use postrider_tests::{Api, Cluster, KafkaBroker, LogKind, Plan, Process, Receiver, eventually};
 use serde_json::{Value, json};
 
 /// Well-formed, and not the one that the other processes have.
@@ -51,7 +49,7 @@ async fn refused(cluster: &Cluster, name: &str, role: &[&str]) {
 async fn another_key_is_refused_and_a_secret_that_does_not_open_is_told(log: LogKind) {
     let mut cluster = Plan::new(log).start().await;
     let api = cluster.api();
-    let receiver = Receiver::start(|_| Reply::status(200)).await;
+    let receiver = Receiver::healthy().await;
     let endpoint = api.create_endpoint(&receiver.url(PATH), json!({})).await;
     refused(&cluster, "other-deliver", &["deliver"]).await;
     refused(
@@ -137,7 +135,7 @@ fn event() -> Value {
 async fn a_registry_that_was_made_again_is_told_and_read_again(log: LogKind) {
     let cluster = Plan::new(log).ingests(2).start().await;
     let apis = cluster.apis();
-    let receiver = Receiver::start(|_| Reply::status(200)).await;
+    let receiver = Receiver::healthy().await;
     create(&apis[0], &receiver, "ep_a").await;
     apis[0].publish(&event()).await;
     receiver.wait_for("/ep_a", 1, SOON).await;
@@ -192,7 +190,7 @@ async fn an_event_stamped_beyond_the_end_proves_that_the_registry_lost_its_tail(
     let broker: &'static KafkaBroker = Box::leak(Box::new(KafkaBroker::start()));
     let mut cluster = Plan::new(log).broker(broker).start().await;
     let api = cluster.api();
-    let receiver = Receiver::start(|_| Reply::status(200)).await;
+    let receiver = Receiver::healthy().await;
     create(&api, &receiver, "ep_a").await;
     api.publish(&event()).await;
     receiver.wait_for("/ep_a", 1, SOON).await;

@@ -2,9 +2,11 @@
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use postrider_tests::{Api, Receiver};
+use postrider_tests::{Api, Cluster, Plan, Receiver};
 use serde_json::json;
 use std::time::Duration;
+
+use crate::topic_log::drained;
 
 /// How long a few thousand events may take on a busy machine.
 pub(crate) const LOAD_WITHIN: Duration = Duration::from_secs(120);
@@ -28,6 +30,22 @@ pub(crate) async fn publish(api: &Api, count: usize) -> Vec<String> {
             .await
     });
     events.buffer_unordered(PUBLISHERS).collect().await
+}
+
+/// A cluster after so many events were published, came to the path and were settled, with their ids.
+pub(crate) async fn with_all_delivered(
+    plan: Plan,
+    path: &str,
+    count: usize,
+) -> (Cluster, Receiver, Vec<String>) {
+    let mut cluster = plan.start().await;
+    let api = cluster.api();
+    let receiver = Receiver::healthy().await;
+    create_endpoints(&api, &receiver, path).await;
+    let ids = publish(&api, count).await;
+    receiver.wait_for(path, count, LOAD_WITHIN).await;
+    drained(&mut cluster).await;
+    (cluster, receiver, ids)
 }
 
 /// Checks that each event came exactly once to the path, and nothing else did.

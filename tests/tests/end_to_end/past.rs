@@ -8,10 +8,10 @@ use axum::http::Method;
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use postrider_tests::{Cluster, KafkaBroker, LogKind, Plan, Receiver, Reply, eventually};
+use postrider_tests::{Cluster, KafkaBroker, LogKind, Plan, Receiver, eventually};
 use serde_json::json;
 
-use crate::load::{ENDPOINTS, LOAD_WITHIN, assert_each_once, create_endpoints, publish};
+use crate::load::{ENDPOINTS, LOAD_WITHIN, assert_each_once, with_all_delivered};
 use crate::topic_log::{drained, with_log};
 
 const PATH: &str = "/hook";
@@ -42,13 +42,7 @@ async fn deliveries_made_again_under_running_roles_are_not_lost(log: LogKind) {
 }
 
 async fn made_again_under_running_roles(log: LogKind, topic: &str) {
-    let mut cluster = Plan::new(log).start().await;
-    let api = cluster.api();
-    let receiver = Receiver::start(|_| Reply::status(200)).await;
-    create_endpoints(&api, &receiver, PATH).await;
-    let before = publish(&api, EVENTS).await;
-    receiver.wait_for(PATH, before.len(), LOAD_WITHIN).await;
-    drained(&mut cluster).await;
+    let (cluster, receiver, _) = with_all_delivered(Plan::new(log), PATH, EVENTS).await;
 
     delete(&cluster, topic);
     create(&cluster, topic);
@@ -57,13 +51,7 @@ async fn made_again_under_running_roles(log: LogKind, topic: &str) {
 }
 
 async fn topics_made_again_while_nothing_runs_begin_anew(log: LogKind) {
-    let mut cluster = Plan::new(log).start().await;
-    let api = cluster.api();
-    let receiver = Receiver::start(|_| Reply::status(200)).await;
-    create_endpoints(&api, &receiver, PATH).await;
-    let mut ids = publish(&api, EVENTS).await;
-    receiver.wait_for(PATH, ids.len(), LOAD_WITHIN).await;
-    drained(&mut cluster).await;
+    let (mut cluster, receiver, mut ids) = with_all_delivered(Plan::new(log), PATH, EVENTS).await;
     for topics in [&["events"][..], &["deliveries"], &["events", "deliveries"]] {
         cluster.terminate("deliver");
         cluster.terminate("ingest-0");
@@ -84,13 +72,7 @@ async fn topics_made_again_while_nothing_runs_begin_anew(log: LogKind) {
 async fn a_topic_that_grew_past_what_was_committed_in_another_is_stopped_and_then_read(
     log: LogKind,
 ) {
-    let mut cluster = Plan::new(log).start().await;
-    let api = cluster.api();
-    let receiver = Receiver::start(|_| Reply::status(200)).await;
-    create_endpoints(&api, &receiver, PATH).await;
-    let before = publish(&api, EVENTS).await;
-    receiver.wait_for(PATH, before.len(), LOAD_WITHIN).await;
-    drained(&mut cluster).await;
+    let (mut cluster, receiver, _) = with_all_delivered(Plan::new(log), PATH, EVENTS).await;
     cluster.terminate("deliver");
     let committed = with_log(&mut cluster, async |log| {
         log.committed("fan-out", "events").await
@@ -114,13 +96,8 @@ async fn a_topic_that_grew_past_what_was_committed_in_another_is_stopped_and_the
 /// The broker comes back without the last records of every partition, as after a power cut, and the roles go on running.
 async fn a_tail_lost_while_the_broker_was_down_hides_nothing_that_is_new(log: LogKind) {
     let broker: &KafkaBroker = Box::leak(Box::new(KafkaBroker::start()));
-    let mut cluster = Plan::new(log).broker(broker).start().await;
-    let api = cluster.api();
-    let receiver = Receiver::start(|_| Reply::status(200)).await;
-    create_endpoints(&api, &receiver, PATH).await;
-    let before = publish(&api, EVENTS).await;
-    receiver.wait_for(PATH, before.len(), LOAD_WITHIN).await;
-    drained(&mut cluster).await;
+    let plan = Plan::new(log).broker(broker);
+    let (cluster, receiver, _) = with_all_delivered(plan, PATH, EVENTS).await;
     broker.kill();
     for topic in ["events", "deliveries"] {
         broker.lose_tails(&format!("{}{topic}", cluster.prefix()));
@@ -133,7 +110,7 @@ async fn a_tail_lost_while_the_broker_was_down_hides_nothing_that_is_new(log: Lo
 async fn states_made_again_hold_the_backlog_back_until_recover(log: LogKind) {
     let mut cluster = Plan::new(log).start().await;
     let api = cluster.api();
-    let receiver = Receiver::start(|_| Reply::status(200)).await;
+    let receiver = Receiver::healthy().await;
     let types = json!({ "event_types": ["load.n0"] });
     let endpoint = api.create_endpoint(&receiver.url(PATH), types).await;
     let pause = format!("/v1/tenants/{}/endpoints/{endpoint}/pause", api.tenant());

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use postrider_tests::{Cluster, LogKind, Plan, Receiver, Reply, eventually};
+use postrider_tests::{Cluster, LogKind, Plan, eventually};
 
-use crate::load::{LOAD_WITHIN, assert_each_once, create_endpoints, publish};
+use crate::load::{LOAD_WITHIN, assert_each_once, publish, with_all_delivered};
 use crate::topic_log::{drained, with_log};
 
 const PATH: &str = "/hook";
@@ -17,13 +17,8 @@ mod stages {
 }
 
 async fn a_partition_without_its_commit_stops_alone_until_recover(log: LogKind) {
-    let mut cluster = Plan::new(log).start().await;
+    let (mut cluster, receiver, mut ids) = with_all_delivered(Plan::new(log), PATH, EVENTS).await;
     let api = cluster.api();
-    let receiver = Receiver::start(|_| Reply::status(200)).await;
-    create_endpoints(&api, &receiver, PATH).await;
-    let mut ids = publish(&api, EVENTS).await;
-    receiver.wait_for(PATH, ids.len(), LOAD_WITHIN).await;
-    drained(&mut cluster).await;
     let before = held(&mut cluster, &[1, 2]).await;
 
     // Two of a group's partitions at once, while nothing of it runs: only then Kafka lets anybody take them away.

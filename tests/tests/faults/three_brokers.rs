@@ -27,8 +27,8 @@ on_kafka!(
     of_three_brokers_each_is_left_soon_when_it_freezes,
 );
 
-async fn of_three_brokers_one_is_not_missed_and_two_refuse_without_loss(form: Form) {
-    let mut figures = Figures::new("three-brokers", form);
+/// Two workers under load on three brokers.
+async fn on_three_brokers() -> (&'static [KafkaBroker; 3], World) {
     let brokers: &'static [KafkaBroker; 3] = Box::leak(Box::new(KafkaBroker::start_three()));
     let plan = quick_sessions()
         .broker(&brokers[0])
@@ -38,6 +38,12 @@ async fn of_three_brokers_one_is_not_missed_and_two_refuse_without_loss(form: Fo
         takes(received, 20, 250)
     })
     .await;
+    (brokers, world)
+}
+
+async fn of_three_brokers_one_is_not_missed_and_two_refuse_without_loss(form: Form) {
+    let mut figures = Figures::new("three-brokers", form);
+    let (brokers, world) = on_three_brokers().await;
     let away = Duration::from_secs(form.pick(8, 60));
 
     // The first is also the one that every process asked first.
@@ -93,15 +99,7 @@ async fn of_three_brokers_one_is_not_missed_and_two_refuse_without_loss(form: Fo
 
 async fn of_three_brokers_each_is_left_soon_when_it_freezes(form: Form) {
     let mut figures = Figures::new("three-brokers-frozen", form);
-    let brokers: &'static [KafkaBroker; 3] = Box::leak(Box::new(KafkaBroker::start_three()));
-    let plan = quick_sessions()
-        .broker(&brokers[0])
-        .delivers(2)
-        .set("POSTRIDER_INGEST__APPEND_TIMEOUT_MS", APPEND_TIMEOUT_MS);
-    let world = World::start(plan, ENDPOINTS, PER_SECOND, |received| {
-        takes(received, 20, 250)
-    })
-    .await;
+    let (brokers, world) = on_three_brokers().await;
     let mut left_after = Vec::new();
     for broker in &brokers[..form.pick(1, 3)] {
         let frozen = Instant::now();
