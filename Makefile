@@ -47,7 +47,7 @@ test: need-test $(PYTHON_TOOLS)/.installed $(NPM_TOOLS)/.installed ## Run every 
 .PHONY: test-fast
 test-fast: need-test-fast $(PYTHON_TOOLS)/.installed $(NPM_TOOLS)/.installed ## Run the tests that need no Kafka
 	cargo build --locked --workspace --bins --tests
-	tests/tools/run-tests --locked --workspace -- --skip kafka --skip churn:: --skip closing:: --skip crowds:: --skip idle:: --skip outages:: --skip protocols:: --skip security::
+	tests/tools/run-tests --locked --workspace -- --skip kafka --skip churn:: --skip closing:: --skip crowds:: --skip forgotten:: --skip idle:: --skip jumps:: --skip outages:: --skip protocols:: --skip security::
 
 .PHONY: sim
 sim: export SEEDS ?= 1000

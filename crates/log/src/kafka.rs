@@ -17,6 +17,7 @@ mod questions;
 mod reader;
 mod record;
 mod statistics;
+mod stopped;
 mod watchdog;
 
 use std::sync::Arc;
@@ -119,7 +120,7 @@ impl KafkaLog {
             let answer = question(&client, &full);
             match &answer {
                 Ok(_) => client.context().place.heard(),
-                Err(LogError::Unavailable(_)) => drop(client.context().place.lost_all()),
+                Err(LogError::Unavailable(reason)) => client.context().place.unreachable(reason),
                 Err(_) => {}
             }
             answer

@@ -17,12 +17,13 @@ pub(crate) mod topic;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
+use crate::locked;
 use crate::port::{
     Bounds, Committed, Group, GroupOptions, Log, LogError, Offset, Partition, Producer,
     ProducerOptions, Reader, TopicDescription, TopicSpec,
@@ -34,12 +35,6 @@ pub(crate) use share::GroupState;
 use share::MemberId;
 use storage::Storage;
 use topic::Topic;
-
-/// Locks a mutex whose data is consistent even if a holder panicked: every critical section here either only reads or
-/// leaves the data whole after each statement.
-pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// One user of the broker: a process, as far as the log can tell.
 #[derive(Debug)]

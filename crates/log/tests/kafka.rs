@@ -31,6 +31,8 @@ mod crowds;
 mod forgotten;
 #[path = "kafka/idle.rs"]
 mod idle;
+#[path = "kafka/jumps.rs"]
+mod jumps;
 #[path = "kafka/outages.rs"]
 mod outages;
 #[path = "kafka/protocols.rs"]

@@ -9,13 +9,14 @@
 //! [`Clock::ages_tell`] says no.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
 use super::Clock;
+use crate::locked;
 use crate::port::{Log, NewRecord, Position, Producer, ProducerOptions, Target};
 
 /// The log has not told its time for longer than this: its clock may have been set since.
@@ -88,7 +89,7 @@ impl LogClock {
             sample.log_ms.saturating_add(millis(now, sample.before)),
         );
         let skew_ms = machine_ms.saturating_sub(machine_ms.clamp(least, most));
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = locked(&self.known);
         let is_near = |ms: i64| ms.abs() <= self.skew_ms_max;
         let follows = known.is_none_or(|known| {
             let predicted = known.log_ms(now);
@@ -122,7 +123,7 @@ impl LogClock {
     }
 
     fn known(&self) -> Option<Known> {
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        *locked(&self.known)
     }
 }
 

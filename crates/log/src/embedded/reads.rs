@@ -9,8 +9,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::database::{connect_to_read, offset_of, row_id};
 use super::headers::decode_headers;
 use super::writer::StoreError;
-use crate::local::locked;
 use crate::local::storage::Chunk;
+use crate::locked;
 use crate::port::{Bounds, LogError, Offset, Partition, Record};
 
 /// Connections that are kept open for the next read; more are made when more is read at once.

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::local::locked;
+use crate::locked;
 
 /// A write that takes longer will perhaps never return.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(10);

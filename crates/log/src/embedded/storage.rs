@@ -13,9 +13,9 @@ use super::database::{Database, Kept, check_spec, slot};
 use super::reads::{self, Place, Readers};
 use super::writer::{self, Job, Queue, Reply};
 use crate::clock::Clock;
-use crate::local::locked;
 use crate::local::storage::{Appending, Chunk, CommitDone, Storage};
 use crate::local::topic::Topic;
+use crate::locked;
 use crate::port::{Commit, LogError, Offset, Partition, TopicSpec};
 
 /// Records that one transaction deletes, at most: appends wait for it.

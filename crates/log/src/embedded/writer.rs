@@ -12,9 +12,9 @@ use tokio::sync::oneshot;
 use super::database::slot;
 use super::standing::Standing;
 use crate::clock::Clock;
-use crate::local::locked;
 use crate::local::storage::{Appending, CommitDone, CommitFate};
 use crate::local::topic::Topic;
+use crate::locked;
 use crate::port::{
     AppendError, Commit, CommitError, LogError, NewRecord, Offset, Partition, Position, TopicSpec,
 };

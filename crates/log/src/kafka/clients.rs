@@ -1,13 +1,14 @@
 //! The clients of one log: what each told, how each is, and what became of those before it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rdkafka::Statistics;
 
 use super::statistics::{ClientStatistics, ClientTotals};
 use super::watchdog::{Sign, Verdict, Watch, pause};
+use crate::locked;
 use crate::port::LogError;
 
 /// Replacements that are farther apart are not of one trouble.
@@ -204,12 +205,12 @@ impl Clients {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.known)
     }
 }
 
 impl Place {
-    /// What the client is for.
+    /// Name of the client, for logs and metrics.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -229,8 +230,15 @@ impl Place {
         self.with(|live, _| live.watch.note(Sign::Silent, true));
     }
 
+    /// Notes that no broker can be reached, and says so once for each outage.
+    pub(super) fn unreachable(&self, reason: &str) {
+        if self.lost_all() {
+            tracing::warn!(client = self.name, reason, "no kafka broker answers");
+        }
+    }
+
     /// Notes that its last connection was lost; whether that was not known.
-    pub(super) fn lost_all(&self) -> bool {
+    fn lost_all(&self) -> bool {
         self.with(|live, _| {
             // The others connect when they have a reason, and tell of it.
             if self.kind == ClientKind::Reader {

@@ -1,7 +1,7 @@
 //! What the brokers are: where they say they are, and which version they speak.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -13,6 +13,7 @@ use super::clients::Place;
 use super::context::note_error;
 use super::errors::log_error;
 use super::query;
+use crate::locked;
 use crate::port::LogError;
 
 /// How long what the client says of the brokers' versions may come after their first answer.
@@ -98,12 +99,12 @@ pub(super) fn describe(mut config: ClientConfig, place: Place) -> Result<Cluster
     let mut brokers: Vec<Broker> = metadata.brokers().iter().map(broker).collect();
     brokers.sort_by_key(|broker| broker.id);
     let until = Instant::now() + SAID_WITHIN;
-    while Instant::now() < until && lock(&said).0.len() < 2 {
+    while Instant::now() < until && locked(&said).0.len() < 2 {
         drop(client.poll(POLL));
     }
     // The lines of one answer come together.
     drop(client.poll(POLL));
-    let requests = lock(&said).clone();
+    let requests = locked(&said).clone();
     Ok(Cluster { brokers, requests })
 }
 
@@ -126,7 +127,7 @@ impl ClientContext for Listening {
         if facility == "APIVERSION"
             && let Some((request, versions)) = versions(text)
         {
-            lock(&self.said).0.insert(request, versions);
+            locked(&self.said).0.insert(request, versions);
         }
     }
 
@@ -145,10 +146,6 @@ fn versions(text: &str) -> Option<(i16, (i16, i16))> {
     let (lowest, highest) = versions.split_once("..")?;
     let lowest = lowest.parse().ok()?;
     Some((request.parse().ok()?, (lowest, highest.parse().ok()?)))
-}
-
-fn lock(said: &Mutex<Requests>) -> MutexGuard<'_, Requests> {
-    said.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

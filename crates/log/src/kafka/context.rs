@@ -61,11 +61,7 @@ pub(super) fn note_error(place: &Place, error: &KafkaError, reason: &str) {
         return;
     }
     if code == Some(RDKafkaErrorCode::AllBrokersDown) {
-        // The client says so again and again; once for each outage is enough.
-        if place.lost_all() {
-            tracing::warn!(client, reason, "no kafka broker can be reached");
-        }
-        return;
+        return place.unreachable(reason);
     }
     place.trouble(reason);
     tracing::warn!(client, %error, reason, "kafka client reports an error");

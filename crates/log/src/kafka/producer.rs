@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,7 @@ use super::clients::{ClientKind, Clients, Place};
 use super::config::KafkaOptions;
 use super::context::{log_line, note_error};
 use super::errors::{append_error, log_error};
+use crate::locked;
 use crate::partitioner::partition_for;
 use crate::port::{
     Append, AppendError, LogError, NewRecord, Partition, Position, Producer, ProducerOptions,
@@ -193,17 +194,11 @@ impl Shared {
     }
 
     fn client(&self) -> Option<Arc<Client>> {
-        self.client
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        locked(&self.client).clone()
     }
 
     fn swap(&self, client: Option<Arc<Client>>) -> Option<Arc<Client>> {
-        std::mem::replace(
-            &mut *self.client.lock().unwrap_or_else(PoisonError::into_inner),
-            client,
-        )
+        std::mem::replace(&mut *locked(&self.client), client)
     }
 
     fn flush(&self, timeout: Duration) {
@@ -227,11 +222,11 @@ impl Shared {
         while !self.closing.load(Ordering::Relaxed) {
             let Some(client) = self.client() else { break };
             client.poll(POLL);
-            if let Some((code, reason)) = client.client().fatal_error() {
+            let failed = client.client().fatal_error();
+            if let Some((code, reason)) = &failed {
                 tracing::error!(producer = self.name, %code, reason, "kafka producer failed and is replaced");
-                drop(client);
-                self.replace();
-            } else if client.context().place.is_dead() {
+            }
+            if failed.is_some() || client.context().place.is_dead() {
                 drop(client);
                 self.replace();
             }

@@ -1,6 +1,6 @@
 //! The client for questions. It asks without end whether brokers answer, and is replaced when it dies.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use super::clients::{ClientKind, Clients};
 use super::context::PlainContext;
 use super::errors::log_error;
 use super::query;
+use crate::locked;
 use crate::port::LogError;
 
 /// How often the client is served: its log lines, and what it tells of itself.
@@ -52,16 +53,13 @@ impl Questions {
 
     /// The present client.
     pub(super) fn client(&self) -> Arc<Client> {
-        let client = self.client.lock();
-        Arc::clone(&client.unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&locked(&self.client))
     }
 
     fn replace(&self) {
         match create(&self.config, &self.clients) {
             // Whoever asks the old one at present lets go of it.
-            Ok(fresh) => {
-                *self.client.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
-            }
+            Ok(fresh) => *locked(&self.client) = fresh,
             Err(error) => tracing::error!(%error, "creating a kafka client failed"),
         }
     }
@@ -96,8 +94,8 @@ fn serve(served: &Weak<Questions>) {
             let place = &client.context().place;
             if answered {
                 place.heard();
-            } else if place.lost_all() {
-                tracing::warn!(client = QUERY, "no kafka broker answers");
+            } else {
+                place.unreachable("none answered a question in time");
             }
             probe_at = Instant::now() + PROBE_INTERVAL;
         }

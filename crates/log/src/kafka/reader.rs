@@ -6,7 +6,7 @@
 //! reached the end of the partition. The second carries `next` over gaps at the very end, which no record shows.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ use super::context::PlainContext;
 use super::errors::log_error;
 use super::query;
 use super::record::record;
+use super::stopped;
+use crate::locked;
 use crate::port::{Batch, LogError, Offset, Partition, Reader, Record};
 
 /// A read is cut into waits of this length, so that a reader that is dropped is soon at rest.
@@ -47,6 +49,7 @@ impl KafkaReader {
             name,
             client: None,
             topic,
+            assigned: None,
             place: None,
         };
         state.connect()?;
@@ -63,7 +66,7 @@ impl KafkaReader {
     ) -> Result<T, LogError> {
         let state = Arc::clone(&self.state);
         query::blocking(move || {
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = locked(&state);
             let done = work(&mut state);
             if let (Err(LogError::Unavailable(_)), Some(client)) = (&done, &state.client) {
                 client.context().place.asks();
@@ -120,7 +123,7 @@ impl Drop for KafkaReader {
     fn drop(&mut self) {
         let state = Arc::clone(&self.state);
         close_beside(move || {
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = locked(&state);
             drop(state.client.take());
         });
     }
@@ -144,6 +147,8 @@ struct State {
     /// Taken out when dropped.
     client: Option<BaseConsumer<PlainContext>>,
     topic: String,
+    /// What the client was given last, until it is known to have let go of it.
+    assigned: Option<Partition>,
     place: Option<Place>,
 }
 
@@ -194,6 +199,7 @@ impl State {
         };
         let fresh = self.config.create_with_context(context);
         let fresh = fresh.map_err(|error| log_error(&self.topic, &error))?;
+        self.assigned = None;
         if let Some(former) = self.client.replace(fresh) {
             close_beside(move || drop(former));
         }
@@ -226,10 +232,12 @@ impl State {
             .remove(&partition)
             .ok_or_else(|| LogError::NoSuchTopic(self.topic.clone()))?;
         client.context().place.heard();
+        self.let_go()?;
         let next = from.max(bounds.start);
         // An offset past the end does not exist for Kafka yet; reading it begins at the end and skips.
         let assigned = next.min(bounds.end);
-        client
+        self.assigned = Some(partition);
+        self.client()?
             .assign(&query::list(
                 &self.topic,
                 [(partition, KafkaOffset::Offset(assigned))],
@@ -245,6 +253,19 @@ impl State {
             ahead: VecDeque::new(),
         });
         Ok(next)
+    }
+
+    fn let_go(&mut self) -> Result<(), LogError> {
+        let Some(partition) = self.assigned else {
+            return Ok(());
+        };
+        let client = self.client()?;
+        client
+            .unassign()
+            .map_err(|error| log_error(&self.topic, &error))?;
+        stopped::wait(client, &self.topic, &[partition])?;
+        self.assigned = None;
+        Ok(())
     }
 
     /// Waits for a first record at most this long and takes what is there.

@@ -13,9 +13,9 @@ use super::faults::{AppendPlan, AppendSite, CommitFault, CommitSite, DecideAppen
 use super::random::SplitMix64;
 use super::state::{Late, State, Tell, UnderWay};
 use crate::clock::Clock;
-use crate::local::locked;
 use crate::local::storage::{Appending, Chunk, CommitDone, CommitFate, Origin, Storage};
 use crate::local::topic::Topic;
+use crate::locked;
 use crate::port::{Commit, CommitError, LogError, Offset, Partition, Record, TopicSpec};
 
 /// Records in maps.

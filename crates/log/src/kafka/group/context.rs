@@ -1,6 +1,6 @@
 //! What the client tells a member's thread while it polls.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -10,6 +10,7 @@ use rdkafka::{ClientContext, Statistics, TopicPartitionList};
 
 use crate::kafka::clients::Place;
 use crate::kafka::context::{log_line, note_error};
+use crate::locked;
 use crate::port::Partition;
 
 /// Callbacks only note what happened; the thread acts when the poll has returned.
@@ -39,14 +40,11 @@ impl GroupContext {
     }
 
     pub(super) fn take_signals(&self) -> Vec<Signal> {
-        std::mem::take(&mut *self.signals.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *locked(&self.signals))
     }
 
     fn signal(&self, signal: Signal) {
-        self.signals
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(signal);
+        locked(&self.signals).push(signal);
     }
 }
 

@@ -21,6 +21,7 @@ use crate::kafka::clients::Place;
 use crate::kafka::errors::log_error;
 use crate::kafka::query;
 use crate::kafka::record::record;
+use crate::kafka::stopped;
 use crate::port::{GroupOptions, LogError, Offset, Partition, Record};
 use asking::ask_committed;
 use moves::Moves;
@@ -160,6 +161,14 @@ impl Member {
         self.note_error(self.client.incremental_unassign(&list(partitions)));
         self.stash
             .retain(|record| !partitions.contains(&record.partition));
+    }
+
+    /// Takes them from the client so that they can be given to it again.
+    fn take_from_client_for_now(&mut self, partitions: &[Partition]) {
+        self.take_from_client(partitions);
+        if let Err(error) = stopped::wait(&self.client, &self.topic, partitions) {
+            self.fail(error);
+        }
     }
 
     fn end_revoke(&mut self) {
@@ -312,7 +321,7 @@ impl Member {
         // Nothing should be left of an earlier assignment. If it is, it was lost unnoticed.
         let left = self.shared.lock().lose(partitions);
         if !left.running.is_empty() {
-            self.take_from_client(&left.running);
+            self.take_from_client_for_now(&left.running);
         }
         let generations = self.shared.lock().assign(partitions);
         // This accepts the assignment. Reading begins when the user starts the partitions.

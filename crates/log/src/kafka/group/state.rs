@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::commits::{Commits, Teller, tell};
 use super::queue::{Queue, Waiting, Wanted};
+use crate::locked;
 use crate::port::{
     Commit, CommitError, Committed, Generation, GroupEvent, LogError, Offset, Partition,
 };
@@ -105,7 +106,7 @@ impl Shared {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// Waits for the next event. Cancel-safe.

@@ -127,7 +127,7 @@ impl Member {
                 .lock()
                 .move_to(one.partition, one.generation, to)
             {
-                self.take_from_client(&[one.partition]);
+                self.take_from_client_for_now(&[one.partition]);
                 self.give_to_client(vec![(one.partition, to)]);
             }
         }
