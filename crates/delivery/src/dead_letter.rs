@@ -95,6 +95,19 @@ impl Written {
     }
 }
 
+/// Writes the dead letter of a record of the topic that cannot go on. If not even its place fits, the record counts as lost.
+pub(crate) async fn keep(
+    producer: &dyn Producer,
+    metrics: &DeliveryMetrics,
+    topic: &str,
+    letter: DeadLetter,
+    place: (Partition, Offset),
+) {
+    if write(producer, metrics, letter, place).await.is_err() {
+        metrics.record_lost(topic);
+    }
+}
+
 /// Writes a dead letter of the record at this place, repeating until the log has it: as much of it as its topic takes.
 ///
 /// # Errors

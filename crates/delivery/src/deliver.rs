@@ -628,15 +628,14 @@ impl<S: Sender> Deliver<S> {
         );
         self.in_flight += 1;
         self.tasks.spawn(async move {
-            let written = tokio::select! {
+            let place = (partition, offset);
+            tokio::select! {
                 biased;
-                () = gone.cancelled() => return Finished::Abandoned { slow: false },
-                written = dead_letter::write(&*context.producer, &context.metrics, letter, (partition, offset)) => written,
-            };
-            if written.is_err() {
-                context.metrics.record_lost(DELIVERIES);
+                () = gone.cancelled() => Finished::Abandoned { slow: false },
+                () = dead_letter::keep(&*context.producer, &context.metrics, DELIVERIES, letter, place) => {
+                    Finished::Buried { partition, generation, offset }
+                }
             }
-            Finished::Buried { partition, generation, offset }
         });
     }
 

@@ -43,7 +43,7 @@ use crate::progress::Lease;
 use crate::said::Said;
 use crate::stage::{Preparation, Stage, StageContext, StageError, run_stage};
 use crate::view::{CurrentView, Needed};
-use repeats::{Fingerprints, Repeat, RepeatWindows, Seen};
+use repeats::{Fingerprint, Fingerprints, Repeat, RepeatWindows, Seen};
 use routing::{Head, Routing, Taken, Unjudged};
 
 /// Of repeats that say something else.
@@ -182,10 +182,12 @@ impl FanOut {
             }
             match event {
                 Ok(event) => {
-                    let repeat = self.repeat(&event, record);
+                    let fingerprint = self.fingerprints.of(&event);
+                    let repeat = self.repeat(fingerprint, record);
                     return Some(Head::Unjudged(Box::new(Unjudged {
                         event,
                         taken,
+                        fingerprint,
                         repeat,
                         span,
                     })));
@@ -197,8 +199,7 @@ impl FanOut {
         }
     }
 
-    fn repeat(&mut self, event: &Event, record: &Record) -> Repeat {
-        let fingerprint = self.fingerprints.of(event);
+    fn repeat(&mut self, fingerprint: Fingerprint, record: &Record) -> Repeat {
         match self.repeats.get_mut(&record.partition) {
             Some(seen) => seen.repeat(fingerprint, record.offset, record.timestamp_ms),
             None => Repeat::No,
@@ -231,14 +232,13 @@ impl FanOut {
             span.in_scope(|| self.refuse(taken, reason, detail));
             return None;
         } else {
-            registry.wanting(event)
-        };
-        if !repeated {
-            self.remember(event, &taken.record);
+            let matched = registry.wanting(event);
+            self.remember(unjudged.fingerprint, &taken.record);
             if matched.endpoints.is_empty() {
                 self.context.metrics.events_unmatched.inc();
             }
-        }
+            matched
+        };
         let endpoints: Vec<EndpointId> = matched
             .endpoints
             .iter()
@@ -260,8 +260,7 @@ impl FanOut {
     }
 
     /// What was refused is not remembered: it may come again when nothing is wrong with it any more.
-    fn remember(&mut self, event: &Event, record: &Record) {
-        let fingerprint = self.fingerprints.of(event);
+    fn remember(&mut self, fingerprint: Fingerprint, record: &Record) {
         if let Some(seen) = self.repeats.get_mut(&record.partition) {
             seen.remember(fingerprint, record.offset, record.timestamp_ms);
         }
@@ -401,12 +400,7 @@ async fn bury(
     let cap = context.raw_record_bytes_max;
     let letter = dead_letter::of_record(EVENTS, record, reason, detail, cap, now_ms);
     let place = (record.partition, record.offset);
-    if dead_letter::write(producer, &context.metrics, letter, place)
-        .await
-        .is_err()
-    {
-        context.metrics.record_lost(EVENTS);
-    }
+    dead_letter::keep(producer, &context.metrics, EVENTS, letter, place).await;
 }
 
 impl Stage for FanOut {

@@ -108,24 +108,17 @@ impl Standing {
         !matches!(self, Self::At(_))
     }
 
-    /// What is noted with the offset that an operator decides. Where records were lost, what other records say of offsets
-    /// from there on is void.
-    fn note(self) -> String {
-        match self {
+    /// A decision to go on at the offset, as a commit. Where records were lost, what other records say of offsets from there
+    /// on is void.
+    #[must_use]
+    pub fn decided(self, offset: Offset) -> Committed {
+        let metadata = match self {
             Self::NoCommit => String::new(),
             Self::At(_) | Self::BeyondEnd(_) | Self::Diverged(_) | Self::StatesLost(_) => {
                 CommitNote::void_past().encode()
             }
-        }
-    }
-
-    /// A decision to go on at the offset, as a commit.
-    #[must_use]
-    pub fn decided(self, offset: Offset) -> Committed {
-        Committed {
-            offset,
-            metadata: self.note(),
-        }
+        };
+        Committed { offset, metadata }
     }
 }
 
@@ -264,19 +257,12 @@ pub async fn found(log: &dyn Log, created: &[String]) -> Result<(), DecideError>
             .await?
             .iter()
             .filter(|one| unfounded(one))
-            .map(|one| (one.partition, beginning()))
+            // Nothing is known of the partition, whatever other records say.
+            .map(|one| (one.partition, Standing::At(0).decided(0)))
             .collect();
         decide(log, group, topic, beginnings).await?;
     }
     Ok(())
-}
-
-/// Nothing is known of the partition, whatever other records say.
-fn beginning() -> Committed {
-    Committed {
-        offset: 0,
-        metadata: CommitNote::void_past().encode(),
-    }
 }
 
 /// Decides where a group goes on in partitions of which its commits do not say, and waits until it is committed. Those that

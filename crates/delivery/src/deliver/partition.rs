@@ -207,7 +207,7 @@ impl Partition {
     /// Takes a record into memory: into its lane's queue, into the order of its key, or beside the work that it is another
     /// step of.
     fn take(&mut self, mut step: Step, now: Now) -> Taken {
-        step.delivery.position = self.settled.position_of(&step.delivery);
+        step.delivery.position = self.settled.work_of(&step.delivery).position;
         if let Some(key) = step.delivery.order_key() {
             let key = key.to_owned();
             return self.take_ordered(&key, step, now);

@@ -78,7 +78,7 @@ impl PendingDeliveries {
 
     /// Whether the last owner, or one before it, has recorded that this is settled.
     pub fn is_settled(&self, delivery: &Delivery) -> bool {
-        let work = delivery.work_id();
+        let work = self.settled.work_of(delivery);
         // Where order matters, a failed attempt is made again from the same record.
         match delivery.order_key() {
             Some(_) => self.settled.has_ended(&work),

@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 
 use postrider_log::Offset;
 use postrider_model::delivery::{Attempt, Delivery, Settlement, WorkId};
-use postrider_model::event::EventPosition;
 use postrider_model::ids::EndpointId;
 
 use super::order::Again;
@@ -92,14 +91,17 @@ impl SettledSet {
         entry.place = place;
     }
 
-    /// The event's position as the settlements of the delivery's work have it: an older release wrote them, and perhaps
-    /// another copy of the record, without the time.
-    pub(super) fn position_of(&self, delivery: &Delivery) -> EventPosition {
-        let mut work = delivery.work_id();
-        work.position = work.position.without_time();
-        match self.by_work.get(&work) {
-            Some(entry) if entry.accepted_at_ms == delivery.event.accepted_at_ms => work.position,
-            _ => delivery.position,
+    /// The delivery's work as its settlements name it: an older release wrote them, and perhaps another copy of the record,
+    /// without the time of the event's position.
+    pub(super) fn work_of(&self, delivery: &Delivery) -> WorkId {
+        let work = delivery.work_id();
+        let untimed = WorkId {
+            position: work.position.without_time(),
+            ..work.clone()
+        };
+        match self.by_work.get(&untimed) {
+            Some(entry) if entry.accepted_at_ms == delivery.event.accepted_at_ms => untimed,
+            _ => work,
         }
     }
 

@@ -32,6 +32,9 @@ pub(super) async fn seen(
 ) -> Result<Seen, LogError> {
     let (partition, start) = (assignment.partition, assignment.bounds.start);
     let mut seen = Seen::new(config.repeat_window_ms(), config.repeat_window_ids_max);
+    if from <= start {
+        return Ok(seen);
+    }
     let mut reader = log.reader(EVENTS).await?;
     let last_ms = last_append_ms(&mut *reader, partition, start, from).await?;
     let Some(last_ms) = last_ms else {
@@ -105,7 +108,7 @@ async fn refused(
     Ok(refused)
 }
 
-/// When the last record before an offset was appended. Markers of transactions may be in between, so it is looked for
+/// When the last record before an offset beyond the start was appended. Markers of transactions may be in between, so it is looked for
 /// further and further back.
 async fn last_append_ms(
     reader: &mut dyn Reader,
@@ -116,9 +119,6 @@ async fn last_append_ms(
     let mut back = 1;
     loop {
         let at = before.saturating_sub(back).max(start);
-        if at >= before {
-            return Ok(None);
-        }
         let batch = reader.read(partition, at, 1, Duration::ZERO).await?;
         let first = batch.records.first();
         if let Some(record) = first.filter(|record| record.offset < before) {

@@ -12,7 +12,7 @@ use postrider_model::topics::DELIVERIES;
 use postrider_registry::Matched;
 use tracing::Span;
 
-use super::repeats::Repeat;
+use super::repeats::{Fingerprint, Repeat};
 use crate::durable::Waiting;
 
 /// A record that was taken.
@@ -29,6 +29,7 @@ pub(super) struct Taken {
 pub(super) struct Unjudged {
     pub(super) event: Event,
     pub(super) taken: Taken,
+    pub(super) fingerprint: Fingerprint,
     pub(super) repeat: Repeat,
     pub(super) span: Span,
 }

@@ -41,10 +41,5 @@ pub(super) async fn bury(
     let cap = context.raw_record_bytes_max;
     let letter = dead_letter::of_record(RETRY, record, reason, detail, cap, context.clock.now_ms());
     let place = (record.partition, record.offset);
-    if dead_letter::write(producer, &context.metrics, letter, place)
-        .await
-        .is_err()
-    {
-        context.metrics.record_lost(RETRY);
-    }
+    dead_letter::keep(producer, &context.metrics, RETRY, letter, place).await;
 }
