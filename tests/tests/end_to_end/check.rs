@@ -249,9 +249,9 @@ async fn a_right_that_is_missing_is_named(log: LogKind) {
     rule(&[&allowed[..], &named, &by_prefix].concat());
     assert!(check(&cluster, &[], &[]).success);
     deny("Write", "--topic", &format!("{prefix}deliveries"));
-    deny("Write", "--topic", &format!("{prefix}endpoint-state"));
+    deny("Write", "--topic", &format!("{prefix}routes"));
     deny("Read", "--topic", &format!("{prefix}attempts"));
-    deny("Describe", "--topic", &format!("{prefix}routes"));
+    deny("Describe", "--topic", &format!("{prefix}dead-letters"));
     deny("Read", "--group", &format!("{prefix}check"));
 
     let checked = check(&cluster, &[], &[]);
@@ -261,17 +261,14 @@ async fn a_right_that_is_missing_is_named(log: LogKind) {
         written.contains("cannot write") && !written.contains("cannot read"),
         "{written}"
     );
-    assert!(
-        checked
-            .error("rights", "endpoint-state")
-            .contains("allow Write")
-    );
+    assert!(checked.error("rights", "routes").contains("allow Write"));
     let read = checked.error("rights", "attempts");
     assert!(
         read.contains("cannot read") && !read.contains("cannot write"),
         "{read}"
     );
-    assert!(checked.error("topic", "routes").contains("allow Describe"));
+    let described = checked.error("topic", "dead-letters");
+    assert!(described.contains("allow Describe"), "{described}");
     let groups = checked.error("rights", "*");
     assert!(groups.contains("cannot commit"), "{groups}");
     assert_eq!(checked.errors().len(), 5, "{:#?}", checked.errors());

@@ -272,7 +272,7 @@ catalogue! {
     REGISTRY_CONFLICTS = Registry Counter "postrider_registry_conflicts_total" []
         "Writes to the registry that another writer got ahead of";
     REGISTRY_UNSIGNABLE = Registry Gauge "postrider_registry_endpoints_unsignable" []
-        "Endpoints with a signing secret that this process's keys do not open, so that it sends them nothing";
+        "Endpoints with a signing secret that this process's keys do not open, so that it sends them nothing; not shown by `exporter`, which has no keys";
     REGISTRY_LOST = Registry Gauge "postrider_registry_lost" []
         "1 from when records of the registry are known to be lost until an operator accepts it";
 

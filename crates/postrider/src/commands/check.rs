@@ -1,8 +1,8 @@
 //! `postrider check`: what is wrong with the environment that Postrider is to run in on Kafka.
 //!
-//! It looks from where it runs, with the configuration that the roles get: run it where they run. It leaves two things
-//! behind, which nothing reads: a tombstone in `endpoint-state`, whose append tells whether the brokers take a durable
-//! write and what time they have, and the commit of a group named `check`.
+//! It looks from where it runs, with the configuration that the roles get: run it where they run. It leaves things
+//! behind that nothing reads: two records without a value in `routes`, whose appends tell whether the brokers take a
+//! durable write and what time they have, and the commit of a group named `check`.
 
 mod brokers;
 mod clock;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postrider_log::{Clock, Log, LogError, NewRecord, SystemClock, Target};
-use postrider_model::topics::ENDPOINT_STATE;
+use postrider_model::topics::ROUTES;
 
 use super::rights;
 use crate::commands::finding::{Finding, Level};
@@ -14,15 +14,14 @@ const SKEW_OK_MS: i64 = 2_000;
 /// Receivers refuse signatures that are five minutes off.
 const SKEW_MAX_MS: i64 = 60_000;
 const READ_WAIT: Duration = Duration::from_secs(5);
-const KEY: &str = "check";
+const KEY: &str = "clock/check";
 
-/// Appends a tombstone where nobody misses it, and looks at the time that it was given.
+/// Appends a record without a value, as those who deliver do to learn the time, and looks at the time that it was given.
 pub(super) async fn look(log: &dyn Log, topics: &[Topic]) -> Vec<Finding> {
-    let finding =
-        |check, level, detail: String| vec![Finding::new(check, ENDPOINT_STATE, level, detail)];
+    let finding = |check, level, detail: String| vec![Finding::new(check, ROUTES, level, detail)];
     let present = topics
         .iter()
-        .find(|(plan, _)| plan.name == ENDPOINT_STATE)
+        .find(|(plan, _)| plan.name == ROUTES)
         .and_then(|(_, present)| present.as_ref());
     let Some(present) = present else {
         let detail = "no topic to append to".to_owned();
@@ -70,14 +69,12 @@ async fn append(log: &dyn Log) -> Result<Times, String> {
             ..NewRecord::default()
         };
         let before_ms = SystemClock.now_ms();
-        let appended = producer
-            .append(ENDPOINT_STATE, Target::Partition(0), record)
-            .await;
+        let appended = producer.append(ROUTES, Target::Partition(0), record).await;
         let position = appended.map_err(|error| error.to_string())?;
         times = Some((before_ms, SystemClock.now_ms(), position));
     }
     let (before_ms, after_ms, position) = times.expect("it was appended");
-    let mut reader = log.reader(ENDPOINT_STATE).await.map_err(text)?;
+    let mut reader = log.reader(ROUTES).await.map_err(text)?;
     let batch = reader
         .read(position.partition, position.offset, 1, READ_WAIT)
         .await
