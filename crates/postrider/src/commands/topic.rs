@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Subcommand;
-use postrider_delivery::standing;
-use postrider_log::{Log, TopicDescription};
+use postrider_delivery::standing::{self, DecideError};
+use postrider_log::{Log, LogError, TopicDescription};
 use postrider_model::topics::TopicPlan;
 use serde_json::json;
+use tokio::time::{Instant, sleep};
 
 use super::finding::{self, Finding, Level};
 use crate::config::Config;
@@ -19,6 +20,8 @@ use crate::roles::{log, topics};
 
 const REPLICATION_MIN: i32 = 3;
 const MIN_INSYNC_MIN: i32 = 2;
+const FOUNDED_WITHIN: Duration = Duration::from_secs(60);
+const FOUND_AGAIN: Duration = Duration::from_secs(1);
 
 /// Create and check the topics in Kafka, as the section `kafka` of the configuration names it.
 #[derive(Debug, Subcommand)]
@@ -56,6 +59,21 @@ pub(crate) async fn run(command: &TopicCommand, config: &Config) -> anyhow::Resu
 /// A topic as it should be and as it is.
 pub(crate) type Topic = (TopicPlan, Option<TopicDescription>);
 
+/// Commits the beginning for the groups. Which topics are new nobody knows later, so a broker that is still busy with them
+/// is waited for.
+async fn found(log: &dyn Log, created: &[String]) -> anyhow::Result<()> {
+    let deadline = Instant::now() + FOUNDED_WITHIN;
+    loop {
+        match standing::found(log, created).await {
+            Err(DecideError::Log(LogError::Unavailable(reason))) if Instant::now() < deadline => {
+                tracing::warn!(reason, "the groups are not founded yet");
+                sleep(FOUND_AGAIN).await;
+            }
+            founded => return founded.context("commit the beginning for the groups"),
+        }
+    }
+}
+
 async fn create(
     log: &Arc<dyn Log>,
     config: &Config,
@@ -64,9 +82,7 @@ async fn create(
 ) -> anyhow::Result<ExitCode> {
     if !dry_run {
         let created = log.create_topics(&log::topic_specs(&config.topics)).await?;
-        standing::found(&**log, &created)
-            .await
-            .context("commit the beginning for the groups")?;
+        found(&**log, &created).await?;
     }
     let prefix = &config.kafka.prefix;
     let mut refused = false;
