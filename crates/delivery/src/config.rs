@@ -378,8 +378,14 @@ pub struct EgressConfig {
     pub idle_connections_per_host_max: usize,
     /// How long an idle connection is kept.
     pub idle_connection_ms: u64,
+    /// While a request waits on an HTTP/2 connection, the receiver is asked so often whether it is there.
+    pub http2_ping_interval_ms: u64,
+    /// Without an answer to that for so long the connection is dead, and what waits on it has failed.
+    pub http2_ping_timeout_ms: u64,
     /// Bytes read of a response before its connection is closed.
     pub response_bytes_max: usize,
+    /// How long the body of a response is read, within the attempt's time; its status counts however the body ends.
+    pub response_body_timeout_ms: u64,
 }
 
 impl Default for EgressConfig {
@@ -389,7 +395,10 @@ impl Default for EgressConfig {
             connect_timeout_ms: 5_000,
             idle_connections_per_host_max: 256,
             idle_connection_ms: 30_000,
+            http2_ping_interval_ms: 5_000,
+            http2_ping_timeout_ms: 5_000,
             response_bytes_max: 64 * 1024,
+            response_body_timeout_ms: 2_000,
         }
     }
 }

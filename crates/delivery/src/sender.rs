@@ -39,7 +39,8 @@ pub struct WebhookRequest {
 pub struct WebhookResponse {
     /// What it means for the delivery.
     pub outcome: Outcome,
-    /// What went wrong, for people; empty for an answer.
+    /// What went wrong, for people; of an answer, where it redirects to and what was wrong with its
+    /// body.
     pub detail: String,
     /// The beginning of the body.
     pub excerpt: Bytes,

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,8 +14,12 @@ use postrider_log::SystemClock;
 use postrider_model::address::AddressPolicy;
 use postrider_model::outcome::{Outcome, Reason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+#[path = "sender/answers.rs"]
+mod answers;
 
 /// A server that answers every connection with the same bytes and remembers what it was sent.
 struct Server {
@@ -146,7 +151,13 @@ async fn does_not_follow_redirects() {
         target.url()
     );
     let server = Server::answering(Box::leak(location.into_bytes().into_boxed_slice())).await;
-    assert_eq!(send(&server.url()).await.status(), Some(307));
+    let response = send(&server.url()).await;
+    assert_eq!(response.status(), Some(307));
+    assert!(
+        response.detail.contains(&target.url()),
+        "{}",
+        response.detail
+    );
     assert_eq!(target.connections.load(Ordering::SeqCst), 0);
 }
 
@@ -225,6 +236,15 @@ async fn tells_apart_why_there_was_no_answer() {
         Reason::Connect
     );
 
+    let (address, _waiting) = full().await;
+    let config = EgressConfig {
+        connect_timeout_ms: 300,
+        ..EgressConfig::default()
+    };
+    let hasty = sender(&["127.0.0.0/8"], &config);
+    let response = send_with(&hasty, request(&format!("http://{address}/"))).await;
+    assert_eq!(reason(&response), Reason::Connect, "{}", response.detail);
+
     let plain = Server::answering(b"HTTP/1.1 400 Bad\r\n\r\n").await;
     assert_eq!(
         reason(&send(&format!("https://127.0.0.1:{}/", plain.port)).await),
@@ -236,8 +256,22 @@ async fn tells_apart_why_there_was_no_answer() {
         Reason::Dns
     );
 
-    let broken = Server::answering(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nshort").await;
+    let broken = Server::answering(b"HTTP/1.1 200 OK\r\ncontent-le").await;
     assert_eq!(reason(&send(&broken.url()).await), Reason::Connect);
+}
+
+/// A listener that takes no more connections: what wants to connect is not answered, as if the network dropped it.
+async fn full() -> (SocketAddr, (TcpListener, Vec<TcpStream>)) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    let connect = || TcpStream::connect(address);
+    while let Ok(connected) = timeout(Duration::from_millis(200), connect()).await {
+        waiting.push(connected.unwrap());
+    }
+    (address, (listener, waiting))
 }
 
 #[tokio::test]

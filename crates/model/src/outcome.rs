@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::SignedDuration;
 use jiff::civil::{self, DateTime};
 
 use crate::delivery::{Settlement, WorkId};
@@ -18,8 +19,15 @@ pub const RETRY_AFTER_MS_MAX: i64 = 24 * 60 * 60 * 1000;
 /// A delivery that is tried for ever is not tried more often, even where the schedule has no delays.
 const WAIT_MS_MIN: i64 = 60_000;
 
-/// The one form of date that HTTP still lets anyone send.
-const HTTP_DATE: &str = "%a, %d %b %Y %H:%M:%S GMT";
+const WEEKDAYS: [&str; 7] = [
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
+    "Sunday",
+];
 const UNIX_EPOCH: DateTime = civil::date(1970, 1, 1).at(0, 0, 0, 0);
 
 /// What was seen of an attempt.
@@ -275,12 +283,30 @@ pub fn retry_after(header: &str, now_ms: i64) -> Option<i64> {
         return Some(seconds.saturating_mul(1000).min(RETRY_AFTER_MS_MAX));
     }
     // Subtracted as civil times of one zone, since the last days of 9999, a common way to say "never", are no instant.
-    let date = DateTime::strptime(HTTP_DATE, text).ok()?;
-    let date_ms = date
-        .duration_since(UNIX_EPOCH)
-        .as_secs()
-        .saturating_mul(1000);
-    Some(date_ms.saturating_sub(now_ms).clamp(0, RETRY_AFTER_MS_MAX))
+    let now = UNIX_EPOCH.saturating_add(SignedDuration::from_millis(now_ms));
+    let wait = http_date(text, now)?.duration_since(now);
+    let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+    Some(wait_ms.clamp(0, RETRY_AFTER_MS_MAX))
+}
+
+/// A date in one of the three forms that a recipient must understand (RFC 9110, 5.6.7): that which is written today, that
+/// of RFC 850, and that of `asctime`.
+fn http_date(text: &str, now: DateTime) -> Option<DateTime> {
+    let today = DateTime::strptime("%a, %d %b %Y %H:%M:%S GMT", text);
+    let date = today.or_else(|_| DateTime::strptime("%a %b %e %H:%M:%S %Y", text));
+    date.ok().or_else(|| rfc_850_date(text, now))
+}
+
+/// Of the years with these two digits it is the one that is at most 50 years ahead, as RFC 9110 says, and else the latest.
+fn rfc_850_date(text: &str, now: DateTime) -> Option<DateTime> {
+    let (weekday, date) = text.split_once(", ")?;
+    if !WEEKDAYS.contains(&weekday) {
+        return None;
+    }
+    let parsed = DateTime::strptime("%d-%b-%y %H:%M:%S GMT", date).ok()?;
+    let ahead = (parsed.year() - now.year()).rem_euclid(100);
+    let year = now.year() + if ahead > 50 { ahead - 100 } else { ahead };
+    parsed.with().year(year).build().ok()
 }
 
 #[cfg(test)]

@@ -442,12 +442,12 @@ impl<S: Sender> CarryContext<S> {
             Settlement::DeadLettered => {}
             Settlement::Delivered | Settlement::Dropped => return (decision.settlement, None),
         }
-        let detail = if response.detail.is_empty() {
-            response.status().map_or_else(String::new, |status| {
-                format!("the endpoint answered {status}")
-            })
-        } else {
-            response.detail.clone()
+        let detail = match response.status() {
+            Some(status) => {
+                let trouble = Some(&*response.detail).filter(|detail| !detail.is_empty());
+                noted(format!("the endpoint answered {status}"), trouble)
+            }
+            None => response.detail.clone(),
         };
         self.bury(origin, buried_for, detail, response.status())
             .await

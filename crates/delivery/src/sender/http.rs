@@ -19,7 +19,8 @@ use postrider_model::address::AddressPolicy;
 use postrider_model::delivery::{DETAIL_BYTES_MAX, RESPONSE_EXCERPT_BYTES_MAX};
 use postrider_model::outcome::{Outcome, Reason, retry_after};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use tokio::time::timeout;
 use url::Host;
 
 use super::{MayLeave, Sender, WebhookRequest, WebhookResponse};
@@ -40,7 +41,13 @@ pub struct HttpSender {
     policy: Arc<AddressPolicy>,
     clock: Arc<dyn Clock>,
     response_bytes_max: usize,
+    response_body_timeout: Duration,
 }
+
+const OPEN_BODY: &str = "the body of the answer did not end in time";
+/// Of the head of an answer: more headers, longer ones together, or a longer line are refused.
+const RESPONSE_HEADERS_MAX: usize = 1024;
+const RESPONSE_HEAD_BYTES_MAX: u32 = 64 << 10;
 
 impl HttpSender {
     /// A sender with one connection pool.
@@ -71,6 +78,15 @@ impl HttpSender {
             .pool_max_idle_per_host(config.idle_connections_per_host_max)
             .pool_idle_timeout(Duration::from_millis(config.idle_connection_ms))
             .tcp_nodelay(true)
+            // RFC 9113, 6.7: a connection that is dead is noticed while requests wait for it, not when they are given up.
+            .http2_keep_alive_interval(Duration::from_millis(config.http2_ping_interval_ms))
+            .http2_keep_alive_timeout(Duration::from_millis(config.http2_ping_timeout_ms))
+            // Real servers write heads that RFC 9112 forbids; other clients read them.
+            .http1_max_headers(RESPONSE_HEADERS_MAX)
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
+            .http1_allow_spaces_after_header_name_in_responses(true)
+            .http1_ignore_invalid_headers_in_responses(true)
+            .http2_max_header_list_size(RESPONSE_HEAD_BYTES_MAX)
             .dns_resolver(PolicedResolver {
                 policy: policy.clone(),
             })
@@ -80,6 +96,7 @@ impl HttpSender {
             policy,
             clock,
             response_bytes_max: config.response_bytes_max,
+            response_body_timeout: Duration::from_millis(config.response_body_timeout_ms),
         })
     }
 
@@ -123,24 +140,45 @@ impl HttpSender {
             .and_then(|value| value.to_str().ok())
             .and_then(|value| retry_after(value, self.clock.now_ms()));
         let status = response.status().as_u16();
-        let mut excerpt = BytesMut::new();
-        let mut read = 0_usize;
-        while let Some(chunk) = response.chunk().await? {
-            let room = RESPONSE_EXCERPT_BYTES_MAX - excerpt.len();
-            excerpt.extend_from_slice(&chunk[..chunk.len().min(room)]);
-            read += chunk.len();
-            if read > self.response_bytes_max {
-                break;
-            }
-        }
+        let target = redirect_target(&response);
+        let (excerpt, trouble) = self.excerpt(&mut response).await;
+        let details: Vec<String> = target.into_iter().chain(trouble).collect();
         Ok(WebhookResponse {
             outcome: Outcome::Answered {
                 status,
                 retry_after_ms,
             },
-            detail: String::new(),
-            excerpt: excerpt.freeze(),
+            detail: bounded(details.join("; ")),
+            excerpt,
         })
+    }
+
+    /// The beginning of the body, and what was wrong with it. The status has decided already: a receiver that cannot end its
+    /// answer has done its work all the same.
+    async fn excerpt(&self, response: &mut reqwest::Response) -> (Bytes, Option<String>) {
+        let mut excerpt = BytesMut::new();
+        let mut read = 0_usize;
+        let reading = async {
+            while let Some(chunk) = response.chunk().await? {
+                let room = RESPONSE_EXCERPT_BYTES_MAX - excerpt.len();
+                excerpt.extend_from_slice(&chunk[..chunk.len().min(room)]);
+                read += chunk.len();
+                if read > self.response_bytes_max {
+                    break;
+                }
+            }
+            Ok::<(), reqwest::Error>(())
+        };
+        let trouble = match timeout(self.response_body_timeout, reading).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) if error.is_timeout() => Some(OPEN_BODY.to_owned()),
+            Ok(Err(error)) => {
+                let error = chain(&error.without_url());
+                Some(format!("the body of the answer could not be read: {error}"))
+            }
+            Err(_) => Some(OPEN_BODY.to_owned()),
+        };
+        (excerpt.freeze(), trouble)
     }
 }
 
@@ -215,14 +253,27 @@ impl Body for LeavingBody {
     }
 }
 
-fn unanswered(reason: Reason, mut detail: String) -> WebhookResponse {
-    let cut = detail.floor_char_boundary(DETAIL_BYTES_MAX);
-    detail.truncate(cut);
+fn unanswered(reason: Reason, detail: String) -> WebhookResponse {
     WebhookResponse {
         outcome: Outcome::Unanswered(reason),
-        detail,
+        detail: bounded(detail),
         excerpt: Bytes::new(),
     }
+}
+
+fn bounded(mut detail: String) -> String {
+    detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
+    detail
+}
+
+/// Where a redirect, which is not followed, leads.
+fn redirect_target(response: &reqwest::Response) -> Option<String> {
+    let target = response.headers().get(LOCATION)?;
+    let target = String::from_utf8_lossy(target.as_bytes());
+    response
+        .status()
+        .is_redirection()
+        .then(|| format!("redirects, which are not followed, to {target}"))
 }
 
 fn headers(request: &WebhookRequest) -> HeaderMap {
@@ -257,7 +308,8 @@ fn reason_of(error: &reqwest::Error) -> Reason {
             return Reason::Tls;
         }
     }
-    if error.is_timeout() {
+    // Who does not let himself be connected to in time was not reached, like one who refuses.
+    if error.is_timeout() && !error.is_connect() {
         Reason::Timeout
     } else {
         Reason::Connect
@@ -350,6 +402,8 @@ mod tests {
 
     use super::*;
 
+    const TIMEOUT: Duration = Duration::from_secs(5);
+
     /// An HTTP/2 server that refuses the first requests and answers the others.
     async fn refusing(count: usize, tasks: &mut JoinSet<()>) -> (SocketAddr, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -371,15 +425,18 @@ mod tests {
         (address, requests)
     }
 
-    async fn send(address: SocketAddr) -> WebhookResponse {
+    fn sender(config: &EgressConfig) -> HttpSender {
         drop(rustls::crypto::ring::default_provider().install_default());
         let policy = AddressPolicy::try_new(&["127.0.0.0/8".to_owned()]).unwrap();
-        let sender = HttpSender::over(
-            reqwest::Client::builder().http2_prior_knowledge(),
-            policy,
-            &EgressConfig::default(),
-            Arc::new(SystemClock),
-        );
+        let client = reqwest::Client::builder().http2_prior_knowledge();
+        HttpSender::over(client, policy, config, Arc::new(SystemClock)).unwrap()
+    }
+
+    async fn send(address: SocketAddr) -> WebhookResponse {
+        send_by(&sender(&EgressConfig::default()), address).await
+    }
+
+    async fn send_by(sender: &HttpSender, address: SocketAddr) -> WebhookResponse {
         let request = WebhookRequest {
             url: format!("http://{address}/").parse().unwrap(),
             id: "evt_1".to_owned(),
@@ -388,10 +445,42 @@ mod tests {
             signature: "v1,abc=".to_owned(),
             traceparent: String::new(),
             body: Bytes::from_static(b"{}"),
-            timeout: Duration::from_secs(5),
+            timeout: TIMEOUT,
         };
-        let sent = sender.unwrap().send(request, Arc::new(|| true)).await;
-        sent.unwrap()
+        sender.send(request, Arc::new(|| true)).await.unwrap()
+    }
+
+    /// Requests wait on one connection until it is found dead, and the next one gets another.
+    #[tokio::test]
+    async fn a_dead_connection_is_left_before_the_attempt_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            for answers in [1, 9] {
+                let (stream, _) = listener.accept().await.unwrap();
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                for _ in 0..answers {
+                    let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+                    respond.send_response(Default::default(), true).unwrap();
+                }
+                // The answer leaves when the connection is asked for more; after that nobody looks at it.
+                drop(timeout(Duration::from_millis(100), connection.accept()).await);
+                std::mem::forget(connection);
+            }
+        });
+        let sender = sender(&EgressConfig {
+            http2_ping_interval_ms: 200,
+            http2_ping_timeout_ms: 200,
+            ..EgressConfig::default()
+        });
+        assert_eq!(send_by(&sender, address).await.status(), Some(200));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let began = Instant::now();
+        let dead = send_by(&sender, address).await;
+        assert_eq!(dead.outcome, Outcome::Unanswered(Reason::Timeout));
+        assert!(began.elapsed() < TIMEOUT, "{:?}", began.elapsed());
+        assert_eq!(send_by(&sender, address).await.status(), Some(200));
     }
 
     #[tokio::test]
