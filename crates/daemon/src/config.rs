@@ -2,7 +2,7 @@
 //!
 //! The file comes first, the environment goes over it: `PREFIX_SECTION__KEY=value`, where a double underscore
 //! separates levels and names are in lower case otherwise. A variable with the prefix but without a double underscore
-//! is not configuration. Defaults are those of the type: give its structs `#[serde(default)]`.
+//! is not configuration; [`check_variables`] refuses it. Defaults are those of the type: give its structs `#[serde(default)]`.
 //!
 //! What the type asks for decides how the text of a variable is read: a string stays as it is (also `0123`), a number
 //! or a bool is parsed, a list is a TOML array or separated by commas. A key that no struct has is refused.
@@ -72,6 +72,46 @@ pub fn load_over<T: DeserializeOwned>(
         &"the defaults".into(),
     ));
     typed::read(tree)
+}
+
+/// Looks for variables that begin with the prefix and are neither configuration nor among `others`: a single underscore
+/// where there should be two, say.
+///
+/// # Errors
+/// When there is one.
+pub fn check_variables(
+    environment: impl Iterator<Item = (String, String)>,
+    prefix: &str,
+    others: &[&str],
+) -> Result<(), ConfigError> {
+    let mut names: Vec<String> = environment.map(|(name, _)| name).collect();
+    names.sort();
+    for name in names {
+        let Some(rest) = name
+            .strip_prefix(prefix)
+            .and_then(|rest| rest.strip_prefix('_'))
+        else {
+            continue;
+        };
+        let is_known = rest.contains("__") || others.contains(&&*name) || is_service_link(rest);
+        if !is_known {
+            return Err(ConfigError::Variable {
+                example: format!("{prefix}_{}", rest.replacen('_', "__", 1)),
+                name,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Kubernetes tells every container of the services in its namespace by variables that begin with their names.
+fn is_service_link(rest: &str) -> bool {
+    let rest = format!("_{rest}");
+    let of_port = |(_, rest): (&str, &str)| rest.starts_with(|first: char| first.is_ascii_digit());
+    rest.ends_with("_SERVICE_HOST")
+        || rest.contains("_SERVICE_PORT")
+        || rest.ends_with("_PORT")
+        || rest.split_once("_PORT_").is_some_and(of_port)
 }
 
 /// Shows a configuration as TOML that [`load`] would read back, except for secrets.

@@ -21,7 +21,7 @@ use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use tracing::level_filters::LevelFilter;
 use tracing::{Dispatch, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
@@ -60,10 +60,28 @@ pub struct TelemetryConfig {
     /// Bytes of log lines that wait to be read, at most; further lines are dropped and counted.
     pub log_queue_bytes_max: usize,
     /// Base URL of an OTLP collector over HTTP, such as `http://localhost:4318`. Without it no trace is exported.
+    #[serde(serialize_with = "without_credentials")]
     pub otlp_endpoint: Option<String>,
     /// Which part of the traces that begin here is recorded, from 0 to 1. Those that come from outside keep the
     /// decision they come with.
     pub otlp_sample_ratio: f64,
+}
+
+/// Shows a URL without the user and password in it.
+fn without_credentials<S: Serializer>(
+    url: &Option<String>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let shown = url.as_ref().map(|url| match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+            let host = rest[..end].rfind('@').map_or(0, |at| at + 1);
+            let hidden = if host > 0 { "***@" } else { "" };
+            format!("{scheme}://{hidden}{}", &rest[host..])
+        }
+        None => url.clone(),
+    });
+    shown.serialize(serializer)
 }
 
 impl Default for TelemetryConfig {

@@ -5,6 +5,8 @@ use std::time::Duration;
 use postrider_daemon::config::Secret;
 use serde::{Deserialize, Serialize};
 
+use crate::auth::{InvalidOperatorKey, OperatorKey};
+
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
@@ -76,6 +78,17 @@ impl Default for IngestConfig {
 }
 
 impl IngestConfig {
+    /// Whether the operator key, if there is one, can be used.
+    ///
+    /// # Errors
+    /// When it could be guessed, or not be sent.
+    pub fn check(&self) -> Result<(), InvalidOperatorKey> {
+        match &self.operator_key {
+            Some(key) => OperatorKey::try_new(Some(key)).map(drop),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn body_timeout(&self) -> Duration {
         Duration::from_millis(self.body_timeout_ms)
     }

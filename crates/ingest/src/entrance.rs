@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::Method;
+use axum::http::header::CACHE_CONTROL;
+use axum::http::{HeaderValue, Method};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -131,7 +132,10 @@ async fn surround(State(guard): State<Arc<Guard>>, request: Request, next: Next)
         };
         render_problem(response, trace_id(&traceparent))
     };
-    let response = answered.instrument(span.clone()).await;
+    let mut response = answered.instrument(span.clone()).await;
+    // Answers hold secrets and payloads of tenants (RFC 9111, 5.2.2.5).
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let status = response.status();
     telemetry::describe(
         &span,

@@ -34,7 +34,7 @@ use crate::port::{
 pub use clients::{ClientKind, ClientState};
 use clients::{Clients, Place};
 pub use cluster::{Broker, Cluster, Requests};
-pub use config::KafkaOptions;
+pub use config::{KafkaOptions, is_secret};
 use context::PlainContext;
 use errors::log_error;
 use group::KafkaGroup;
@@ -58,7 +58,7 @@ impl KafkaLog {
     /// # Errors
     /// [`LogError::Permanent`] names a property that is missing, unknown or not allowed.
     pub fn connect(options: KafkaOptions) -> Result<Arc<Self>, LogError> {
-        config::validate(&options)?;
+        options.check()?;
         let clients = Clients::new(config::session(&options));
         let questions = Questions::start(config::questions(&options), Arc::clone(&clients))?;
         Ok(Arc::new(Self {

@@ -14,6 +14,7 @@ use postrider_delivery::DeliveryConfig;
 use postrider_delivery::config::EgressConfig;
 use postrider_exporter::ExporterConfig;
 use postrider_ingest::IngestConfig;
+use postrider_log::kafka::KafkaOptions;
 use postrider_model::retry::RetrySchedule;
 use postrider_model::topics::{DERIVED_OVERHEAD_BYTES, TopicLayout};
 use postrider_model::wire::ORDERING_KEY_BYTES_MAX;
@@ -28,8 +29,16 @@ pub(crate) use memory::Sum;
 const PREFIX: &str = "POSTRIDER";
 /// Sections whose keys are librdkafka's, with dots in them.
 const DOTTED: [&str; 1] = ["kafka"];
-/// Parts of the names of librdkafka properties whose values are secrets.
-const SECRET_PROPERTIES: [&str; 6] = ["password", "secret", "pem", "jaas", "token", "credential"];
+/// Variables of the command line, which are not of the configuration.
+const OTHER_VARIABLES: [&str; 5] = [
+    "POSTRIDER_CONFIG",
+    "POSTRIDER_URL",
+    "POSTRIDER_API_KEY",
+    "POSTRIDER_TENANT",
+    "POSTRIDER_CHECK_URL",
+];
+/// Of the classic group protocol, unless set.
+const SESSION_TIMEOUT_MS: u64 = 45_000;
 
 /// The whole configuration.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -90,7 +99,7 @@ impl Default for KafkaConfig {
 impl Serialize for KafkaConfig {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let shown = |(name, value): (&String, &String)| {
-            let secret = SECRET_PROPERTIES.iter().any(|part| name.contains(part));
+            let secret = postrider_log::kafka::is_secret(name);
             (
                 name.clone(),
                 if secret {
@@ -255,6 +264,7 @@ impl Config {
         file: Option<&Path>,
         environment: impl Iterator<Item = (String, String)> + Clone,
     ) -> Result<Self, ConfigError> {
+        config::check_variables(environment.clone(), PREFIX, &OTHER_VARIABLES)?;
         let said: Self = config::load(file, environment.clone(), PREFIX, &DOTTED)?;
         let Some(limit_bytes) = said.memory.limit_bytes else {
             return Ok(said);
@@ -266,6 +276,28 @@ impl Config {
     /// What a `deliver` process does not start with: limits that do not fit into its memory.
     pub(crate) fn check_memory(&self) -> Result<(), String> {
         memory::check(self)
+    }
+
+    /// What a process on Kafka does not start with: properties that no client can be made from.
+    pub(crate) fn check_kafka(&self) -> Result<(), String> {
+        let hint = if self.kafka.properties.is_empty() {
+            "; give it for example as POSTRIDER_KAFKA__BOOTSTRAP_SERVERS"
+        } else {
+            ""
+        };
+        let checked = self.kafka_options().check();
+        checked.map_err(|error| format!("`kafka`: {error}{hint}"))
+    }
+
+    /// How to reach Kafka.
+    pub(crate) fn kafka_options(&self) -> KafkaOptions {
+        KafkaOptions {
+            prefix: self.kafka.prefix.clone(),
+            properties: self.kafka.properties.clone(),
+            replication: self.topics.replication,
+            client_id: "postrider".to_owned(),
+            partitions: BTreeMap::new(),
+        }
     }
 
     /// The keys under which signing secrets rest. Only `up` generates one: processes that share a log share them.
@@ -315,6 +347,9 @@ impl Config {
         if self.embedded.maintain_interval_s == 0 {
             return Err("`embedded.maintain_interval_s`: must be at least 1".to_owned());
         }
+        self.ingest
+            .check()
+            .map_err(|error| format!("`ingest.operator_key`: {error}"))?;
         if let Some(keyring) = &self.keys.encryption {
             Keyring::from_text(keyring.expose())
                 .map_err(|error| format!("`keys.encryption`: {error}"))?;
@@ -418,15 +453,21 @@ impl Config {
 
     /// A worker that is cut off must stop before its partitions go to another.
     fn check_lease(&self) -> Result<(), String> {
-        let Some(session_timeout) = self.kafka.properties.get("session.timeout.ms") else {
-            return Ok(());
-        };
+        let property = |name: &str| self.kafka.properties.get(name).map(String::as_str);
         let lease_ms = self.delivery.deliver.lease_ms;
-        match session_timeout.parse::<u64>() {
-            Ok(session_timeout_ms) if lease_ms < session_timeout_ms => Ok(()),
-            _ => Err(format!(
-                "`kafka.session.timeout.ms`: must be a number above `delivery.deliver.lease_ms` ({lease_ms} ms)"
+        match (property("session.timeout.ms"), property("group.protocol")) {
+            // The session is a setting of the brokers.
+            (None, Some("consumer")) => Ok(()),
+            (None, _) if lease_ms < SESSION_TIMEOUT_MS => Ok(()),
+            (None, _) => Err(format!(
+                "`delivery.deliver.lease_ms`: must be below `kafka.session.timeout.ms` ({SESSION_TIMEOUT_MS} ms unless set)"
             )),
+            (Some(session), _) => match session.parse::<u64>() {
+                Ok(session_ms) if lease_ms < session_ms => Ok(()),
+                _ => Err(format!(
+                    "`kafka.session.timeout.ms`: must be a number above `delivery.deliver.lease_ms` ({lease_ms} ms)"
+                )),
+            },
         }
     }
 }

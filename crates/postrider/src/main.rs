@@ -85,6 +85,13 @@ fn configuration(cli: &Cli) -> Result<Config, String> {
         Some(_) | None => {}
     }
     config.check()?;
+    let is_role = matches!(
+        cli.command,
+        Some(Command::Ingest(_) | Command::Deliver(_) | Command::Exporter(_))
+    );
+    if is_role || !config.kafka.properties.is_empty() {
+        config.check_kafka()?;
+    }
     if matches!(cli.command, Some(Command::Deliver(_))) {
         config.check_memory()?;
     }

@@ -35,6 +35,16 @@ pub enum ConfigError {
         /// All keys known in its section.
         known: Vec<String>,
     },
+    /// A variable looks like configuration and is none.
+    #[error(
+        "variable {name} is not understood: two underscores stand between a section and its key, as in {example}"
+    )]
+    Variable {
+        /// Its name.
+        name: String,
+        /// How it may have been meant.
+        example: String,
+    },
     /// The value does not fit.
     #[error("`{key}` in {origin}: {reason}")]
     Invalid {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
 
 use super::query;
 use crate::port::{GroupOptions, LogError, ProducerOptions};
@@ -80,8 +82,49 @@ const STATISTICS_INTERVALS_MS: std::ops::RangeInclusive<u64> = 1..=10_000;
 /// Other clients are not polled for as long as nobody has a question, and would gather what they tell.
 const NO_STATISTICS: (&str, &str) = ("statistics.interval.ms", "0");
 
+/// Parts of the names of properties whose values are secrets.
+const SECRETS: [&str; 6] = ["password", "secret", "pem", "jaas", "token", "credential"];
+
+/// Whether the value of a librdkafka property is a secret.
+pub fn is_secret(property: &str) -> bool {
+    SECRETS.iter().any(|part| property.contains(part))
+}
+
+impl KafkaOptions {
+    /// Whether clients can be made from these: without it they are not.
+    ///
+    /// # Errors
+    /// When the address is missing, librdkafka does not know a property or refuses its value, or a value would break a
+    /// guarantee. The error names the property, and shows no value that may be a secret.
+    pub fn check(&self) -> Result<(), LogError> {
+        validate(self)?;
+        self.properties
+            .iter()
+            .try_for_each(|(name, value)| is_understood(name, value))
+    }
+}
+
+/// Whether librdkafka knows the property and takes the value. A name that it does not know may be that of a secret, spelt
+/// wrong, so the value is not shown.
+fn is_understood(name: &str, value: &str) -> Result<(), LogError> {
+    let refused = |text: String| Err(LogError::Permanent(text));
+    match ClientConfig::new().set(name, value).create_native_config() {
+        Ok(_) => Ok(()),
+        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
+            refused(format!("librdkafka knows no property {name}"))
+        }
+        Err(_) if is_secret(name) => refused(format!(
+            "librdkafka does not take the value of the property {name}"
+        )),
+        Err(KafkaError::ClientConfig(_, why, ..)) => refused(format!(
+            "librdkafka does not take the value of the property {name}: {why}"
+        )),
+        Err(error) => refused(error.to_string()),
+    }
+}
+
 /// Refuses properties that would break a guarantee, and a missing address.
-pub(super) fn validate(options: &KafkaOptions) -> Result<(), LogError> {
+fn validate(options: &KafkaOptions) -> Result<(), LogError> {
     let properties = &options.properties;
     if !["bootstrap.servers", "metadata.broker.list"]
         .iter()

@@ -196,14 +196,11 @@ pub(crate) fn kafka(config: &Config) -> anyhow::Result<Arc<dyn Log>> {
 /// The same, for questions that only Kafka answers.
 pub(crate) fn connect(config: &Config) -> anyhow::Result<Arc<KafkaLog>> {
     let options = KafkaOptions {
-        prefix: config.kafka.prefix.clone(),
-        properties: config.kafka.properties.clone(),
-        replication: config.topics.replication,
-        client_id: "postrider".to_owned(),
         partitions: topics::counted_on(&config.topics)
             .filter(|plan| plan.name != REGISTRY)
             .map(|plan| (plan.name.to_owned(), config.topics.partitions))
             .collect(),
+        ..config.kafka_options()
     };
     KafkaLog::connect(options)
         .context("connect to Kafka as the section `kafka` says, for example by POSTRIDER_KAFKA__BOOTSTRAP_SERVERS")

@@ -42,17 +42,52 @@ fn a_wrong_configuration_is_named_and_exits_2() {
             "egress.allow_cidrs",
         ),
         ("POSTRIDER_KEYS__ENCRYPTION", "short", "keys.encryption"),
+        ("POSTRIDER_KAFKA__SASL_PASSWORT", "hunter2", "sasl.passwort"),
+        ("POSTRIDER_KAFKA__ACKS", "1", "acks must be all"),
+        (
+            "POSTRIDER_KAFKA__SOCKET_TIMEOUT_MS",
+            "-7",
+            "socket.timeout.ms",
+        ),
+        (
+            "POSTRIDER_INGEST__OPERATOR_KEY",
+            "hunter2",
+            "ingest.operator_key",
+        ),
+        (
+            "POSTRIDER_DELIVERY__DELIVER__LEASE_MS",
+            "45000",
+            "session.timeout.ms",
+        ),
+        (
+            "POSTRIDER_INGEST_EVENT_BYTES_MAX",
+            "1000",
+            "POSTRIDER_INGEST__EVENT_BYTES_MAX",
+        ),
+        (
+            "POSTRIDER_CONFGI",
+            "/etc/postrider.toml",
+            "POSTRIDER_CONFGI",
+        ),
     ] {
-        let output = postrider(&["--check-config"])
+        let output = postrider(&["deliver", "--check-config"])
+            .env("POSTRIDER_KAFKA__BOOTSTRAP_SERVERS", "broker:9092")
             .env(name, value)
             .output()
             .unwrap();
+        assert!(!stderr(&output).contains("hunter2"), "{}", stderr(&output));
         assert_eq!(output.status.code(), Some(2), "{name}");
         assert!(
             stderr(&output).contains(said),
             "{name}: {}",
             stderr(&output)
         );
+    }
+    for role in ["ingest", "deliver", "exporter"] {
+        let nowhere = run(&[role, "--check-config"]);
+        assert_eq!(nowhere.status.code(), Some(2), "{role}");
+        let said = stderr(&nowhere);
+        assert!(said.contains("bootstrap.servers is missing"), "{said}");
     }
     let missing = run(&["--check-config", "--config", "/nowhere/postrider.toml"]);
     assert_eq!(missing.status.code(), Some(2));
@@ -61,6 +96,31 @@ fn a_wrong_configuration_is_named_and_exits_2() {
         "{}",
         stderr(&missing)
     );
+}
+
+#[test]
+fn variables_of_kubernetes_and_of_the_command_line_are_no_configuration() {
+    let output = postrider(&["--check-config"])
+        .envs([
+            ("POSTRIDER_SERVICE_HOST", "10.0.0.1"),
+            ("POSTRIDER_PORT", "tcp://10.0.0.1:8080"),
+            ("POSTRIDER_INGEST_SERVICE_PORT_HTTP", "8080"),
+            ("POSTRIDER_INGEST_PORT_8080_TCP_ADDR", "10.0.0.1"),
+            ("POSTRIDER_URL", "http://localhost:8080"),
+            ("POSTRIDER_API_KEY", "0123456789abcdefgh"),
+            ("POSTRIDER_TENANT", "acme"),
+            ("POSTRIDER_CHECK_URL", "https://example.com"),
+            (
+                "POSTRIDER_TELEMETRY__OTLP_ENDPOINT",
+                "http://user:hunter2@localhost:4318/v1",
+            ),
+        ])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let shown = stdout(&output);
+    assert!(shown.contains("http://***@localhost:4318/v1"), "{shown}");
+    assert!(!shown.contains("hunter2"), "{shown}");
 }
 
 #[test]
