@@ -21,7 +21,8 @@ use postrider_log::{Bounds, Committed, Log, LogError, Offset, Partition};
 use postrider_model::commit_note::{CommitNote, Mark};
 use postrider_model::payload::rfc3339;
 use postrider_model::topics::{
-    DELIVERIES, ENDPOINT_STATE, EVENTS, GROUP_DELIVER, GROUP_FAN_OUT, GROUP_SCHEDULER, RETRY,
+    ATTEMPTS, DELIVERIES, ENDPOINT_STATE, EVENTS, GROUP_DELIVER, GROUP_FAN_OUT, GROUP_SCHEDULER,
+    RETRY,
 };
 use tokio::time::{Instant, sleep};
 
@@ -51,6 +52,8 @@ pub enum Standing {
     BeyondEnd(Offset),
     /// The log is another than the one that was committed in: its topic was made again, or it lost records and grew since.
     Diverged(Contradiction),
+    /// The topic was made again, and what it held is lost.
+    MadeAgain,
     /// The record at this offset of `endpoint-state`, which deliver had written before its commit, is gone, and with it
     /// where lanes are that are behind.
     StatesLost(Offset),
@@ -81,6 +84,9 @@ impl Display for Standing {
                 }
                 formatter.write_str(": the topic was made again or lost records")
             }
+            Self::MadeAgain => formatter.write_str(
+                "the topic was made again, and what was not done of it is lost: `postrider endpoint replay` sends it again",
+            ),
             Self::StatesLost(offset) => write!(
                 formatter,
                 "offset {offset} of endpoint-state was written and is gone: it was made again or lost records"
@@ -114,9 +120,11 @@ impl Standing {
     pub fn decided(self, offset: Offset) -> Committed {
         let metadata = match self {
             Self::NoCommit => String::new(),
-            Self::At(_) | Self::BeyondEnd(_) | Self::Diverged(_) | Self::StatesLost(_) => {
-                CommitNote::void_past().encode()
-            }
+            Self::At(_)
+            | Self::BeyondEnd(_)
+            | Self::Diverged(_)
+            | Self::MadeAgain
+            | Self::StatesLost(_) => CommitNote::void_past().encode(),
         };
         Committed { offset, metadata }
     }
@@ -134,10 +142,22 @@ pub(crate) async fn examine(
     bounds: Bounds,
 ) -> Result<Standing, LogError> {
     let standing = Standing::of(committed.map(|committed| committed.offset), bounds);
-    let Some(committed) = committed.filter(|_| !standing.is_unknown()) else {
+    if standing.is_unknown() {
         return Ok(standing);
+    }
+    let Some(committed) = committed else {
+        // Attempts of a partition come from the deliveries of the same, which had a commit while they were there.
+        let made_again = topic == DELIVERIES && was_used(log, ATTEMPTS, partition).await?;
+        return Ok(if made_again {
+            Standing::MadeAgain
+        } else {
+            standing
+        });
     };
     let note = CommitNote::decode(&committed.metadata);
+    if note.made_again {
+        return Ok(Standing::MadeAgain);
+    }
     if let Some(found) = contradiction(log, topic, partition, note.marks()).await? {
         return Ok(Standing::Diverged(found));
     }
@@ -245,11 +265,21 @@ async fn standings_of(
 /// Founds the groups: commits the beginning for every partition whose topic was just `created`, whatever was committed in
 /// one of that name before, and for every partition without a commit that never held a record. Harmless when repeated.
 ///
+/// A topic that is created where others have a past was there before, and what it held is lost. Its partitions stay stopped
+/// until an operator decides; the answer names it.
+///
 /// # Errors
 /// When the log cannot be used, or a group at work does not take it up.
-pub async fn found(log: &dyn Log, created: &[String]) -> Result<(), DecideError> {
+pub async fn found(log: &dyn Log, created: &[String]) -> Result<Vec<&'static str>, DecideError> {
+    let has_past = has_past(log, created).await?;
+    let mut made_again = Vec::new();
     for (group, topic) in GROUPS {
         let is_new = created.iter().any(|name| name == topic);
+        if is_new && has_past {
+            stop_at_beginning(log, group, topic).await?;
+            made_again.push(topic);
+            continue;
+        }
         let unfounded = |one: &PartitionStanding| {
             is_new || (one.committed.is_none() && one.standing == Standing::At(0))
         };
@@ -262,7 +292,43 @@ pub async fn found(log: &dyn Log, created: &[String]) -> Result<(), DecideError>
             .collect();
         decide(log, group, topic, beginnings).await?;
     }
-    Ok(())
+    Ok(made_again)
+}
+
+/// Whether anything was delivered, or about to be, before these topics were created.
+async fn has_past(log: &dyn Log, created: &[String]) -> Result<bool, LogError> {
+    let is_old = |topic: &&str| !created.iter().any(|name| name == topic);
+    for topic in [DELIVERIES, ATTEMPTS].into_iter().filter(is_old) {
+        match log.all_bounds(topic).await {
+            Ok(bounds) if bounds.iter().any(|one| one.end > 0) => return Ok(true),
+            Ok(_) | Err(LogError::NoSuchTopic(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the partition ever held a record.
+async fn was_used(log: &dyn Log, topic: &str, partition: Partition) -> Result<bool, LogError> {
+    match log.bounds(topic, partition).await {
+        Ok(bounds) => Ok(bounds.end > 0),
+        Err(LogError::NoSuchTopic(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Notes in every partition that the topic was made again. A group at work has seen that itself, and takes no commits.
+async fn stop_at_beginning(log: &dyn Log, group: &str, topic: &str) -> Result<(), LogError> {
+    let stop = Committed {
+        offset: 0,
+        metadata: CommitNote::of_made_again().encode(),
+    };
+    let partitions = 0..log.partition_count(topic).await?;
+    let stops: Vec<_> = partitions.map(|one| (one, stop.clone())).collect();
+    match log.set_committed(group, topic, &stops).await {
+        Err(LogError::GroupHasMembers(_)) => Ok(()),
+        done => done,
+    }
 }
 
 /// Decides where a group goes on in partitions of which its commits do not say, and waits until it is committed. Those that

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use postrider_delivery::standing::{DecideError, Standing, found};
 use postrider_log::{Committed, Log};
-use postrider_model::topics::{GROUP_SCHEDULER, RETRY};
+use postrider_model::topics::{DELIVERIES, GROUP_SCHEDULER, RETRY};
 use tokio::time::sleep;
 
 use world::World;
@@ -130,6 +130,35 @@ async fn a_partition_that_never_held_a_record_needs_no_founding() {
     assert_eq!(world.committed().await, [Some(0); 3]);
     world.append_each(2).await;
     world.until("all are read", |world| world.read() == 6).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_is_made_again_beside_others_with_a_past_waits_for_a_decision() {
+    let mut world = World::new().await;
+    // At first nothing has a past.
+    assert!(found(&*world.log, &world.created).await.unwrap().is_empty());
+    world.append_to(DELIVERIES, 0, 1).await;
+    let again = found(&*world.log, &[RETRY.to_owned()]).await.unwrap();
+    assert_eq!(again, [RETRY]);
+    // Repeating it changes nothing.
+    assert!(found(&*world.log, &[]).await.unwrap().is_empty());
+    world.append_each(1).await;
+    world.start("one");
+    world
+        .until("all are stopped", |world| world.stopped() == 3)
+        .await;
+    assert_eq!(world.standing(1).await.standing, Standing::MadeAgain);
+    assert_eq!(world.read(), 0);
+    for partition in 0..3 {
+        world
+            .decide(partition, 0)
+            .await
+            .expect("the owner takes it");
+    }
+    world
+        .until("what is new is read", |world| world.read() == 3)
+        .await;
+    assert_eq!(world.stopped(), 0);
 }
 
 #[tokio::test(start_paused = true)]

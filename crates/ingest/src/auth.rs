@@ -10,7 +10,9 @@ const KEY_BYTES_MIN: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidOperatorKey {
     /// None was given.
-    #[error("the operator key is not set")]
+    #[error(
+        "`ingest.operator_key` is not set: generate a key once by `postrider key generate operator` and give it, for example as POSTRIDER_INGEST__OPERATOR_KEY"
+    )]
     Missing,
     /// It could be guessed.
     #[error("the operator key must be at least {KEY_BYTES_MIN} bytes")]

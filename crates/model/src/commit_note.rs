@@ -11,6 +11,8 @@ use std::str::FromStr;
 const VERSIONS: [&str; 2] = ["1", "2"];
 /// Says that what was known of the partition's records is void.
 const VOID: &str = "void";
+/// Says how often the topic was made.
+const AGAIN: &str = "again";
 
 /// A record that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +60,8 @@ pub struct CommitNote {
     /// The offset was decided from outside, in a log that is another than the one before: offsets that were noted
     /// elsewhere, such as cursors, name other records or none.
     pub past_is_void: bool,
+    /// The topic was made again, and what was in it is lost: nothing goes on until an operator has decided.
+    pub made_again: bool,
     /// Where the process that committed answers questions; empty if it does not.
     pub owner: String,
 }
@@ -73,6 +77,15 @@ impl CommitNote {
     pub fn void_past() -> Self {
         Self {
             past_is_void: true,
+            ..Self::default()
+        }
+    }
+
+    /// The note of the beginning of a topic that was made again.
+    #[must_use]
+    pub fn of_made_again() -> Self {
+        Self {
+            made_again: true,
             ..Self::default()
         }
     }
@@ -93,6 +106,7 @@ impl CommitNote {
         add("written", self.state_written.map(|at| at.to_string()));
         add("behind", self.behind_from.map(|from| from.to_string()));
         add("past", self.past_is_void.then(|| VOID.to_owned()));
+        add("made", self.made_again.then(|| AGAIN.to_owned()));
         let owner = Some(&self.owner).filter(|owner| !owner.is_empty());
         add("owner", owner.cloned());
         text
@@ -119,6 +133,7 @@ impl CommitNote {
                 "written" => note.state_written = number(),
                 "behind" => note.behind_from = number(),
                 "past" => note.past_is_void = value == VOID,
+                "made" => note.made_again = value == AGAIN,
                 "owner" => value.clone_into(&mut note.owner),
                 _ => {}
             }
@@ -211,6 +226,7 @@ mod tests {
             state_written: Some(i64::MAX),
             behind_from: Some(i64::MAX),
             past_is_void: true,
+            made_again: true,
             owner: String::new(),
         };
         assert!(longest.encode().len() <= 300);

@@ -26,7 +26,8 @@ mod topics {
     on_kafka!(
         events_made_again_under_running_roles_are_not_lost,
         deliveries_made_again_under_running_roles_are_not_lost,
-        topics_made_again_while_nothing_runs_begin_anew,
+        topics_made_again_while_nothing_runs_are_stopped_and_begin_anew,
+        a_backlog_in_a_topic_that_was_made_again_is_not_lost_without_a_word,
         a_topic_that_grew_past_what_was_committed_in_another_is_stopped_and_then_read,
         a_tail_lost_while_the_broker_was_down_hides_nothing_that_is_new,
         states_made_again_hold_the_backlog_back_until_recover,
@@ -50,7 +51,7 @@ async fn made_again_under_running_roles(log: LogKind, topic: &str) {
     all_come(&cluster, &receiver, &ids).await;
 }
 
-async fn topics_made_again_while_nothing_runs_begin_anew(log: LogKind) {
+async fn topics_made_again_while_nothing_runs_are_stopped_and_begin_anew(log: LogKind) {
     let (mut cluster, receiver, mut ids) = with_all_delivered(Plan::new(log), PATH, EVENTS).await;
     for topics in [&["events"][..], &["deliveries"], &["events", "deliveries"]] {
         cluster.terminate("deliver");
@@ -58,15 +59,76 @@ async fn topics_made_again_while_nothing_runs_begin_anew(log: LogKind) {
         for topic in topics {
             delete(&cluster, topic);
         }
-        cluster.run(&["topic", "create"]);
+        make_again(&cluster);
         cluster.restart("ingest-0").await;
         cluster.restart("deliver").await;
+        for topic in topics {
+            let stage = if *topic == "events" {
+                "fan-out"
+            } else {
+                "deliver"
+            };
+            let shown = cluster.run(&["recover", "--stage", stage]);
+            assert!(shown.contains("the topic was made again"), "{shown}");
+        }
         ids.extend(publish_whatever_it_takes(&cluster, NEW_EVENTS).await);
-        receiver.wait_for_all(PATH, &ids, LOAD_WITHIN).await;
+        all_come(&cluster, &receiver, &ids).await;
+        drained(&mut cluster).await;
         assert_each_once(&receiver, PATH, &ids);
-        let shown = cluster.run(&["recover", "--stage", "fan-out"]);
-        assert!(!shown.contains("made again"), "nothing is stopped: {shown}");
     }
+}
+
+/// Creates what is missing, and is told that it had been there before.
+fn make_again(cluster: &Cluster) {
+    let created = cluster.command(&["topic", "create"]).output().unwrap();
+    let said = String::from_utf8_lossy(&created.stderr);
+    assert!(
+        created.status.success() && said.contains("was there before"),
+        "{said}"
+    );
+}
+
+/// What waits for a paused endpoint is in `deliveries`. It is gone with it, but not the events.
+async fn a_backlog_in_a_topic_that_was_made_again_is_not_lost_without_a_word(log: LogKind) {
+    let (cluster, receiver, mut ids) = with_all_delivered(Plan::new(log), PATH, EVENTS).await;
+    let api = cluster.api();
+    let tenant = api.tenant().to_owned();
+    let types = json!({ "event_types": ["load.paused"] });
+    let endpoint = api.create_endpoint(&receiver.url(PATH), types).await;
+    let of_endpoint = |verb: &str| format!("/v1/tenants/{tenant}/endpoints/{endpoint}/{verb}");
+    api.must(Method::POST, &of_endpoint("pause"), &json!({}))
+        .await;
+    let mut lost = Vec::new();
+    for number in 0..20 {
+        let event = json!({ "type": "load.paused", "data": { "number": number } });
+        lost.push(api.publish(&event).await);
+    }
+    for id in &lost {
+        let matched = |event: &serde_json::Value| event["deliveries"][0]["state"] == "pending";
+        api.event_when(id, "it waits", matched).await;
+    }
+    delete(&cluster, "deliveries");
+    make_again(&cluster);
+    api.must(Method::POST, &of_endpoint("resume"), &json!({}))
+        .await;
+    let told = async || {
+        let shown = cluster.run(&["recover", "--stage", "deliver"]);
+        let told = shown.contains("the topic was made again");
+        told.then_some(()).ok_or(shown)
+    };
+    eventually("the loss is told", RECOVERED_WITHIN, told).await;
+    let stopped = async || {
+        let metrics = cluster.metrics("deliver").await;
+        let line = "postrider_partitions_stopped{stage=\"deliver\"} 4";
+        let shown = metrics.lines().any(|one| one == line);
+        shown.then_some(()).ok_or(metrics)
+    };
+    eventually("every partition is stopped", RECOVERED_WITHIN, stopped).await;
+    ids.extend(publish_whatever_it_takes(&cluster, EVENTS).await);
+    all_come(&cluster, &receiver, &ids).await;
+    let since = json!({ "since": "2026-01-01T00:00:00Z" });
+    api.must(Method::POST, &of_endpoint("replay"), &since).await;
+    receiver.wait_for_all(PATH, &lost, LOAD_WITHIN).await;
 }
 
 async fn a_topic_that_grew_past_what_was_committed_in_another_is_stopped_and_then_read(

@@ -105,6 +105,10 @@ impl World {
     }
 
     pub(crate) async fn append(&self, partition: Partition, count: usize) {
+        self.append_to(RETRY, partition, count).await;
+    }
+
+    pub(crate) async fn append_to(&self, topic: &str, partition: Partition, count: usize) {
         let options = ProducerOptions {
             name: "test",
             append_timeout: None,
@@ -118,7 +122,7 @@ impl World {
                 value: Some(Bytes::from_static(b"\xff")),
                 headers: Vec::new(),
             };
-            let append = producer.append(RETRY, Target::Partition(partition), record);
+            let append = producer.append(topic, Target::Partition(partition), record);
             append.await.expect("appended");
         }
     }

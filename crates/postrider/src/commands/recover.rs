@@ -153,6 +153,7 @@ fn chosen<'a>(
         Standing::NoCommit
         | Standing::BeyondEnd(_)
         | Standing::Diverged(_)
+        | Standing::MadeAgain
         | Standing::StatesLost(_) => Ok(vec![one]),
     }
 }

@@ -61,7 +61,7 @@ pub(crate) type Topic = (TopicPlan, Option<TopicDescription>);
 
 /// Commits the beginning for the groups. Which topics are new nobody knows later, so a broker that is still busy with them
 /// is waited for.
-async fn found(log: &dyn Log, created: &[String]) -> anyhow::Result<()> {
+async fn found(log: &dyn Log, created: &[String]) -> anyhow::Result<Vec<&'static str>> {
     let deadline = Instant::now() + FOUNDED_WITHIN;
     loop {
         match standing::found(log, created).await {
@@ -82,7 +82,12 @@ async fn create(
 ) -> anyhow::Result<ExitCode> {
     if !dry_run {
         let created = log.create_topics(&log::topic_specs(&config.topics)).await?;
-        found(&**log, &created).await?;
+        for topic in found(&**log, &created).await? {
+            output::talk(format!(
+                "WARNING: {topic} was there before, as other topics show: what was not done of it is lost. Its partitions are \
+                 stopped until you decide by `postrider recover`; docs/topics.md says more"
+            ));
+        }
     }
     let prefix = &config.kafka.prefix;
     let mut refused = false;
