@@ -96,6 +96,13 @@ impl Default for KafkaConfig {
     }
 }
 
+impl KafkaConfig {
+    /// Whether anybody said where the brokers are.
+    pub(crate) fn has_address(&self) -> bool {
+        self.properties.contains_key("bootstrap.servers")
+    }
+}
+
 impl Serialize for KafkaConfig {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let shown = |(name, value): (&String, &String)| {
@@ -280,10 +287,10 @@ impl Config {
 
     /// What a process on Kafka does not start with: properties that no client can be made from.
     pub(crate) fn check_kafka(&self) -> Result<(), String> {
-        let hint = if self.kafka.properties.is_empty() {
-            "; give it for example as POSTRIDER_KAFKA__BOOTSTRAP_SERVERS"
-        } else {
+        let hint = if self.kafka.has_address() {
             ""
+        } else {
+            "; give it for example as POSTRIDER_KAFKA__BOOTSTRAP_SERVERS"
         };
         let checked = self.kafka_options().check();
         checked.map_err(|error| format!("`kafka`: {error}{hint}"))

@@ -89,7 +89,7 @@ fn configuration(cli: &Cli) -> Result<Config, String> {
         cli.command,
         Some(Command::Ingest(_) | Command::Deliver(_) | Command::Exporter(_))
     );
-    if is_role || !config.kafka.properties.is_empty() {
+    if is_role || config.kafka.has_address() {
         config.check_kafka()?;
     }
     if matches!(cli.command, Some(Command::Deliver(_))) {

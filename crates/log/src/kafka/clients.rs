@@ -230,9 +230,11 @@ impl Place {
         self.with(|live, _| live.watch.note(Sign::Silent, true));
     }
 
-    /// Notes that no broker can be reached, and says so once for each outage.
+    /// Notes that no broker can be reached, and says so once for each outage. A reader that nobody used meanwhile tells of an
+    /// outage when it is over.
     pub(super) fn unreachable(&self, reason: &str) {
-        if self.lost_all() {
+        let is_old = self.kind == ClientKind::Reader && self.brokers_answer();
+        if self.lost_all() && !is_old {
             tracing::warn!(client = self.name, reason, "no kafka broker answers");
         }
     }
@@ -247,6 +249,11 @@ impl Place {
             std::mem::replace(&mut live.connected, false)
         })
         .unwrap_or(false)
+    }
+
+    /// Whether brokers answer the client that asks them again and again.
+    pub(super) fn brokers_answer(&self) -> bool {
+        self.clients.lock().answered
     }
 
     /// Notes what went wrong, as the client says it.

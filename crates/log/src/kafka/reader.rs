@@ -255,6 +255,11 @@ impl State {
         Ok(next)
     }
 
+    fn brokers_answer(&self) -> bool {
+        let client = self.client.as_ref();
+        client.is_some_and(|client| client.context().place.brokers_answer())
+    }
+
     fn let_go(&mut self) -> Result<(), LogError> {
         let Some(partition) = self.assigned else {
             return Ok(());
@@ -381,10 +386,10 @@ impl State {
                 })
             }
             // The client reports each lost connection and repairs it; only when all are lost is there nothing to wait
-            // for.
+            // for. Of a client that nobody used for a while that may be old.
             (Some(code), _)
-                if code != RDKafkaErrorCode::AllBrokersDown
-                    && matches!(told, LogError::Unavailable(_)) =>
+                if matches!(told, LogError::Unavailable(_))
+                    && (code != RDKafkaErrorCode::AllBrokersDown || self.brokers_answer()) =>
             {
                 Ok(Taken::Nothing)
             }

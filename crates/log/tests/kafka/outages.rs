@@ -180,3 +180,30 @@ fn connected(log: &KafkaLog) -> bool {
         .iter()
         .any(|client| client.client == "query" && client.connected == Some(true))
 }
+
+/// A reader is looked after only while somebody reads, so it tells of an outage when the next read comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_nobody_used_during_an_outage_reads_when_it_is_over() {
+    let broker = KafkaBroker::start();
+    let log = connect(&broker.bootstrap(), &[]);
+    create(&log, 1).await;
+    let producer = producer(&log, None).await;
+    producer
+        .append(TOPIC, Target::Partition(0), numbered(0))
+        .await
+        .expect("it is appended");
+    let mut reader = log.reader(TOPIC).await.expect("a reader is made");
+    let first = reader.read(0, 0, 1 << 20, PATIENCE).await;
+    assert_eq!(first.expect("it is read").records.len(), 1);
+    broker.kill();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::task::block_in_place(|| broker.restart());
+    producer
+        .append(TOPIC, Target::Partition(0), numbered(1))
+        .await
+        .expect("brokers answer again");
+    // The client that asks does so every 2 s.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let next = reader.read(0, 1, 1 << 20, PATIENCE).await;
+    assert_eq!(next.expect("it is over").records.len(), 1);
+}
