@@ -108,6 +108,16 @@ async fn a_backlog_in_a_topic_that_was_made_again_is_not_lost_without_a_word(log
         api.event_when(id, "it waits", matched).await;
     }
     delete(&cluster, "deliveries");
+    let missing = async || {
+        let ready = cluster.health("deliver", "/readyz").await;
+        let ready = String::from_utf8_lossy(&ready.body).into_owned();
+        let metrics = cluster.metrics("deliver").await;
+        let line = "postrider_topic_partitions_unexpected{topic=\"deliveries\"} -4";
+        let shown = metrics.lines().any(|one| one == line);
+        let told = shown && ready.contains("partitions_as_configured");
+        told.then_some(()).ok_or(ready)
+    };
+    eventually("the topic is missed", RECOVERED_WITHIN, missing).await;
     make_again(&cluster);
     api.must(Method::POST, &of_endpoint("resume"), &json!({}))
         .await;
@@ -129,6 +139,8 @@ async fn a_backlog_in_a_topic_that_was_made_again_is_not_lost_without_a_word(log
     let since = json!({ "since": "2026-01-01T00:00:00Z" });
     api.must(Method::POST, &of_endpoint("replay"), &since).await;
     receiver.wait_for_all(PATH, &lost, LOAD_WITHIN).await;
+    let ready = cluster.health("deliver", "/readyz").await;
+    assert_eq!(ready.status, 200);
 }
 
 async fn a_topic_that_grew_past_what_was_committed_in_another_is_stopped_and_then_read(

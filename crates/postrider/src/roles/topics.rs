@@ -134,15 +134,32 @@ pub(crate) fn watch(
     process.base.background("partitions", async move {
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut wrong_looks = 0_u64;
+        let (mut wrong_looks, mut missing_looks) = (0_u64, 0_u64);
         loop {
             let counted = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok::<(), Infallible>(()),
                 counted = async { ticks.tick().await; count(&*log, &layout).await } => counted,
             };
-            // A log that cannot be asked shows elsewhere, and one without the topic as well.
-            let Ok(counted) = counted else { continue };
+            let counted = match counted {
+                Ok(counted) => counted,
+                Err(LogError::NoSuchTopic(topic)) => {
+                    missing_looks += 1;
+                    // As below. It may come again, so nothing is halted: who needs the topic fails and tries again.
+                    if missing_looks > 1 {
+                        condition.set(false);
+                        for plan in counted_on(&layout).filter(|plan| topic.ends_with(plan.name)) {
+                            gauge.with_label_values(&[plan.name]).set(-i64::from(plan.partitions));
+                        }
+                    }
+                    continue;
+                }
+                // A log that cannot be asked shows elsewhere.
+                Err(_) => continue,
+            };
+            if std::mem::take(&mut missing_looks) > 0 && !halt.is_cancelled() {
+                condition.set(true);
+            }
             let mut wrong = false;
             for (plan, present) in counted {
                 let beyond = i64::from(present - plan.partitions);
