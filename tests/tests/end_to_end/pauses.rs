@@ -58,15 +58,16 @@ async fn a_paused_installation_keeps_its_backlog_through_a_crash_and_gets_it_in_
 }
 
 async fn keeps_the_backlog(log: LogKind, switch: impl Fn(&str) -> Switch) {
-    let plan = Plan::new(log).set(
-        "POSTRIDER_DELIVERY__DELIVER__LANE_QUEUE_MAX",
-        LANE_QUEUE_MAX,
-    );
+    let deliver = |key: &str| format!("POSTRIDER_DELIVERY__DELIVER__{key}");
+    // One after the other, so that the order in which they arrive is that in which they were begun.
+    let plan = Plan::new(log)
+        .set(&deliver("LANE_QUEUE_MAX"), LANE_QUEUE_MAX)
+        .set(&deliver("LANE_ATTEMPTS_IN_FLIGHT_INITIAL"), "1")
+        .set(&deliver("LANE_ATTEMPTS_IN_FLIGHT_MAX"), "1");
     let mut cluster = plan.start().await;
     let (api, receiver) = (cluster.api(), Receiver::healthy().await);
     let other = api.for_tenant(OTHER_TENANT);
     other.ensure_tenant().await;
-    // One after the other, so that the order in which they arrive is that in which they were begun.
     let settings = json!({ "rate_limit": { "per_second": 10, "burst": 1 } });
     let mut endpoints = Vec::new();
     for (path, api) in PATHS.iter().zip([&api, &api, &other]) {

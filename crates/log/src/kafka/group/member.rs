@@ -38,6 +38,8 @@ const ROOM_WAIT: Duration = Duration::from_millis(50);
 const EVENTS_MAX: usize = 4096;
 /// Between repetitions of a question that found no broker.
 const ASK_PAUSE: Duration = Duration::from_millis(200);
+/// After this long without a partition a user wants to know why.
+const UNASSIGNED_FOR: Duration = Duration::from_secs(10);
 /// How long leaving the group is attended to.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -55,6 +57,8 @@ struct Member {
     /// What the client has been told to pause. Telling it to resume anything else loses its place.
     paused: BTreeSet<Partition>,
     moves: Moves,
+    /// From when on it is said that no partition has come yet; `None` when one has, or it was said.
+    waits_from: Option<Instant>,
     /// Given up, but not given back to the client yet, as a commit for them may still be on its way.
     giving_back: Option<Ended>,
 }
@@ -84,6 +88,7 @@ pub(super) fn start(
         throttled: false,
         paused: BTreeSet::new(),
         moves: Moves::new(),
+        waits_from: Some(Instant::now() + UNASSIGNED_FOR),
         giving_back: None,
     };
     thread::Builder::new()
@@ -107,6 +112,7 @@ impl Member {
             self.poll();
             self.hand_over();
             self.look_after_client();
+            self.say_that_it_waits();
         }
         self.leave();
     }
@@ -116,6 +122,17 @@ impl Member {
         let failed = self.shared.lock().failed();
         if !failed && self.client.context().place.is_dead() {
             self.fail(LogError::Unavailable("the member's client is dead".into()));
+        }
+    }
+
+    fn say_that_it_waits(&mut self) {
+        if self.waits_from.is_some_and(|from| Instant::now() >= from) {
+            self.waits_from = None;
+            tracing::info!(
+                topic = self.topic,
+                "no partition is assigned yet: the group waits for its other members, and for one that was killed as long as \
+                 its session lasts; or it has more members than partitions"
+            );
         }
     }
 
@@ -318,6 +335,9 @@ impl Member {
 
     fn assigned(&mut self, partitions: &[Partition]) {
         tracing::info!(topic = self.topic, ?partitions, "partitions are assigned");
+        if !partitions.is_empty() {
+            self.waits_from = None;
+        }
         // Nothing should be left of an earlier assignment. If it is, it was lost unnoticed.
         let left = self.shared.lock().lose(partitions);
         if !left.running.is_empty() {
