@@ -94,15 +94,16 @@ impl SettledSet {
     /// The delivery's work as its settlements name it: an older release wrote them, and perhaps another copy of the record,
     /// without the time of the event's position.
     pub(super) fn work_of(&self, delivery: &Delivery) -> WorkId {
-        let work = delivery.work_id();
-        let untimed = WorkId {
-            position: work.position.without_time(),
-            ..work.clone()
-        };
-        match self.by_work.get(&untimed) {
-            Some(entry) if entry.accepted_at_ms == delivery.event.accepted_at_ms => untimed,
-            _ => work,
+        let mut work = delivery.work_id();
+        work.position = work.position.without_time();
+        let is_untimed = self
+            .by_work
+            .get(&work)
+            .is_some_and(|entry| entry.accepted_at_ms == delivery.event.accepted_at_ms);
+        if !is_untimed {
+            work.position = delivery.position;
         }
+        work
     }
 
     /// Notes a record that we wrote ourselves. If its place was given before the set was made, the topic was made again or lost
