@@ -59,7 +59,7 @@ impl KafkaLog {
     /// [`LogError::Permanent`] names a property that is missing, unknown or not allowed.
     pub fn connect(options: KafkaOptions) -> Result<Arc<Self>, LogError> {
         options.check()?;
-        let clients = Clients::new(config::session(&options));
+        let clients = Clients::new(options.session());
         let questions = Questions::start(config::questions(&options), Arc::clone(&clients))?;
         Ok(Arc::new(Self {
             options,

@@ -37,8 +37,6 @@ const OTHER_VARIABLES: [&str; 5] = [
     "POSTRIDER_TENANT",
     "POSTRIDER_CHECK_URL",
 ];
-/// Of the classic group protocol, unless set.
-const SESSION_TIMEOUT_MS: u64 = 45_000;
 
 /// The whole configuration.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -461,21 +459,21 @@ impl Config {
     /// A worker that is cut off must stop before its partitions go to another.
     fn check_lease(&self) -> Result<(), String> {
         let property = |name: &str| self.kafka.properties.get(name).map(String::as_str);
-        let lease_ms = self.delivery.deliver.lease_ms;
-        match (property("session.timeout.ms"), property("group.protocol")) {
+        if property("group.protocol") == Some("consumer")
+            && property("session.timeout.ms").is_none()
+        {
             // The session is a setting of the brokers.
-            (None, Some("consumer")) => Ok(()),
-            (None, _) if lease_ms < SESSION_TIMEOUT_MS => Ok(()),
-            (None, _) => Err(format!(
-                "`delivery.deliver.lease_ms`: must be below `kafka.session.timeout.ms` ({SESSION_TIMEOUT_MS} ms unless set)"
-            )),
-            (Some(session), _) => match session.parse::<u64>() {
-                Ok(session_ms) if lease_ms < session_ms => Ok(()),
-                _ => Err(format!(
-                    "`kafka.session.timeout.ms`: must be a number above `delivery.deliver.lease_ms` ({lease_ms} ms)"
-                )),
-            },
+            return Ok(());
         }
+        let lease_ms = self.delivery.deliver.lease_ms;
+        let session_ms = milliseconds(self.kafka_options().session());
+        if lease_ms < session_ms {
+            return Ok(());
+        }
+        Err(format!(
+            "`kafka.session.timeout.ms`: must be a number above `delivery.deliver.lease_ms` ({lease_ms} ms); it counts as \
+             {session_ms} ms"
+        ))
     }
 }
 

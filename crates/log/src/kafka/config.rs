@@ -102,6 +102,14 @@ impl KafkaOptions {
             .iter()
             .try_for_each(|(name, value)| is_understood(name, value))
     }
+
+    /// How long a session lasts; zero if what is set is no number. In the consumer protocol the broker says it, by default
+    /// the same.
+    pub fn session(&self) -> Duration {
+        let (name, default) = SESSION_TIMEOUT;
+        let chosen = self.properties.get(name).map_or(default, String::as_str);
+        Duration::from_millis(chosen.parse().unwrap_or_default())
+    }
 }
 
 /// Whether librdkafka knows the property and takes the value. A name that it does not know may be that of a secret, spelt
@@ -196,13 +204,6 @@ pub(super) fn questions(options: &KafkaOptions) -> ClientConfig {
     let mut config = query(options);
     set(&mut config, &[STATISTICS_INTERVAL]);
     config
-}
-
-/// How long a session lasts. In the consumer protocol the broker says it, by default the same.
-pub(super) fn session(options: &KafkaOptions) -> Duration {
-    let (name, default) = SESSION_TIMEOUT;
-    let chosen = options.properties.get(name).map_or(default, String::as_str);
-    Duration::from_millis(chosen.parse().unwrap_or_default())
 }
 
 /// For asking what a group committed, without joining it.
