@@ -166,22 +166,28 @@ pub(crate) struct Fate {
 }
 
 impl Fate {
+    /// Frees the append's room before the caller hears of it, so that it finds room for what it appends next; and counts
+    /// it as told only afterwards, so that a flush does not end before.
     pub(crate) fn tell(mut self, fate: Result<Position, AppendError>) {
-        let sender = self.sender.take();
-        // Before the caller hears of it, so that it finds room for what it appends next.
-        drop(self);
+        self.free();
         // A caller that is not interested has dropped its end.
-        sender.map(|sender| sender.send(fate).ok());
+        self.sender.take().map(|sender| sender.send(fate).ok());
     }
 
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
+
+    fn free(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        self.budget.bytes.fetch_sub(bytes, Ordering::AcqRel);
+    }
 }
 
 impl Drop for Fate {
     fn drop(&mut self) {
-        self.budget.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.free();
+        drop(self.sender.take());
         if self.budget.records.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.budget.all_told.notify_waiters();
         }
@@ -206,4 +212,50 @@ pub(crate) fn lone_fate() -> (Origin, Fate, Append) {
         fate,
         append,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Wake, Waker};
+
+    use super::*;
+
+    /// Sees, the moment a caller hears of its fate, what room there is and how many fates are still to be told.
+    struct Seen {
+        budget: Arc<Budget>,
+        bytes_and_records: std::sync::Mutex<Option<(usize, usize)>>,
+    }
+
+    impl Wake for Seen {
+        fn wake(self: Arc<Self>) {
+            let bytes = self.budget.bytes.load(Ordering::Acquire);
+            let records = self.budget.records.load(Ordering::Acquire);
+            *crate::locked(&self.bytes_and_records) = Some((bytes, records));
+        }
+    }
+
+    fn seen_when_heard(end: impl FnOnce(Fate)) -> Option<(usize, usize)> {
+        let budget = Arc::new(Budget::new(10));
+        let (fate, append) = budget.admit(10).unwrap();
+        let seen = Arc::new(Seen {
+            budget,
+            bytes_and_records: std::sync::Mutex::default(),
+        });
+        let waker = Waker::from(Arc::clone(&seen));
+        let mut append = pin!(append);
+        let pending = append.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(pending.is_pending());
+        end(fate);
+        assert_eq!(seen.budget.records.load(Ordering::Acquire), 0);
+        *crate::locked(&seen.bytes_and_records)
+    }
+
+    #[test]
+    fn a_caller_hears_when_there_is_room_and_before_a_flush_ends() {
+        let told = seen_when_heard(|fate| fate.tell(Err(AppendError::QueueFull)));
+        assert_eq!(told, Some((0, 1)));
+        assert_eq!(seen_when_heard(drop), Some((0, 1)), "nor if it is dropped");
+    }
 }
