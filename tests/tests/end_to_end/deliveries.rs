@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use axum::http::Method;
-use postrider_tests::{LogKind, Plan, Receiver, Reply};
+use postrider_tests::{LogKind, Plan, Receiver, Reply, eventually};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -228,11 +228,14 @@ async fn status_410_disables_the_endpoint(log: LogKind) {
         })
         .await;
     assert_eq!(letters[0]["reason"], "endpoint_gone");
-    let shown = api.get(&format!("/endpoints/{endpoint}")).await;
-    assert_eq!(
-        (&shown["state"], &shown["disabled_reason"]),
-        (&json!("disabled"), &json!("endpoint_gone"))
-    );
+    // The API reads the dead letter and the endpoint from two topics, each as it comes.
+    eventually("the endpoint is disabled", SOON, async || {
+        let shown = api.get(&format!("/endpoints/{endpoint}")).await;
+        let told = (&shown["state"], &shown["disabled_reason"]);
+        let disabled = told == (&json!("disabled"), &json!("endpoint_gone"));
+        disabled.then_some(()).ok_or(shown)
+    })
+    .await;
     let second = api
         .publish(&json!({ "type": "invoice.paid", "data": {} }))
         .await;
