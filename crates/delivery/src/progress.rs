@@ -200,6 +200,14 @@ impl Progress {
         }
     }
 
+    /// Notes that the log may have lost the last commit.
+    pub(crate) fn commit_again(&mut self, partition: Partition) {
+        if let Some(owned) = self.owned.get_mut(&partition) {
+            owned.committed = None;
+            owned.committed_at = None;
+        }
+    }
+
     /// Notes that commits are durable.
     pub(crate) fn committed(&mut self, commits: Vec<Commit>) {
         for commit in commits {

@@ -32,7 +32,7 @@ use crate::config::StageConfig;
 use crate::metrics::DeliveryMetrics;
 use crate::past::{self, Begins};
 use crate::progress::{Lease, Progress, Resolved};
-use crate::standing::Standing;
+use crate::standing::{self, Standing};
 use crate::stopped::Stopped;
 use checking::{Checked, Checking};
 use handover::Handover;
@@ -409,7 +409,12 @@ impl<S: Stage> Runner<'_, S> {
     ) -> Result<(), StageError> {
         match examined {
             Ok(Ok((begins, prepared))) => self.begin(&assignment, begins, prepared),
-            Ok(Err(unknown)) => self.stopped.stop(assignment, unknown),
+            Ok(Err(unknown)) => {
+                if unknown == Standing::MadeAgain {
+                    self.note_made_again(&assignment);
+                }
+                self.stopped.stop(assignment, unknown);
+            }
             Err(StageError::Log(LogError::Unavailable(reason))) => {
                 let partition = assignment.partition;
                 tracing::warn!(
@@ -423,6 +428,16 @@ impl<S: Stage> Runner<'_, S> {
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Commits that the partition's topic was made again, as [`crate::standing::found`] does for a group without members: once
+    /// other partitions go on, nobody could tell any more. If that fails, the next owner tells it again.
+    fn note_made_again(&mut self, assignment: &Assignment) {
+        drop(self.group.commit(vec![Commit {
+            partition: assignment.partition,
+            generation: assignment.generation,
+            committed: standing::made_again(),
+        }]));
     }
 
     fn begin(&mut self, assignment: &Assignment, begins: Begins, prepared: S::Prepared) {
@@ -452,8 +467,9 @@ impl<S: Stage> Runner<'_, S> {
         }
     }
 
-    /// What is known of a partition is of another log: nothing more is committed for it, and with everything that may be
-    /// in memory of it the stage starts again, to find it stopped by what the last commit says.
+    /// What is known of a partition is of another log. What was read of it is committed once more, since a commit goes with
+    /// a topic that is deleted, and with everything that may be in memory of it the stage starts again, to find it stopped
+    /// by what the commit says.
     fn diverge(&mut self, partition: Partition, cause: Standing) {
         tracing::error!(
             stage = S::GROUP,
@@ -462,7 +478,7 @@ impl<S: Stage> Runner<'_, S> {
             %cause,
             "the log is another than the one that was read; the stage starts again and stops the partition"
         );
-        self.forget(partition);
+        self.progress.commit_again(partition);
         self.diverged = true;
         if self.stopping.is_none() {
             self.begin_stop(self.context.config.revoke_drain());

@@ -146,9 +146,7 @@ pub(crate) async fn examine(
         return Ok(standing);
     }
     let Some(committed) = committed else {
-        // Attempts of a partition come from the deliveries of the same, which had a commit while they were there.
-        let made_again = topic == DELIVERIES && was_used(log, ATTEMPTS, partition).await?;
-        return Ok(if made_again {
+        return Ok(if was_there_before(log, topic, partition).await? {
             Standing::MadeAgain
         } else {
             standing
@@ -280,15 +278,20 @@ pub async fn found(log: &dyn Log, created: &[String]) -> Result<Vec<&'static str
             made_again.push(topic);
             continue;
         }
-        let unfounded = |one: &PartitionStanding| {
-            is_new || (one.committed.is_none() && one.standing == Standing::At(0))
+        let unfounded: Vec<Partition> = if is_new {
+            (0..log.partition_count(topic).await?).collect()
+        } else {
+            let standings = standings(log, group, topic).await?;
+            let unfounded = standings
+                .iter()
+                .filter(|one| one.committed.is_none() && one.standing == Standing::At(0));
+            unfounded.map(|one| one.partition).collect()
         };
-        let beginnings: BTreeMap<Partition, Committed> = standings(log, group, topic)
-            .await?
-            .iter()
-            .filter(|one| unfounded(one))
-            // Nothing is known of the partition, whatever other records say.
-            .map(|one| (one.partition, Standing::At(0).decided(0)))
+        // Nothing is known of them, whatever other records say.
+        let beginning = Standing::At(0).decided(0);
+        let beginnings: BTreeMap<Partition, Committed> = unfounded
+            .into_iter()
+            .map(|partition| (partition, beginning.clone()))
             .collect();
         decide(log, group, topic, beginnings).await?;
     }
@@ -308,6 +311,26 @@ async fn has_past(log: &dyn Log, created: &[String]) -> Result<bool, LogError> {
     Ok(false)
 }
 
+/// Whether an empty partition without a commit is of a topic that was made again, of which Kafka forgets the commits as well.
+async fn was_there_before(
+    log: &dyn Log,
+    topic: &str,
+    partition: Partition,
+) -> Result<bool, LogError> {
+    // A partition that was added has no commit either, but others have.
+    let mut is_unfounded = true;
+    for (group, _) in GROUPS.into_iter().filter(|(_, read)| *read == topic) {
+        let committed = log.committed(group, topic).await?;
+        let mut others = committed.iter().flatten();
+        is_unfounded = others.all(|one| CommitNote::decode(&one.metadata).made_again);
+    }
+    if is_unfounded && has_past(log, &[topic.to_owned()]).await? {
+        return Ok(true);
+    }
+    // Attempts of a partition come from the deliveries of the same, which had a commit while they were there.
+    Ok(topic == DELIVERIES && was_used(log, ATTEMPTS, partition).await?)
+}
+
 /// Whether the partition ever held a record.
 async fn was_used(log: &dyn Log, topic: &str, partition: Partition) -> Result<bool, LogError> {
     match log.bounds(topic, partition).await {
@@ -317,14 +340,18 @@ async fn was_used(log: &dyn Log, topic: &str, partition: Partition) -> Result<bo
     }
 }
 
-/// Notes in every partition that the topic was made again. A group at work has seen that itself, and takes no commits.
-async fn stop_at_beginning(log: &dyn Log, group: &str, topic: &str) -> Result<(), LogError> {
-    let stop = Committed {
+/// A commit that says that the topic was made again.
+pub(crate) fn made_again() -> Committed {
+    Committed {
         offset: 0,
         metadata: CommitNote::of_made_again().encode(),
-    };
+    }
+}
+
+/// Notes in every partition that the topic was made again. A group at work has seen that itself, and takes no commits.
+async fn stop_at_beginning(log: &dyn Log, group: &str, topic: &str) -> Result<(), LogError> {
     let partitions = 0..log.partition_count(topic).await?;
-    let stops: Vec<_> = partitions.map(|one| (one, stop.clone())).collect();
+    let stops: Vec<_> = partitions.map(|one| (one, made_again())).collect();
     match log.set_committed(group, topic, &stops).await {
         Err(LogError::GroupHasMembers(_)) => Ok(()),
         done => done,

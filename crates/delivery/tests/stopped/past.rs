@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postrider_delivery::standing::{Standing, found};
 use postrider_log::Log;
-use postrider_model::topics::{GROUP_SCHEDULER, RETRY};
+use postrider_model::topics::{DELIVERIES, GROUP_SCHEDULER, RETRY};
 use tokio::time::sleep;
 
 use crate::world::World;
@@ -92,6 +92,52 @@ async fn a_topic_made_again_under_a_running_stage_stops_its_partition() {
         world.end_all().await;
         assert_eq!(world.committed().await[0], Some(appended as i64 + 1));
     }
+}
+
+/// What Kafka does with the commits of a topic that it deletes.
+fn forget_commits(world: &World) {
+    for partition in 0..3 {
+        let faults = world.log.faults();
+        faults.forget_commit(GROUP_SCHEDULER, RETRY, partition);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_made_again_under_a_running_stage_is_noticed_though_its_commits_are_gone() {
+    let mut world = five_read().await;
+    world.log.faults().cut(RETRY, 0, 0);
+    forget_commits(&world);
+    stops(&world, 5).await;
+    assert_eq!(world.standing(0).await.standing, Standing::BeyondEnd(5));
+    assert_eq!(world.standing(1).await.standing, Standing::At(0));
+    world.end_all().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_topic_without_commits_beside_others_with_a_past_was_made_again() {
+    let mut world = five_read().await;
+    world.end_all().await;
+    world.log.faults().cut(RETRY, 0, 0);
+    forget_commits(&world);
+    world.append_to(DELIVERIES, 0, 1).await;
+    world.start("two");
+    let stopped = |world: &World| world.stopped() == 3;
+    world.until("every partition is stopped", stopped).await;
+    for partition in 0..3 {
+        let standing = world.standing(partition).await.standing;
+        assert_eq!(standing, Standing::MadeAgain);
+        let decided = world.decide(partition, 0).await;
+        decided.expect("the owner takes it");
+    }
+    // What is added to it later is new.
+    world.end_all().await;
+    world.log.faults().forget_commit(GROUP_SCHEDULER, RETRY, 2);
+    world.start("three");
+    let own = |world: &World| world.stopped() == 0;
+    world.until("nothing is stopped", own).await;
+    world.append_each(1).await;
+    let all = |world: &World| world.read() == 5 + 3 && world.stopped() == 0;
+    world.until("what is new is read", all).await;
 }
 
 /// The member reads on where it was: nothing tells it but the records that are there no more.
