@@ -199,6 +199,11 @@ pub fn log_lines_dropped_total() -> u64 {
     LOG.get().map_or(0, Lines::dropped_total)
 }
 
+/// Whether this process has a log, by [`init`].
+pub fn is_started() -> bool {
+    LOG.get().is_some()
+}
+
 /// Waits until what was logged is written, at most this long.
 pub fn flush_log(at_most: Duration) {
     if let Some(log) = LOG.get() {

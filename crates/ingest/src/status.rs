@@ -47,6 +47,8 @@ pub(crate) async fn show(
     let note = CommitNote::decode(metadata);
     let owner = Some(&note.owner).filter(|owner| !owner.is_empty());
     let end = api.readers.end(DELIVERIES, partition).await?;
+    let states_end = api.readers.end(ENDPOINT_STATE, partition).await?;
+    let stopped = stopped(offset, end, &note, states_end);
 
     let (lane, lane_read) = match note.state_id {
         Some(state_id) => read_lane(&api, partition, &endpoint.id, state_id, &mut budget).await?,
@@ -74,7 +76,7 @@ pub(crate) async fn show(
     Ok(Json(json!({
         "endpoint_id": endpoint.id,
         "gate": gate_name(api.registry.gate(endpoint)),
-        "obstacles": obstacles(&api, endpoint, offset, end),
+        "obstacles": obstacles(&api, endpoint, stopped),
         "disabled_reason": disabled_reason,
         "disabled_since": disabled_since,
         "partition": partition,
@@ -94,12 +96,7 @@ pub(crate) async fn show(
 
 /// What keeps deliveries from being sent that is neither the endpoint's fault nor anybody's wish, as far as it shows from
 /// here. The owner's own obstacles are among what it says itself.
-fn obstacles(
-    api: &Shared,
-    endpoint: &Endpoint,
-    committed: Option<Offset>,
-    end: Offset,
-) -> Vec<String> {
+fn obstacles(api: &Shared, endpoint: &Endpoint, stopped: Option<String>) -> Vec<String> {
     let mut obstacles = Vec::new();
     let now_ms = api.clock.now_ms();
     if let Err(error) = api.registry.signing_secrets(endpoint, now_ms) {
@@ -114,17 +111,32 @@ fn obstacles(
             loss.detail
         ));
     }
-    let stopped = match committed {
-        None if end > 0 => Some("its committed offset was lost".to_owned()),
-        Some(offset) if offset > end => {
-            Some(format!("it is committed up to {offset}, but ends at {end}"))
-        }
-        None | Some(_) => None,
-    };
     obstacles.extend(stopped.map(|why| {
         format!("its partition is stopped until an operator decides (`postrider recover --stage deliver`): {why}")
     }));
     obstacles
+}
+
+/// Why the partition is stopped, as far as its commit and the ends of the topics tell. That a log is another than it was, its
+/// owner looks at and says (`postrider_partitions_stopped`).
+fn stopped(
+    committed: Option<Offset>,
+    end: Offset,
+    note: &CommitNote,
+    states_end: Offset,
+) -> Option<String> {
+    let state = note.state_written.max(note.state_id);
+    match committed {
+        None if end > 0 => Some("its committed offset was lost".to_owned()),
+        Some(offset) if offset > end => {
+            Some(format!("it is committed up to {offset}, but ends at {end}"))
+        }
+        Some(_) if note.made_again => Some("its topic was made again".to_owned()),
+        Some(_) => state
+            .filter(|state| states_end <= *state)
+            .map(|state| format!("offset {state} of endpoint-state was written and is gone")),
+        None => None,
+    }
 }
 
 /// The lane's state under the id that counts, and whether the topic was read to its end.

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
+use postrider_daemon::telemetry;
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, Sum};
@@ -23,6 +24,8 @@ use crate::data_dir::DataDir;
 
 /// How long a process that ended its work waits for questions that are not answered yet.
 const UNANSWERED_MAX: Duration = Duration::from_secs(1);
+/// How long the last lines of the log may take to be written.
+const LOG_FLUSH_MAX: Duration = Duration::from_secs(1);
 /// The exit code of a wrong command line or configuration.
 const USAGE: u8 = 2;
 
@@ -53,14 +56,20 @@ fn main() -> ExitCode {
     let code = match run(command, config) {
         Ok(code) => code,
         Err(error) if error.is::<roles::Stopped>() => {
-            output::talk(format!("{error:#}"));
+            tracing::info!("{error:#}");
             ExitCode::SUCCESS
+        }
+        // What reads the log of a role expects no other lines between.
+        Err(error) if telemetry::is_started() => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
         }
         Err(error) => {
             output::talk(format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     };
+    telemetry::flush_log(LOG_FLUSH_MAX);
     output::flush();
     code
 }
@@ -99,7 +108,7 @@ fn configuration(cli: &Cli) -> Result<Config, String> {
 }
 
 fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
-    postrider_daemon::telemetry::install_crypto();
+    telemetry::install_crypto();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;

@@ -134,6 +134,7 @@ async fn a_backlog_in_a_topic_that_was_made_again_is_not_lost_without_a_word(log
         shown.then_some(()).ok_or(metrics)
     };
     eventually("every partition is stopped", RECOVERED_WITHIN, stopped).await;
+    assert_obstacle(&cluster, &endpoint, "its topic was made again").await;
     ids.extend(publish_whatever_it_takes(&cluster, EVENTS).await);
     all_come(&cluster, &receiver, &ids).await;
     let since = json!({ "since": "2026-01-01T00:00:00Z" });
@@ -208,7 +209,20 @@ async fn states_made_again_hold_the_backlog_back_until_recover(log: LogKind) {
         told.then_some(()).ok_or(shown)
     };
     eventually("the cause is told", RECOVERED_WITHIN, told).await;
+    assert_obstacle(
+        &cluster,
+        &endpoint,
+        "of endpoint-state was written and is gone",
+    )
+    .await;
     all_come(&cluster, &receiver, &ids).await;
+}
+
+/// The tenant is told as well.
+async fn assert_obstacle(cluster: &Cluster, endpoint: &str, cause: &str) {
+    let path = format!("/endpoints/{endpoint}/status");
+    let obstacles = &cluster.api().get(&path).await["obstacles"];
+    assert!(obstacles.to_string().contains(cause), "{obstacles}");
 }
 
 fn delete(cluster: &Cluster, topic: &str) {

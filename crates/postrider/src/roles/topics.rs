@@ -52,8 +52,8 @@ pub(crate) fn differ(plan: &TopicPlan, present: i32) -> String {
     }
     format!(
         "has {present} partitions, configured are {planned}. The count is fixed at creation, since keys would move and \
-         lose their order: set `topics.partitions` back; if somebody added partitions to the topic, \
-         docs/runbooks/PostriderPartitionsChanged.md says how to go on; for more, create topics under another \
+         lose their order: set `topics.partitions` back; where partitions are added, every topic gets as many, and \
+         `topics.partitions_added` says how many (docs/runbooks/PostriderPartitionsChanged.md); for more, create topics under another \
          `kafka.prefix`, let ingest write there, and stop the old processes when the old topics are done"
     )
 }
