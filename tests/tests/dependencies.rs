@@ -52,7 +52,10 @@ const FORBIDDEN: [(&str, &[&str]); 8] = [
         ],
     ),
     ("postrider-ingest", &["postrider-delivery", "reqwest"]),
-    ("postrider-delivery", &["postrider-ingest", "axum"]),
+    (
+        "postrider-delivery",
+        &["postrider-ingest", "axum", "reqwest"],
+    ),
     (
         "postrider-exporter",
         &["postrider-ingest", "postrider-delivery", "axum", "reqwest"],

@@ -372,12 +372,24 @@ impl Default for SchedulerConfig {
 pub struct EgressConfig {
     /// Networks that are opened although the policy refuses them, such as `127.0.0.0/8`.
     pub allow_cidrs: Vec<String>,
+    /// How long a name may take to be resolved.
+    pub dns_timeout_ms: u64,
+    /// Names that are resolved at once for each tenant; more wait, within the same time.
+    pub dns_lookups_per_tenant_max: usize,
+    /// Answers of DNS that are remembered.
+    pub dns_cache_answers_max: u64,
+    /// Addresses of a name that are tried.
+    pub dns_addresses_max: usize,
     /// How long connecting may take, TLS included.
     pub connect_timeout_ms: u64,
-    /// Idle connections kept for each host.
+    /// Connections, idle ones included. A process that may open fewer files takes as many as those leave.
+    pub connections_max: usize,
+    /// Idle connections kept for each host of a tenant.
     pub idle_connections_per_host_max: usize,
-    /// How long an idle connection is kept.
+    /// How long an idle connection is kept; less if the receiver says so.
     pub idle_connection_ms: u64,
+    /// A connection that is older takes no more requests, so that changes of DNS are followed.
+    pub connection_age_max_ms: u64,
     /// While a request waits on an HTTP/2 connection, the receiver is asked so often whether it is there.
     pub http2_ping_interval_ms: u64,
     /// Without an answer to that for so long the connection is dead, and what waits on it has failed.
@@ -392,13 +404,40 @@ impl Default for EgressConfig {
     fn default() -> Self {
         Self {
             allow_cidrs: Vec::new(),
+            dns_timeout_ms: 3_000,
+            dns_lookups_per_tenant_max: 16,
+            dns_cache_answers_max: 8_192,
+            dns_addresses_max: 16,
             connect_timeout_ms: 5_000,
+            connections_max: 4_096,
             idle_connections_per_host_max: 256,
             idle_connection_ms: 30_000,
+            connection_age_max_ms: 60_000,
             http2_ping_interval_ms: 5_000,
             http2_ping_timeout_ms: 5_000,
             response_bytes_max: 64 * 1024,
             response_body_timeout_ms: 2_000,
+        }
+    }
+}
+
+impl EgressConfig {
+    /// Checks what the types of the fields cannot say.
+    ///
+    /// # Errors
+    /// Names the first key that is wrong.
+    pub fn check(&self) -> Result<(), InvalidLimits> {
+        let counts = [
+            (
+                "dns_lookups_per_tenant_max",
+                self.dns_lookups_per_tenant_max,
+            ),
+            ("dns_addresses_max", self.dns_addresses_max),
+            ("connections_max", self.connections_max),
+        ];
+        match counts.into_iter().find(|(_, count)| *count == 0) {
+            Some((key, _)) => Err(InvalidLimits::Zero(key)),
+            None => Ok(()),
         }
     }
 }

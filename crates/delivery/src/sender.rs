@@ -1,6 +1,13 @@
 //! The door to the outside: one request, one answer.
 
+mod connection;
+mod dial;
+mod failure;
 pub mod http;
+mod leaving;
+mod metered;
+mod pool;
+mod resolver;
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -8,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use postrider_model::ids::TenantId;
 use postrider_model::outcome::{Outcome, Reason};
 use url::Url;
 
@@ -16,6 +24,8 @@ pub use http::{HttpSender, SenderError};
 /// A webhook, signed and ready to leave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookRequest {
+    /// Whose it is: no two tenants share a connection.
+    pub tenant: TenantId,
     /// Where to.
     pub url: Url,
     /// `webhook-id`.
@@ -70,7 +80,8 @@ pub type MayLeave = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Sends webhooks. It never fails: whatever happens is an outcome. Dropping the future gives the request up.
 pub trait Sender: Debug + Send + Sync + 'static {
-    /// Sends one webhook, or `None` if it might not leave any more: then the receiver has got no body.
+    /// Sends one webhook, or `None` if it did not leave: it might not any more, or this process lacked what it takes to connect.
+    /// Then the receiver has got no body.
     fn send(
         &self,
         request: WebhookRequest,

@@ -12,6 +12,7 @@ use postrider_delivery::config::EgressConfig;
 use postrider_delivery::sender::{HttpSender, Sender, WebhookRequest, WebhookResponse};
 use postrider_log::SystemClock;
 use postrider_model::address::AddressPolicy;
+use postrider_model::ids::TenantId;
 use postrider_model::outcome::{Outcome, Reason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -20,6 +21,8 @@ use tokio::time::timeout;
 
 #[path = "sender/answers.rs"]
 mod answers;
+#[path = "sender/connections.rs"]
+mod connections;
 
 /// A server that answers every connection with the same bytes and remembers what it was sent.
 struct Server {
@@ -75,6 +78,7 @@ fn sender(allow: &[&str], config: &EgressConfig) -> HttpSender {
 
 fn request(url: &str) -> WebhookRequest {
     WebhookRequest {
+        tenant: TenantId::try_new("acme").unwrap(),
         url: url.parse().unwrap(),
         id: "evt_1".to_owned(),
         attempt: 1,

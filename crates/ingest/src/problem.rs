@@ -247,10 +247,9 @@ impl Problem {
 impl From<LogError> for Problem {
     fn from(error: LogError) -> Self {
         match error {
-            LogError::Unavailable(_) => Self::LogUnavailable(error),
-            LogError::NoSuchTopic(_) | LogError::GroupHasMembers(_) | LogError::Permanent(_) => {
-                Self::Internal(error)
-            }
+            // A topic that is missing is made again, and then a client may need a moment to see it.
+            LogError::Unavailable(_) | LogError::NoSuchTopic(_) => Self::LogUnavailable(error),
+            LogError::GroupHasMembers(_) | LogError::Permanent(_) => Self::Internal(error),
         }
     }
 }

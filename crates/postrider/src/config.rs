@@ -332,6 +332,9 @@ impl Config {
         self.delivery
             .check()
             .map_err(|error| format!("`delivery`: {error}"))?;
+        self.egress
+            .check()
+            .map_err(|error| format!("`egress`: {error}"))?;
         self.check_lease()?;
         if self.topics.partitions < 1 || self.topics.partitions_added < 0 {
             return Err(

@@ -24,6 +24,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use postrider_daemon::CancellationToken;
+use postrider_daemon::files;
 use postrider_daemon::health::{Health, HealthServer};
 use postrider_daemon::metrics::Metrics;
 use postrider_daemon::tasks::{TaskFailure, Tasks};
@@ -57,6 +58,8 @@ pub(crate) struct Process {
     /// Cancelled when what the stages and the API count on has changed: they do nothing more, and the process stays to
     /// say why.
     pub(crate) halt: CancellationToken,
+    /// Files, and so connections, that it may have open.
+    pub(crate) files_max: usize,
     /// What deliver is asked about its lanes, until it takes this.
     pub(crate) lane_answers: Option<LaneAnswers>,
     stages_drain: Duration,
@@ -114,6 +117,7 @@ impl Process {
             ..config.telemetry.clone()
         };
         let telemetry = telemetry::init(&telemetry, &format!("postrider-{role}"), VERSION)?;
+        let files_max = files::raise_limit();
         let stop = CancellationToken::new();
         postrider_daemon::signals::listen(stop.clone()).context("listen for signals")?;
         let metrics = Metrics::new(VERSION, role);
@@ -135,6 +139,7 @@ impl Process {
         let stages = Tasks::new(CancellationToken::new());
         Ok(Self {
             stop,
+            files_max,
             health,
             metrics,
             api: Tasks::new(CancellationToken::new()),

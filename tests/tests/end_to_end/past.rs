@@ -221,8 +221,13 @@ async fn states_made_again_hold_the_backlog_back_until_recover(log: LogKind) {
 /// The tenant is told as well.
 async fn assert_obstacle(cluster: &Cluster, endpoint: &str, cause: &str) {
     let path = format!("/endpoints/{endpoint}/status");
-    let obstacles = &cluster.api().get(&path).await["obstacles"];
-    assert!(obstacles.to_string().contains(cause), "{obstacles}");
+    eventually("the obstacle is shown", RECOVERED_WITHIN, async || {
+        let answer = cluster.api().call(Method::GET, &path, &[], "").await;
+        let shown = answer.map_err(|error| format!("{error:?}"))?.json();
+        let told = shown["obstacles"].to_string().contains(cause);
+        told.then_some(()).ok_or(shown.to_string())
+    })
+    .await;
 }
 
 fn delete(cluster: &Cluster, topic: &str) {

@@ -310,6 +310,7 @@ impl<S: Sender> CarryContext<S> {
             .attempt_timeout_ms
             .map_or(self.config.attempt_timeout_ms, u64::from);
         WebhookRequest {
+            tenant: endpoint.tenant.clone(),
             url: endpoint.url.clone(),
             id: id.to_owned(),
             attempt: delivery.attempt,

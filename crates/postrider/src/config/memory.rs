@@ -26,9 +26,10 @@ const READER_BYTES: u64 = MIB;
 /// What a member gets of one partition beyond its queue, in fetches that were asked for when there was room.
 const FETCH_BYTES_OF_PARTITION: u64 = 256 * KIB;
 const FETCH_BYTES_MAX: u64 = 8 * MIB;
-/// An attempt: a connection with its buffers and TLS, and the head of the answer, of which the HTTP client takes up to
-/// 408 KiB.
-const ATTEMPT_BYTES: u64 = 512 * KIB;
+/// An attempt: its connection's buffers, and the head of the answer, of which the sender takes up to 64 KiB.
+const ATTEMPT_BYTES: u64 = 256 * KIB;
+/// A connection on which nothing is asked, with TLS.
+const IDLE_CONNECTION_BYTES: u64 = 24 * KIB;
 /// A settlement that is remembered, with its texts and its place in two trees.
 const REMEMBERED_BYTES: u64 = 320;
 /// An event id that is remembered: two hashes, and its place in a tree and in a queue.
@@ -79,6 +80,10 @@ impl Sum {
             (
                 "attempts",
                 bytes(deliver.attempts_in_flight_max) * ATTEMPT_BYTES,
+            ),
+            (
+                "connections",
+                bytes(config.egress.connections_max) * IDLE_CONNECTION_BYTES,
             ),
             ("retries", bytes(scheduler.timer_bytes_max)),
             ("settlements remembered", remembered(settled)),
@@ -183,7 +188,7 @@ pub(crate) fn limits_for(config: &Config, limit_bytes: u64) -> Table {
             section(vec![
                 (
                     "attempts_in_flight_max",
-                    share(20, ATTEMPT_BYTES, deliver.attempts_in_flight_max),
+                    share(18, ATTEMPT_BYTES, deliver.attempts_in_flight_max),
                 ),
                 (
                     "unsettled_bytes_max",
@@ -228,8 +233,13 @@ pub(crate) fn limits_for(config: &Config, limit_bytes: u64) -> Table {
             defaults.registry.write_bytes_max,
         ),
     )]);
+    let egress = section(vec![(
+        "connections_max",
+        share(2, IDLE_CONNECTION_BYTES, defaults.egress.connections_max),
+    )]);
     Table::from_iter([
         ("delivery".to_owned(), delivery),
+        ("egress".to_owned(), egress),
         ("registry".to_owned(), registry),
     ])
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use postrider_delivery::config::DeliverConfig;
+use postrider_delivery::config::{DeliverConfig, EgressConfig};
 use postrider_delivery::deliver::CarryContext;
 use postrider_delivery::fan_out::FanOutContext;
 use postrider_delivery::scheduler::SchedulerContext;
@@ -20,6 +20,9 @@ use postrider_registry::Registry;
 use super::{Process, clock};
 use crate::cli::Stage;
 use crate::config::Config;
+
+/// Files for Kafka's clients, listeners, and questions to the servers of names: a quarter, and at least so many.
+const FILES_OF_OTHERS: usize = 256;
 
 /// Starts the stages. Each waits until the registry has caught up: before, every endpoint would be unknown.
 pub(crate) fn spawn(
@@ -114,8 +117,12 @@ impl Parts {
     fn spawn_deliver(&self, process: &mut Process, config: &Config) -> anyhow::Result<()> {
         let policy = AddressPolicy::try_new(&config.egress.allow_cidrs)
             .context("read `egress.allow_cidrs`")?;
-        let sender = HttpSender::new(policy, &config.egress, self.clock.clone())
-            .context("open the way out")?;
+        let egress = EgressConfig {
+            connections_max: connections_max(process, config),
+            ..config.egress.clone()
+        };
+        let sender =
+            HttpSender::new(policy, &egress, self.clock.clone()).context("open the way out")?;
         let default_schedule = RetrySchedule::try_new(config.retry.default_schedule_ms.clone())
             .context("read `retry.default_schedule_ms`")?;
         let (registry, clock, metrics) = (
@@ -191,6 +198,23 @@ impl Parts {
             Ok::<(), Infallible>(())
         });
     }
+}
+
+/// As many connections as are configured, or as the files leave that Kafka, listeners and the resolver do not need.
+fn connections_max(process: &Process, config: &Config) -> usize {
+    let others = FILES_OF_OTHERS.max(process.files_max / 4);
+    let left = process.files_max.saturating_sub(others).max(1);
+    let configured = config.egress.connections_max;
+    let attempts = config.delivery.deliver.attempts_in_flight_max;
+    if left < configured.min(attempts) {
+        tracing::warn!(
+            files_max = process.files_max,
+            connections_max = left,
+            attempts_in_flight_max = attempts,
+            "the limit of open files leaves fewer connections than attempts may be under way: attempts wait for each other"
+        );
+    }
+    configured.min(left)
 }
 
 #[cfg(test)]

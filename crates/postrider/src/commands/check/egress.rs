@@ -6,6 +6,7 @@ use std::time::Duration;
 use postrider_delivery::sender::{HttpSender, Sender, WebhookRequest};
 use postrider_log::{Clock, SystemClock};
 use postrider_model::address::{AddressPolicy, check_url};
+use postrider_model::ids::TenantId;
 use postrider_model::outcome::{Outcome, Reason};
 use reqwest::Url;
 
@@ -52,7 +53,11 @@ async fn send(sender: &HttpSender, config: &Config, url: &Url) -> (Level, String
     if let Err(error) = check_url(url) {
         return (Level::Error, format!("no endpoint can have it: {error}"));
     }
+    let Ok(tenant) = TenantId::try_new("check") else {
+        unreachable!("it is a valid id");
+    };
     let request = WebhookRequest {
+        tenant,
         url: url.clone(),
         id: "check".to_owned(),
         attempt: 1,

@@ -1,0 +1,104 @@
+//! Why there was no answer.
+
+use std::error::Error;
+use std::io;
+
+use postrider_model::outcome::Reason;
+use url::Host;
+
+use super::resolver::Unresolved;
+
+/// Why there was no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("the host name did not resolve: {0}")]
+    Unresolved(#[from] Unresolved),
+    /// Of a name it is not said which address it has: that may be nobody's business.
+    #[error("{0} is a forbidden address, or has no other; `egress.allow_cidrs` opens networks")]
+    Forbidden(Host<String>),
+    #[error("the URL has no host")]
+    Unusable,
+    #[error("no connection came about in time")]
+    ConnectTimeout,
+    #[error("no connection came about: {0}")]
+    Connect(io::Error),
+    #[error("no TLS came about: {0}{hint}", hint = hint(.0))]
+    Tls(io::Error),
+    #[error("{}", chain(.0))]
+    Exchange(hyper::Error),
+    #[error("no answer came in time")]
+    Timeout,
+    /// The receiver has no part in it.
+    #[error("this process cannot connect: {0}")]
+    Ours(io::Error),
+}
+
+impl Failure {
+    pub(super) fn reason(&self) -> Reason {
+        match self {
+            Self::Unresolved(_) | Self::Unusable => Reason::Dns,
+            Self::Forbidden(_) => Reason::AddressForbidden,
+            Self::Tls(error) if is_tls(error) => Reason::Tls,
+            Self::Exchange(error) if is_tls(error) => Reason::Tls,
+            Self::Exchange(error) if error.is_timeout() => Reason::Timeout,
+            Self::Timeout => Reason::Timeout,
+            // Who does not let himself be connected to in time was not reached, like one who refuses.
+            Self::ConnectTimeout
+            | Self::Connect(_)
+            | Self::Tls(_)
+            | Self::Exchange(_)
+            | Self::Ours(_) => Reason::Connect,
+        }
+    }
+}
+
+fn is_tls(error: &(dyn Error + 'static)) -> bool {
+    causes(error).any(|cause| cause.is::<rustls::Error>())
+}
+
+/// What is probably missing, where the error itself speaks of the protocol only.
+fn hint(error: &io::Error) -> &'static str {
+    let tls = causes(error).find_map(<dyn Error>::downcast_ref::<rustls::Error>);
+    match tls {
+        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {
+            "; does the receiver send the intermediate certificates with its own?"
+        }
+        Some(rustls::Error::AlertReceived(
+            rustls::AlertDescription::HandshakeFailure
+            | rustls::AlertDescription::ProtocolVersion
+            | rustls::AlertDescription::InsufficientSecurity,
+        )) => {
+            "; does the receiver speak TLS 1.3, or 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305?"
+        }
+        _ => "",
+    }
+}
+
+/// An error and what it wraps, from the outside in.
+pub(super) fn causes<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| cause_of(*error))
+}
+
+/// What an error wraps. An `io::Error` passes over what it wraps itself and names only the cause of that.
+fn cause_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref)
+    {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
+}
+
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(this) = cause {
+        text.push_str(": ");
+        text.push_str(&this.to_string());
+        cause = this.source();
+    }
+    text
+}

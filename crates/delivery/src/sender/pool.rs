@@ -1,0 +1,314 @@
+//! Connections that are kept for the next webhook to the same place, by tenant.
+//!
+//! How many there are in all is bounded, since each takes a descriptor: for a new one, the one that was idle longest goes. None
+//! is kept for longer than its receiver says, nor used when it is older than `egress.connection_age_max_ms`, so that a change of
+//! DNS is followed under traffic.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::connection::{Http1, Http2};
+use super::dial::{Dialer, Origin, Protocol};
+use super::failure::Failure;
+use crate::config::EgressConfig;
+
+/// How often it is looked for connections that were idle too long.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// A request that leaves just before a receiver closes meets the end: a connection is left so much before.
+const LEFT_BEFORE: Duration = Duration::from_millis(500);
+/// While somebody makes a new one in place of one that is too old, others go on with that for so long.
+const RENEWED_WITHIN: Duration = Duration::from_secs(5);
+
+/// A connection to make an exchange on.
+pub(super) enum Connection {
+    Http1(Box<Http1>),
+    Http2(Arc<Http2>),
+}
+
+#[derive(Debug)]
+pub(super) struct Pool {
+    dialer: Dialer,
+    config: EgressConfig,
+    free: Arc<Semaphore>,
+    /// Somebody waits for one to be free, and one has become idle.
+    idle: Notify,
+    kept: Arc<Mutex<Kept>>,
+    _sweeper: JoinSet<()>,
+}
+
+impl Pool {
+    pub(super) fn new(dialer: Dialer, config: &EgressConfig) -> Self {
+        let kept = Arc::new(Mutex::new(Kept::default()));
+        let mut sweeper = JoinSet::new();
+        sweeper.spawn(sweep(
+            Arc::downgrade(&kept),
+            Duration::from_millis(config.idle_connection_ms),
+        ));
+        Self {
+            dialer,
+            config: config.clone(),
+            free: Arc::new(Semaphore::new(config.connections_max)),
+            idle: Notify::new(),
+            kept,
+            _sweeper: sweeper,
+        }
+    }
+
+    /// One that was used before and still seems good.
+    pub(super) fn used(&self, origin: &Origin) -> Option<Connection> {
+        let idle_max = Duration::from_millis(self.config.idle_connection_ms);
+        let mut left = Vec::new();
+        let mut kept = self.kept();
+        if let Some(shared) = kept.shared(origin, self.age_max()) {
+            return Some(Connection::Http2(shared));
+        }
+        let used = loop {
+            let Some((idle_since, mut connection)) = kept.take(origin) else {
+                break None;
+            };
+            let idle_max = match connection.kept_for {
+                Some(by_receiver) => by_receiver.saturating_sub(LEFT_BEFORE).min(idle_max),
+                None => idle_max,
+            };
+            let young = connection.made_at.elapsed() < self.age_max();
+            if young && idle_since.elapsed() < idle_max && connection.is_usable() {
+                break Some(Connection::Http1(connection));
+            }
+            left.push(connection);
+        };
+        drop(kept);
+        used
+    }
+
+    /// A new one.
+    pub(super) async fn fresh(
+        &self,
+        origin: &Origin,
+        only_http1: bool,
+    ) -> Result<Connection, Failure> {
+        let permit = self.permit().await?;
+        let (stream, protocol) = self.dialer.dial(origin, only_http1).await?;
+        Ok(match protocol {
+            Protocol::Http1 => Connection::Http1(Box::new(Http1::new(stream, permit).await?)),
+            Protocol::Http2 => {
+                let made = Http2::new(stream, permit, &self.config).await?;
+                let made = Arc::new(made);
+                let former = self.kept().share(origin, Arc::clone(&made));
+                drop(former);
+                Connection::Http2(made)
+            }
+        })
+    }
+
+    /// Keeps one whose exchange is over.
+    pub(super) fn keep(&self, origin: &Origin, connection: Box<Http1>) {
+        let at_most = self.config.idle_connections_per_host_max;
+        let left = self.kept().put(origin, connection, at_most);
+        drop(left);
+        self.idle.notify_one();
+    }
+
+    /// Uses one no more that was shared; exchanges on it go on.
+    pub(super) fn leave(&self, origin: &Origin, connection: &Arc<Http2>) {
+        let left = self.kept().leave(origin, connection);
+        drop(left);
+    }
+
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        let limit = Duration::from_millis(self.config.connect_timeout_ms);
+        let waited = timeout(limit, async {
+            loop {
+                if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
+                    return Ok(permit);
+                }
+                let idle = self.kept().longest_idle(Duration::ZERO);
+                if idle.is_some() {
+                    continue;
+                }
+                tokio::select! {
+                    permit = Arc::clone(&self.free).acquire_owned() => return permit,
+                    () = self.idle.notified() => {}
+                }
+            }
+        });
+        match waited.await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(Failure::Ours(io::Error::other(
+                "as many connections as `egress.connections_max` permits are in use",
+            ))),
+        }
+    }
+
+    fn age_max(&self) -> Duration {
+        Duration::from_millis(self.config.connection_age_max_ms)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn sweep(kept: Weak<Mutex<Kept>>, idle_max: Duration) {
+    loop {
+        sleep(SWEEP_EVERY).await;
+        let Some(kept) = kept.upgrade() else { return };
+        let idle = || {
+            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.longest_idle(idle_max)
+        };
+        while idle().is_some() {}
+    }
+}
+
+/// Kept connections, and the order in which they were used last.
+#[derive(Default)]
+struct Kept {
+    origins: HashMap<Origin, KeptFor>,
+    used: BTreeMap<u64, (Instant, Origin)>,
+    next: u64,
+}
+
+#[derive(Default)]
+struct KeptFor {
+    /// By use, the last one at the end.
+    idle: VecDeque<(u64, Box<Http1>)>,
+    shared: Option<Shared>,
+}
+
+struct Shared {
+    used: u64,
+    renewed_by: Option<Instant>,
+    connection: Arc<Http2>,
+}
+
+/// A connection that is let go; dropped where nobody waits for the lock.
+enum Left {
+    Idle(#[expect(dead_code, reason = "dropped")] Box<Http1>),
+    Shared(#[expect(dead_code, reason = "dropped")] Arc<Http2>),
+}
+
+impl Kept {
+    fn note_use(&mut self, origin: &Origin) -> u64 {
+        self.next += 1;
+        self.used
+            .insert(self.next, (Instant::now(), origin.clone()));
+        self.next
+    }
+
+    fn put(&mut self, origin: &Origin, connection: Box<Http1>, at_most: usize) -> Option<Left> {
+        let used = self.note_use(origin);
+        let of_origin = self.origins.entry(origin.clone()).or_default();
+        of_origin.idle.push_back((used, connection));
+        if of_origin.idle.len() <= at_most {
+            return None;
+        }
+        let (used, connection) = of_origin.idle.pop_front()?;
+        self.used.remove(&used);
+        Some(Left::Idle(connection))
+    }
+
+    /// The one that was used last, and since when it is idle.
+    fn take(&mut self, origin: &Origin) -> Option<(Instant, Box<Http1>)> {
+        let of_origin = self.origins.get_mut(origin)?;
+        let (used, connection) = of_origin.idle.pop_back()?;
+        self.forget_empty(origin);
+        let (idle_since, _) = self.used.remove(&used)?;
+        Some((idle_since, connection))
+    }
+
+    fn share(&mut self, origin: &Origin, connection: Arc<Http2>) -> Option<Left> {
+        let used = self.note_use(origin);
+        let of_origin = self.origins.entry(origin.clone()).or_default();
+        let former = of_origin.shared.replace(Shared {
+            used,
+            renewed_by: None,
+            connection,
+        })?;
+        self.used.remove(&former.used);
+        Some(Left::Shared(former.connection))
+    }
+
+    /// The shared one, unless it has ended or is so old that whoever asks should make the next one.
+    fn shared(&mut self, origin: &Origin, age_max: Duration) -> Option<Arc<Http2>> {
+        let shared = self.origins.get_mut(origin)?.shared.as_mut()?;
+        let now = Instant::now();
+        let renewed = shared.renewed_by.is_some_and(|by| now < by);
+        if shared.connection.made_at.elapsed() >= age_max && !renewed {
+            shared.renewed_by = Some(now + RENEWED_WITHIN);
+            return None;
+        }
+        let connection = Arc::clone(&shared.connection);
+        if !connection.is_usable() {
+            self.leave(origin, &connection);
+            return None;
+        }
+        let former = shared.used;
+        self.used.remove(&former);
+        let used = self.note_use(origin);
+        if let Some(shared) = self.origins.get_mut(origin)?.shared.as_mut() {
+            shared.used = used;
+        }
+        Some(connection)
+    }
+
+    fn leave(&mut self, origin: &Origin, connection: &Arc<Http2>) -> Option<Left> {
+        let of_origin = self.origins.get_mut(origin)?;
+        let left = of_origin
+            .shared
+            .take_if(|shared| Arc::ptr_eq(&shared.connection, connection))?;
+        self.used.remove(&left.used);
+        self.forget_empty(origin);
+        Some(Left::Shared(left.connection))
+    }
+
+    /// Takes the one out that was idle longest, if any is and was for so long.
+    fn longest_idle(&mut self, at_least: Duration) -> Option<Left> {
+        let (&used, (_, origin)) = self
+            .used
+            .iter()
+            .take_while(|(_, (since, _))| since.elapsed() >= at_least)
+            .find(|(used, (_, origin))| self.is_idle(**used, origin))?;
+        let origin = origin.clone();
+        let of_origin = self.origins.get_mut(&origin)?;
+        let left = match of_origin.shared.take_if(|shared| shared.used == used) {
+            Some(shared) => Left::Shared(shared.connection),
+            None => Left::Idle(of_origin.idle.pop_front()?.1),
+        };
+        self.used.remove(&used);
+        self.forget_empty(&origin);
+        Some(left)
+    }
+
+    /// Whether no exchange is under way on the one that was used last at this place in the order.
+    fn is_idle(&self, used: u64, origin: &Origin) -> bool {
+        let of_origin = self.origins.get(origin);
+        match of_origin.and_then(|of_origin| of_origin.shared.as_ref()) {
+            Some(shared) if shared.used == used => Arc::strong_count(&shared.connection) == 1,
+            _ => true,
+        }
+    }
+
+    fn forget_empty(&mut self, origin: &Origin) {
+        if let Some(of_origin) = self.origins.get(origin)
+            && of_origin.idle.is_empty()
+            && of_origin.shared.is_none()
+        {
+            self.origins.remove(origin);
+        }
+    }
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Kept")
+            .field("connections", &self.used.len())
+            .finish_non_exhaustive()
+    }
+}
