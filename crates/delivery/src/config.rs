@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use postrider_model::delivery::RESPONSE_EXCERPT_BYTES_MAX;
 use postrider_model::flow::breaker::BreakerLimits;
 use postrider_model::flow::concurrency::ConcurrencyLimits;
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,9 @@ pub enum InvalidLimits {
         "`deliver.lease_ms`: must be more than twice `stage.commit_idle_interval_ms`, which renews it"
     )]
     Lease,
+    /// More than a record of an attempt takes.
+    #[error("`response_excerpt_bytes_max`: must be at most {RESPONSE_EXCERPT_BYTES_MAX}")]
+    Excerpt,
 }
 
 impl DeliveryConfig {
@@ -396,6 +400,8 @@ pub struct EgressConfig {
     pub http2_ping_timeout_ms: u64,
     /// Bytes read of a response before its connection is closed.
     pub response_bytes_max: usize,
+    /// Bytes of a response's body that are kept with the attempt, for those who ask why it failed; 0: none.
+    pub response_excerpt_bytes_max: usize,
     /// How long the body of a response is read, within the attempt's time; its status counts however the body ends.
     pub response_body_timeout_ms: u64,
 }
@@ -416,6 +422,7 @@ impl Default for EgressConfig {
             http2_ping_interval_ms: 5_000,
             http2_ping_timeout_ms: 5_000,
             response_bytes_max: 64 * 1024,
+            response_excerpt_bytes_max: RESPONSE_EXCERPT_BYTES_MAX,
             response_body_timeout_ms: 2_000,
         }
     }
@@ -435,10 +442,13 @@ impl EgressConfig {
             ("dns_addresses_max", self.dns_addresses_max),
             ("connections_max", self.connections_max),
         ];
-        match counts.into_iter().find(|(_, count)| *count == 0) {
-            Some((key, _)) => Err(InvalidLimits::Zero(key)),
-            None => Ok(()),
+        if let Some((key, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
+            return Err(InvalidLimits::Zero(key));
         }
+        if self.response_excerpt_bytes_max > RESPONSE_EXCERPT_BYTES_MAX {
+            return Err(InvalidLimits::Excerpt);
+        }
+        Ok(())
     }
 }
 

@@ -61,7 +61,7 @@ impl WebhookResponse {
     pub fn status(&self) -> Option<u16> {
         match self.outcome {
             Outcome::Answered { status, .. } => Some(status),
-            Outcome::Unanswered(_) | Outcome::Unsendable => None,
+            Outcome::Unanswered(_) | Outcome::Unsendable(_) => None,
         }
     }
 

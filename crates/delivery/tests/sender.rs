@@ -180,10 +180,15 @@ async fn makes_no_connection_to_a_forbidden_address_however_it_is_written() {
     ] {
         let url = format!("http://{host}:{}/", server.port);
         let response = send_with(&strict, request(&url)).await;
-        assert_eq!(
-            reason(&response),
-            Reason::AddressForbidden,
-            "{host}: {}",
+        // A name may come to have another address, and who is told of a refusal need not know which it has.
+        let outcome = match host {
+            "localhost" => Outcome::Unanswered(Reason::AddressForbidden),
+            _ => Outcome::Unsendable(Reason::AddressForbidden),
+        };
+        assert_eq!(response.outcome, outcome, "{host}: {}", response.detail);
+        assert!(
+            response.detail.contains("egress.allow_cidrs"),
+            "{}",
             response.detail
         );
     }

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::routing::{get, post};
 use postrider_daemon::CancellationToken;
 use postrider_log::{Clock, Log, LogError};
+use postrider_model::address::AddressPolicy;
 use postrider_model::ids::TenantId;
 use postrider_registry::Registry;
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub struct ApiContext<'a> {
     pub clock: Arc<dyn Clock>,
     /// Limits.
     pub config: IngestConfig,
+    /// Which addresses webhooks may reach.
+    pub policy: AddressPolicy,
     /// What stands before it.
     pub entrance: &'a Entrance,
     /// From when it is cancelled on, no event or delivery is appended: nobody would know where it belongs.
@@ -74,6 +77,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: IngestConfig,
+    pub(crate) policy: AddressPolicy,
     pub(crate) metrics: IngestMetrics,
     pub(crate) admission: Admission,
     pub(crate) producing: Producing,
@@ -93,6 +97,7 @@ impl Api {
             registry,
             clock,
             config,
+            policy,
             entrance,
             halt,
         } = context;
@@ -104,6 +109,7 @@ impl Api {
             registry,
             clock,
             config,
+            policy,
             metrics,
             admission,
             producing,

@@ -5,6 +5,7 @@ mod settings;
 mod state;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use axum::Json;
 use axum::body::Body;
@@ -18,6 +19,7 @@ use postrider_model::signature::SigningSecret;
 use postrider_registry::{Lookup, Versioned, WriteError};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Map, Value, json};
+use url::{Host, Url};
 
 use self::settings::{Settings, view};
 use crate::api::{ApiState, Shared};
@@ -50,7 +52,7 @@ pub(crate) async fn create(
     let id = endpoint.id.clone();
     let created = api.registry.create_endpoint(endpoint).await;
     let created = created.map_err(|error| Problem::of_write(error, || name_of(&id)))?;
-    let mut shown = view(&created);
+    let mut shown = shown(&api, &created);
     shown["secret"] = json!(secret.reveal());
     Ok((StatusCode::CREATED, with_etag(&created), Json(shown)).into_response())
 }
@@ -75,6 +77,7 @@ pub(crate) fn read_new(
     let Some(settings) = settings else {
         unreachable!("what is wrong was noted")
     };
+    judge(api, settings.url())?;
     let now_ms = api.clock.now_ms();
     let id = id.unwrap_or_else(|| ids::new_endpoint_id(now_ms));
     let secret = secret.unwrap_or_else(new_secret);
@@ -117,7 +120,7 @@ pub(crate) async fn list(
         endpoints,
         limit,
         |endpoint| endpoint.value.id.to_string(),
-        view,
+        |endpoint| shown(&api, endpoint),
     ))
 }
 
@@ -127,7 +130,7 @@ pub(crate) async fn show(
     Segments((tenant, id)): Segments<(String, String)>,
 ) -> Result<Response, Problem> {
     let found = find(&api, &tenant, &id).await?;
-    Ok(answer(&found))
+    Ok(answer(&api, &found))
 }
 
 /// `PATCH /v1/tenants/{tenant}/endpoints/{endpoint}`: a merge patch (RFC 7396).
@@ -147,9 +150,12 @@ pub(crate) async fn patch(
     let patch = parse_object(&body)?;
     let changed = change(&api, &tenant, &id, &headers, |endpoint| {
         let settings = Settings::of(endpoint).patched(patch.clone())?;
+        if *settings.url() != endpoint.url {
+            judge(&api, settings.url())?;
+        }
         Ok(settings.apply(endpoint.clone()))
     });
-    Ok(answer(&changed.await?.after))
+    Ok(answer(&api, &changed.await?.after))
 }
 
 /// `DELETE /v1/tenants/{tenant}/endpoints/{endpoint}`
@@ -215,7 +221,7 @@ pub(crate) async fn rotate_secret(
     })
     .await?
     .after;
-    let mut shown = view(&changed);
+    let mut shown = shown(&api, &changed);
     shown["secret"] = json!(secret.reveal());
     Ok((with_etag(&changed), Json(shown)).into_response())
 }
@@ -327,8 +333,39 @@ fn if_match(headers: &HeaderMap, version: u64) -> Option<bool> {
     Some(tags.any(|tag| tag.trim() == "*" || tag.trim() == present))
 }
 
-fn answer(endpoint: &Versioned<Endpoint>) -> Response {
-    (with_etag(endpoint), Json(view(endpoint))).into_response()
+/// Refuses an address that no webhook would ever reach. What a name resolves to is judged when it is dialled: names change.
+fn judge(api: &Shared, url: &Url) -> Result<(), Problem> {
+    let address = match url.host() {
+        Some(Host::Ipv4(address)) => IpAddr::V4(address),
+        Some(Host::Ipv6(address)) => IpAddr::V6(address),
+        Some(Host::Domain(_)) | None => return Ok(()),
+    };
+    if api.policy.permits(address) {
+        return Ok(());
+    }
+    Err(Problem::field(
+        "url",
+        format!(
+            "{address} is private or reserved, and webhooks are not sent there; who runs the service opens networks with \
+             `egress.allow_cidrs`"
+        ),
+    ))
+}
+
+fn answer(api: &Shared, endpoint: &Versioned<Endpoint>) -> Response {
+    (with_etag(endpoint), Json(shown(api, endpoint))).into_response()
+}
+
+/// The endpoint with what its receiver needs to verify signatures by key pair: the public key of its newest secret. `null`: that is
+/// shared, or does not open.
+fn shown(api: &Shared, endpoint: &Versioned<Endpoint>) -> Value {
+    let mut shown = view(endpoint);
+    let opened = api
+        .registry
+        .signing_secrets(&endpoint.value, api.clock.now_ms());
+    let newest = opened.ok().and_then(|secrets| secrets.into_iter().next());
+    shown["public_key"] = json!(newest.and_then(|secret| secret.public_key()));
+    shown
 }
 
 fn with_etag(endpoint: &Versioned<Endpoint>) -> [(header::HeaderName, HeaderValue); 1] {

@@ -17,13 +17,18 @@ pub(crate) struct RawObject<'a>(pub(crate) BTreeMap<String, &'a RawValue>);
 
 impl<'a> RawObject<'a> {
     pub(crate) fn parse(body: &'a [u8]) -> Result<Self, Problem> {
-        serde_json::from_slice(body).map_err(|error| json_problem(&error))
+        serde_json::from_slice(without_mark(body)).map_err(|error| json_problem(&error))
     }
+}
+
+/// JSON without the byte order mark that some write before it and that a reader may pass over (RFC 8259, section 8.1).
+fn without_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
 /// The body as a JSON object. An empty one is an empty object, where the route says so.
 pub(crate) fn parse_object(body: &[u8]) -> Result<Map<String, Value>, Problem> {
-    serde_json::from_slice(body).map_err(|error| json_problem(&error))
+    serde_json::from_slice(without_mark(body)).map_err(|error| json_problem(&error))
 }
 
 /// Text that is no JSON is malformed, JSON that is no object is invalid.
@@ -187,7 +192,7 @@ pub(crate) fn parsed<T, E: ToString>(
 pub(crate) fn time(value: &Value) -> Result<i64, String> {
     let text = value.as_str().ok_or("must be text")?;
     postrider_model::payload::parse_rfc3339(text).ok_or_else(|| {
-        "must be a time as RFC 3339 writes it, such as `2026-01-31T12:00:00Z`".to_owned()
+        "must be a time as RFC 3339 writes it, such as `2026-01-31T12:00:00Z`, up to `9999-12-30T22:00:00Z`".to_owned()
     })
 }
 

@@ -12,7 +12,12 @@ const TEXT_BYTES_MAX: usize = 512;
 
 /// Takes the field `metadata`; absent, there are none.
 pub(crate) fn take(fields: &mut Fields) -> BTreeMap<String, String> {
-    fields.optional("metadata", parse).unwrap_or_default()
+    take_if_said(fields).unwrap_or_default()
+}
+
+/// Takes it, if the object has it.
+pub(crate) fn take_if_said(fields: &mut Fields) -> Option<BTreeMap<String, String>> {
+    fields.optional("metadata", parse)
 }
 
 fn parse(value: &Value) -> Result<BTreeMap<String, String>, String> {

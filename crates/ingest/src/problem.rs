@@ -70,6 +70,8 @@ pub(crate) enum Problem {
     BodyTooLarge { bytes_max: usize },
     #[error("the `Content-Type` must be {expected}")]
     MediaType { expected: &'static str },
+    #[error("the body must not be compressed: `Content-Encoding` is none that is taken")]
+    Encoded,
     #[error("the body did not arrive in time")]
     BodyTimeout,
     #[error("the body ended early")]
@@ -164,7 +166,7 @@ impl Problem {
                 "body-too-large",
                 "Body too large",
             ),
-            Self::MediaType { .. } => facts(
+            Self::MediaType { .. } | Self::Encoded => facts(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "media-type",
                 "Unsupported media type",
@@ -226,6 +228,11 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
         if let Some(seconds) = retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if matches!(self, Self::Encoded) {
+            // RFC 9110, section 12.5.3: so an answer of status 415 says what would be taken.
+            let identity = HeaderValue::from_static("identity");
+            headers.insert(header::ACCEPT_ENCODING, identity);
         }
         if matches!(self, Self::Unauthorized) {
             let challenge = HeaderValue::from_static("Bearer realm=\"postrider\"");

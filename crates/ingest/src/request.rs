@@ -3,7 +3,7 @@
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use postrider_daemon::telemetry::{current_traceparent, current_tracestate, trace_id};
@@ -54,24 +54,21 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameters {
     }
 }
 
-/// What the `Content-Type` says, without parameters, in lower case. `None` if it says nothing, or another charset than
-/// UTF-8.
+/// What the `Content-Type` says, without parameters, in lower case. `None` if it says nothing. A charset has no effect on JSON (RFC
+/// 8259, section 11), which is UTF-8; that the text is not is noticed when it is read.
 pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    let (essence, parameters) = value.split_once(';').unwrap_or((value, ""));
-    let charset = parameters
-        .split(';')
-        .filter_map(|parameter| parameter.split_once('='))
-        .find(|(name, _)| name.trim().eq_ignore_ascii_case("charset"));
-    if let Some((_, charset)) = charset
-        && !charset
-            .trim()
-            .trim_matches('"')
-            .eq_ignore_ascii_case("utf-8")
-    {
-        return None;
-    }
+    let (essence, _) = value.split_once(';').unwrap_or((value, ""));
     Some(essence.trim().to_ascii_lowercase())
+}
+
+/// Refuses a body that is compressed (RFC 9110, section 8.4).
+fn expect_plain(headers: &HeaderMap) -> Result<(), Problem> {
+    let is_plain = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(encoding) if !is_plain(encoding) => Err(Problem::Encoded),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses every media type but JSON.
@@ -99,6 +96,7 @@ pub(crate) async fn read_body(
     bytes_max: usize,
     at_most: Duration,
 ) -> Result<Bytes, Problem> {
+    expect_plain(headers)?;
     if content_length(headers).is_some_and(|length| length > bytes_max) {
         return Err(Problem::BodyTooLarge { bytes_max });
     }

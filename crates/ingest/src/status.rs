@@ -87,7 +87,7 @@ pub(crate) async fn show(
         "lane": lane.map(|lane| lane_view(&lane, end)),
         "last_attempt": attempts.first().map(views::attempt),
         "last_error": attempts.iter().find(failed).map(views::attempt),
-        "next_due": next_due_ms(&attempts).map(rfc3339),
+        "next_retry_at": next_retry_ms(&attempts).map(rfc3339),
         "live": live,
         "live_error": live_error,
         "complete": lane_read && attempts_read,
@@ -193,7 +193,7 @@ async fn read_attempts(
 }
 
 /// When the first of the deliveries is due whose last attempt led to a retry.
-fn next_due_ms(newest_first: &[Attempt]) -> Option<i64> {
+fn next_retry_ms(newest_first: &[Attempt]) -> Option<i64> {
     let mut seen = BTreeSet::new();
     let last_of_each = newest_first
         .iter()

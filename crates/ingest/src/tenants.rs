@@ -19,8 +19,7 @@ use crate::{metadata, page};
 
 const NAME_BYTES_MAX: usize = 512;
 
-/// `PUT /v1/tenants/{tenant}`: creates it, or makes it what the body says. Without a body it only sees to it that the
-/// tenant exists.
+/// `PUT /v1/tenants/{tenant}`: creates it, or makes it what the body says; what that does not say stays as it is.
 pub(crate) async fn put(
     State(api): ApiState,
     Segments(id): Segments<String>,
@@ -38,15 +37,18 @@ pub(crate) async fn put(
         return Ok(Json(view(present)).into_response());
     }
     let mut fields = Fields::new(values.unwrap_or_default());
-    let name = fields
-        .optional("name", text(NAME_BYTES_MAX))
-        .unwrap_or_default();
-    let metadata = metadata::take(&mut fields);
+    // What is not said stays as it is.
+    let (name_kept, metadata_kept) = match &present {
+        Some(present) => (present.value.name.clone(), present.value.metadata.clone()),
+        None => Default::default(),
+    };
+    let name = fields.optional("name", text(NAME_BYTES_MAX));
+    let metadata = metadata::take_if_said(&mut fields);
     fields.finish()?;
     let tenant = Tenant {
         id,
-        name,
-        metadata,
+        name: name.unwrap_or(name_kept),
+        metadata: metadata.unwrap_or(metadata_kept),
         paused: false,
         created_at_ms: api.clock.now_ms(),
     };

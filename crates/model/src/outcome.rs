@@ -43,8 +43,9 @@ pub enum Outcome {
     },
     /// No answer, for this reason (one of the connect, timeout, TLS, DNS or address reasons).
     Unanswered(Reason),
-    /// The event's data does not fit the endpoint's format; nothing was sent.
-    Unsendable,
+    /// Nothing was sent, nor would it ever be: the event's data does not fit the endpoint's format, or the address in its URL is
+    /// forbidden.
+    Unsendable(Reason),
 }
 
 impl Outcome {
@@ -54,7 +55,7 @@ impl Outcome {
             Self::Answered { retry_after_ms, .. } => {
                 retry_after_ms.unwrap_or(0).clamp(0, RETRY_AFTER_MS_MAX)
             }
-            Self::Unanswered(_) | Self::Unsendable => 0,
+            Self::Unanswered(_) | Self::Unsendable(_) => 0,
         }
     }
 }
@@ -183,7 +184,7 @@ pub fn decide(
             matches!(status, 429 | 502 | 503 | 504),
         ),
         Outcome::Unanswered(reason) => (*reason, *reason == Reason::Timeout),
-        Outcome::Unsendable => (Reason::FormatMismatch, false),
+        Outcome::Unsendable(reason) => (*reason, false),
     };
     let settled = |settlement, dead_letter_reason| Decision {
         reason,
@@ -192,9 +193,9 @@ pub fn decide(
         disables_endpoint: reason == Reason::EndpointGone,
         throttles,
     };
-    match reason {
-        Reason::Ok => settled(Settlement::Delivered, None),
-        Reason::EndpointGone | Reason::FormatMismatch => {
+    match (outcome, reason) {
+        (_, Reason::Ok) => settled(Settlement::Delivered, None),
+        (_, Reason::EndpointGone) | (Outcome::Unsendable(_), _) => {
             settled(Settlement::DeadLettered, Some(reason))
         }
         _ => match schedule.delay_after(work, attempt) {

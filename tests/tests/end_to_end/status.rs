@@ -44,8 +44,8 @@ async fn the_status_of_an_endpoint_that_hangs_tells_whatever_the_worst_hour_asks
             && lane["behind"]["records_at_most"].as_u64() > Some(0)
             && lane["breaker"]["openings"].as_u64() > Some(0)
             && live["breaker"].as_str().is_some_and(|it| it != "closed")
-            && live["behind_since_ms"].is_u64()
-            && status["next_due"].is_string()
+            && live["behind_since"].is_string()
+            && status["next_retry_at"].is_string()
             && status["last_error"]["reason"] == "timeout"
     };
     status_when(&cluster, &endpoint, "all that is wrong is told", told).await;
@@ -57,7 +57,7 @@ async fn the_status_of_an_endpoint_that_hangs_tells_whatever_the_worst_hour_asks
         "behind since",
         "behind by at most",
         "breaker open until",
-        "next due",
+        "next retry",
         "last error",
         "live queued",
         "live in flight",

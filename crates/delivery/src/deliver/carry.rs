@@ -273,7 +273,7 @@ impl<S: Sender> CarryContext<S> {
                 response
             }
             Err(mismatch) => WebhookResponse {
-                outcome: Outcome::Unsendable,
+                outcome: Outcome::Unsendable(Reason::FormatMismatch),
                 detail: mismatch.to_string(),
                 excerpt: Bytes::new(),
             },
@@ -653,7 +653,7 @@ fn span_of(carried: &Carried) -> Span {
 /// What the attempt says about the endpoint.
 fn seen(made: &Made, decision: &Decision) -> Seen {
     match &made.response.outcome {
-        Outcome::Unsendable => Seen::Nothing,
+        Outcome::Unsendable(_) => Seen::Nothing,
         _ if decision.settlement == Settlement::Delivered => Seen::Succeeded {
             latency_ms: made.duration_ms,
         },

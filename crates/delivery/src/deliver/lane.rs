@@ -916,15 +916,18 @@ impl Lane {
                 Admission::Wait { .. } => "open",
                 Admission::Probe | Admission::Probing => "half_open",
             },
-            breaker_wait_ms: self.breaker.wait_ms(now.mono_ms),
+            next_probe_at_ms: match self.breaker.wait_ms(now.mono_ms) {
+                0 => None,
+                wait_ms => Some(now.wall_ms + wait_ms),
+            },
             parked: self.parked,
             failing_since_ms: self.failing_since_ms,
             behind_since_ms: is_behind.then_some(self.behind_since_ms),
             behind_by_offsets: is_behind.then_some(next - lowest_unsettled),
             lowest_unsettled,
-            next_due_in_ms: match self.turn(limits, now) {
-                Turn::Now => Some(0),
-                Turn::At(at_ms) => Some(at_ms - now.mono_ms),
+            next_attempt_at_ms: match self.turn(limits, now) {
+                Turn::Now => Some(now.wall_ms),
+                Turn::At(at_ms) => Some(now.wall_ms + at_ms - now.mono_ms),
                 Turn::Later => None,
             },
             obstacles: Vec::new(),

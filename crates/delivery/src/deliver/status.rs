@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use postrider_log::{Offset, Partition};
 use postrider_model::ids::EndpointId;
-use serde::Serialize;
+use postrider_model::payload::rfc3339;
+use serde::{Serialize, Serializer};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -29,23 +30,32 @@ pub struct LaneStatus {
     pub latency_ms: Option<u32>,
     /// `closed`, `open` or `half_open`.
     pub breaker: &'static str,
-    /// How long until the next probe.
-    pub breaker_wait_ms: i64,
-    /// It is paused or disabled.
+    /// When it is probed next, where its breaker is open, Unix milliseconds as every time here; told as RFC 3339.
+    #[serde(rename = "next_probe_at", serialize_with = "as_rfc3339")]
+    pub next_probe_at_ms: Option<i64>,
+    /// It is paused or disabled, which whoever asks knows.
+    #[serde(skip)]
     pub parked: bool,
-    /// Since when nothing succeeded, Unix milliseconds.
+    /// Since when nothing succeeded.
+    #[serde(rename = "failing_since", serialize_with = "as_rfc3339")]
     pub failing_since_ms: Option<i64>,
-    /// Since when the lane is behind, Unix milliseconds.
+    /// Since when the lane is behind.
+    #[serde(rename = "behind_since", serialize_with = "as_rfc3339")]
     pub behind_since_ms: Option<i64>,
     /// Offsets between where its unsettled deliveries begin and the end of what was read; an upper bound for how many
     /// deliveries it is behind by, since other endpoints' lie between.
     pub behind_by_offsets: Option<Offset>,
     /// The lowest offset that is not settled.
     pub lowest_unsettled: Offset,
-    /// How long until it may start its next attempt, where that is a matter of time.
-    pub next_due_in_ms: Option<i64>,
+    /// When it may start its next attempt of what waits in memory, where that is a matter of time. Retries wait elsewhere.
+    #[serde(rename = "next_attempt_at", serialize_with = "as_rfc3339")]
+    pub next_attempt_at_ms: Option<i64>,
     /// What keeps everything from being sent to it that is neither its own fault nor anybody's wish, for people.
     pub obstacles: Vec<String>,
+}
+
+fn as_rfc3339<S: Serializer>(time_ms: &Option<i64>, serializer: S) -> Result<S::Ok, S::Error> {
+    time_ms.map(rfc3339).serialize(serializer)
 }
 
 type Question = (EndpointId, oneshot::Sender<Option<LaneStatus>>);

@@ -17,7 +17,6 @@ use hyper::client::conn::{http1, http2};
 use hyper::header::HeaderMap;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use postrider_model::delivery::RESPONSE_EXCERPT_BYTES_MAX;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -44,6 +43,7 @@ pub(super) struct Limits {
     pub(super) deadline: Instant,
     pub(super) body_timeout: Duration,
     pub(super) body_bytes_max: usize,
+    pub(super) excerpt_bytes_max: usize,
 }
 
 /// What the receiver answered.
@@ -158,7 +158,7 @@ impl Http1 {
             })?;
         self.meter.begin(usize::MAX);
         let mut reading = Reading::of(response);
-        let read = self.driver.drive(reading.read(limits.body_bytes_max));
+        let read = self.driver.drive(reading.read(limits));
         let ended = timeout_at(limits.body_until(), read).await;
         let (answer, complete) = reading.answer(ended);
         self.kept_for = kept_for(&answer.headers);
@@ -223,7 +223,7 @@ impl Http2 {
             .map_err(Broken::of_http2)?;
         self.meter.progress();
         let mut reading = Reading::of(response);
-        let ended = timeout_at(limits.body_until(), reading.read(limits.body_bytes_max)).await;
+        let ended = timeout_at(limits.body_until(), reading.read(limits)).await;
         self.meter.progress();
         Ok(reading.answer(ended).0)
     }
@@ -285,7 +285,7 @@ impl Reading {
     }
 
     /// Reads up to a cap; whether to the end.
-    async fn read(&mut self, bytes_max: usize) -> Result<bool, hyper::Error> {
+    async fn read(&mut self, limits: Limits) -> Result<bool, hyper::Error> {
         let mut read = 0_usize;
         while let Some(frame) =
             poll_fn(|context| Pin::new(&mut self.body).poll_frame(context)).await
@@ -293,11 +293,11 @@ impl Reading {
             let Ok(data) = frame?.into_data() else {
                 continue;
             };
-            let room = RESPONSE_EXCERPT_BYTES_MAX - self.excerpt.len();
+            let room = limits.excerpt_bytes_max - self.excerpt.len();
             self.excerpt
                 .extend_from_slice(&data[..data.len().min(room)]);
             read += data.len();
-            if read > bytes_max {
+            if read > limits.body_bytes_max {
                 return Ok(false);
             }
         }

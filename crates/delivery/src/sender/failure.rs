@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io;
 
-use postrider_model::outcome::Reason;
+use postrider_model::outcome::{Outcome, Reason};
 use url::Host;
 
 use super::resolver::Unresolved;
@@ -34,7 +34,17 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    pub(super) fn reason(&self) -> Reason {
+    /// An address that is written in the URL stays forbidden, and is not tried again. What a name resolves to may change.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Forbidden(Host::Ipv4(_) | Host::Ipv6(_)) => {
+                Outcome::Unsendable(Reason::AddressForbidden)
+            }
+            _ => Outcome::Unanswered(self.reason()),
+        }
+    }
+
+    fn reason(&self) -> Reason {
         match self {
             Self::Unresolved(_) | Self::Unusable => Reason::Dns,
             Self::Forbidden(_) => Reason::AddressForbidden,

@@ -48,6 +48,7 @@ pub struct HttpSender {
     pool: Arc<Pool>,
     clock: Arc<dyn Clock>,
     response_bytes_max: usize,
+    response_excerpt_bytes_max: usize,
     response_body_timeout: Duration,
 }
 
@@ -75,6 +76,7 @@ impl HttpSender {
             pool: Arc::new(Pool::new(Dialer::new(policy, config, plain)?, config)),
             clock,
             response_bytes_max: config.response_bytes_max,
+            response_excerpt_bytes_max: config.response_excerpt_bytes_max,
             response_body_timeout: Duration::from_millis(config.response_body_timeout_ms),
         })
     }
@@ -93,6 +95,7 @@ impl HttpSender {
             deadline: Instant::now() + request.timeout,
             body_timeout: self.response_body_timeout,
             body_bytes_max: self.response_bytes_max,
+            excerpt_bytes_max: self.response_excerpt_bytes_max,
         };
         let used = self.pool.used(&origin);
         let was_used = used.is_some();
@@ -181,7 +184,7 @@ impl Sender for HttpSender {
                 None
             }
             Err(failure) => Some(WebhookResponse {
-                outcome: Outcome::Unanswered(failure.reason()),
+                outcome: failure.outcome(),
                 detail: bounded(failure.to_string()),
                 excerpt: Bytes::new(),
             }),

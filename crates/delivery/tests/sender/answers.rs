@@ -101,6 +101,20 @@ async fn a_body_that_is_not_done_when_the_attempt_has_to_end_is_not_waited_for_e
 }
 
 #[tokio::test]
+async fn what_was_answered_is_kept_as_far_as_is_wanted() {
+    for (excerpt_bytes_max, kept) in [(0, ""), (5, "no su"), (1024, "no such event")] {
+        let answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 13\r\n\r\nno such event";
+        let server = Server::answering(answer).await;
+        let config = EgressConfig {
+            response_excerpt_bytes_max: excerpt_bytes_max,
+            ..EgressConfig::default()
+        };
+        let response = send_with(&sender(&["127.0.0.0/8"], &config), request(&server.url())).await;
+        assert_eq!(response.excerpt, kept);
+    }
+}
+
+#[tokio::test]
 async fn heads_that_other_clients_read_are_read() {
     let many: String = (0..300)
         .map(|number| format!("x-header-{number}: some value\r\n"))

@@ -12,7 +12,7 @@ use postrider_model::endpoint::{Endpoint, EndpointState};
 use postrider_model::payload::rfc3339;
 use serde_json::json;
 
-use super::settings::view;
+use super::shown as show;
 use super::{answer, change, read_optional_fields, with_etag};
 use crate::api::{ApiState, Shared};
 use crate::fields::{self, parsed};
@@ -109,7 +109,7 @@ pub(crate) async fn enable(
         }
     })
     .await?;
-    let mut shown = view(&changed.after);
+    let mut shown = show(&api, &changed.after);
     if let EndpointState::Disabled { since_ms, .. } = changed.before.value.state {
         shown["disabled_since"] = json!(rfc3339(since_ms));
     }
@@ -155,5 +155,5 @@ async fn set_state(
             ..endpoint.clone()
         })
     });
-    Ok(answer(&changed.await?.after))
+    Ok(answer(api, &changed.await?.after))
 }

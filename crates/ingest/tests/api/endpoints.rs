@@ -58,6 +58,7 @@ async fn a_new_endpoint_has_the_documented_fields_and_a_place_in_the_list() {
         "metadata": {"a": "1"}, "event_types": ["invoice.*"], "format": "standard", "rate_limit": null,
         "retry_schedule": null, "attempt_timeout": null, "ordered": false, "when_blocked": null, "state": "enabled",
         "disabled_reason": null, "disabled_since": null, "created_at": rfc3339(START_MS), "version": 1,
+        "public_key": null,
     });
     assert_eq!(created, expected);
     let shown = world.get(&path(&created)).await.expect(StatusCode::OK);
@@ -166,6 +167,61 @@ async fn a_secret_can_be_taken_over() {
         .await
         .expect(StatusCode::CONFLICT)
         .problem("exists");
+}
+
+#[tokio::test]
+async fn an_address_that_webhooks_never_reach_is_refused_and_a_name_is_not_judged() {
+    let world = World::with_tenant().await;
+    for host in [
+        "10.2.0.1",
+        "127.0.0.1",
+        "[::1]",
+        "2130706433",
+        "169.254.169.254",
+    ] {
+        let body = json!({ "url": format!("https://{host}/hook") });
+        let answer = world.post(ALL, body.to_string()).await;
+        let answer = answer.expect(StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!(answer.wrong_fields(), ["url"], "{host}");
+        assert!(answer.json().to_string().contains("egress.allow_cidrs"));
+    }
+    let mut created = Value::Null;
+    for host in ["10.1.2.3", "localhost", "internal.example"] {
+        let body = json!({ "url": format!("https://{host}/hook") });
+        created = create(&world, &body.to_string()).await;
+    }
+    let moved = patch(
+        &world,
+        &path(&created),
+        None,
+        r#"{"url":"http://192.168.0.1/"}"#,
+    )
+    .await;
+    let moved = moved.expect(StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(moved.wrong_fields(), ["url"]);
+}
+
+/// The pair is of the vectors of `crates/model/src/signature/tests.rs`.
+#[tokio::test]
+async fn who_signs_by_key_pair_is_told_the_public_key() {
+    let world = World::with_tenant().await;
+    let secret = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==";
+    let public = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=";
+    let body = json!({"url": "https://example.com", "secret": secret});
+    let created = create(&world, &body.to_string()).await;
+    let shown = world.get(&path(&created)).await.json();
+    let listed = world.get(ALL).await.json();
+    for shown in [&created, &shown, &listed["data"][0]] {
+        assert_eq!(shown["public_key"], public, "{shown}");
+    }
+    let rotated = world
+        .post(&format!("{}/secret/rotate", path(&created)), "{}")
+        .await;
+    assert_eq!(
+        rotated.json()["public_key"],
+        Value::Null,
+        "the newest is shared"
+    );
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use axum::http::{Request, StatusCode, header};
 use postrider_daemon::CancellationToken;
 use postrider_daemon::config::Secret;
 use postrider_ingest::{Api, ApiContext, Entrance, IngestConfig};
+use postrider_model::address::AddressPolicy;
 use tower::ServiceExt;
 
 use crate::world::{KEY, World};
@@ -62,6 +63,7 @@ async fn before_there_is_a_log_whoever_has_the_key_is_asked_to_come_again() {
         registry: world.registry.clone(),
         clock: Arc::clone(&world.clock) as Arc<_>,
         config,
+        policy: AddressPolicy::try_new(&[]).unwrap(),
         entrance: &entrance,
         halt: CancellationToken::new(),
     };

@@ -124,7 +124,7 @@ async fn an_endpoint_that_nobody_owns_yet_says_so() {
         "endpoint_id": "ep_a", "gate": "open", "obstacles": [], "disabled_reason": null, "disabled_since": null,
         "partition": partition(), "owner": null, "committed_offset": null, "end_offset": 0,
         "partition_lag": null, "lane": null, "last_attempt": null, "last_error": null,
-        "next_due": null, "live": null,
+        "next_retry_at": null, "live": null,
         "live_error": "no process says that it owns the partition", "complete": true,
     });
     assert_eq!(status, expected);
@@ -183,7 +183,7 @@ async fn the_log_tells_how_far_the_lane_is_and_what_failed_last() {
         (&json!("evt-3"), &json!(500))
     );
     // The retry of the second delivery was made, and it was delivered.
-    assert_eq!(status["next_due"], rfc3339(START_MS + 6_000));
+    assert_eq!(status["next_retry_at"], rfc3339(START_MS + 6_000));
 }
 
 #[tokio::test]

@@ -104,6 +104,7 @@ async fn putting_a_tenant_twice_makes_one() {
         (&renamed["name"], &renamed["version"]),
         (&json!("Acme Inc"), &json!(2))
     );
+    assert_eq!(renamed["metadata"], first["metadata"], "it was not named");
     assert_eq!(world.get("/v1/tenants/acme").await.json(), renamed);
     world
         .get("/v1/tenants/other")

@@ -13,6 +13,7 @@ use postrider_log::memory::{Faults, MemoryLog};
 use postrider_log::{
     Clock, Log, NewRecord, Position, Producer, ProducerOptions, Record, Target, TopicSpec,
 };
+use postrider_model::address::AddressPolicy;
 use postrider_model::operational::PROOF_HEADER;
 use postrider_model::topics::TopicLayout;
 use postrider_registry::{Keyring, Registry, RegistryOptions};
@@ -81,6 +82,7 @@ impl World {
             registry: registry.clone(),
             clock: clock.clone(),
             config,
+            policy: AddressPolicy::try_new(&["10.1.0.0/16".to_owned()]).unwrap(),
             entrance: &entrance,
             halt: CancellationToken::new(),
         };

@@ -71,7 +71,7 @@ fn gone_disables_the_endpoint_and_ends_the_delivery() {
 
 #[test]
 fn what_cannot_be_sent_is_not_tried_again() {
-    let decision = decide_at_first(&Outcome::Unsendable);
+    let decision = decide_at_first(&Outcome::Unsendable(Reason::FormatMismatch));
     assert_eq!(decision.settlement, Settlement::DeadLettered);
     assert_eq!(decision.dead_letter_reason, Some(Reason::FormatMismatch));
 }

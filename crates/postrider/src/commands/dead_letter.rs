@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::endpoint::TenantArgs;
-use crate::cli::{ApiArgs, ConfirmArgs, PageArgs, duration};
+use crate::cli::{ApiArgs, ConfirmArgs, PageArgs, PointInTime};
 use crate::client::Client;
 use crate::data_dir::DataDir;
 use crate::output;
@@ -67,12 +67,12 @@ pub(crate) struct FilterArgs {
     /// Given up for this reason, such as `endpoint_gone`.
     #[arg(long)]
     reason: Option<String>,
-    /// Not longer ago than this; a day if not said.
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    since: Option<Duration>,
-    /// At least so long ago.
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    until: Option<Duration>,
+    /// From when on: so long ago, such as `2h`, or a time as RFC 3339; a day ago if not said.
+    #[arg(long, value_name = "TIME")]
+    since: Option<PointInTime>,
+    /// Up to when; now if not said.
+    #[arg(long, value_name = "TIME")]
+    until: Option<PointInTime>,
 }
 
 impl FilterArgs {
@@ -80,8 +80,8 @@ impl FilterArgs {
         let fields = [
             ("endpoint", self.endpoint.as_ref().map(ToString::to_string)),
             ("reason", self.reason.clone()),
-            ("since", self.since.map(super::ago)),
-            ("until", self.until.map(super::ago)),
+            ("since", self.since.as_ref().map(ToString::to_string)),
+            ("until", self.until.as_ref().map(ToString::to_string)),
         ];
         fields
             .into_iter()

@@ -15,13 +15,13 @@ use serde_json::{Map, Value, json};
 
 use self::state::{EnableArgs, ReplayArgs};
 use super::{attempts, input};
-use crate::cli::{ApiArgs, ConfirmArgs, PageArgs, duration, pair};
+use crate::cli::{ApiArgs, ConfirmArgs, PageArgs, PointInTime, duration, pair};
 use crate::client::Client;
 use crate::data_dir::DataDir;
 use crate::output;
 
 /// What is shown of one endpoint.
-const SHOWN: [&str; 15] = [
+const SHOWN: [&str; 18] = [
     "id",
     "tenant",
     "url",
@@ -33,6 +33,9 @@ const SHOWN: [&str; 15] = [
     "retry_schedule",
     "attempt_timeout",
     "rate_limit",
+    "ordered",
+    "when_blocked",
+    "public_key",
     "description",
     "metadata",
     "created_at",
@@ -83,7 +86,7 @@ pub(crate) enum EndpointCommand {
     Replay(ReplayArgs),
     /// Give an endpoint a new secret. Its old one goes on signing beside it for a time.
     RotateSecret(RotateArgs),
-    /// Create many endpoints, from JSON lines as `create --json` would show them.
+    /// Create many endpoints, from JSON lines: of each what the API takes, `url` and any setting, `id` and `secret` too.
     Import(ImportArgs),
     /// List the attempts made at an endpoint, newest first.
     Attempts {
@@ -91,9 +94,9 @@ pub(crate) enum EndpointCommand {
         one: OneArgs,
         #[command(flatten)]
         page: PageArgs,
-        /// Not longer ago than this.
-        #[arg(long, value_name = "TIME", value_parser = duration)]
-        since: Option<Duration>,
+        /// From when on: so long ago, such as `2h`, or a time as RFC 3339.
+        #[arg(long, value_name = "TIME")]
+        since: Option<PointInTime>,
     },
 }
 
@@ -143,6 +146,10 @@ pub(crate) struct SettingsArgs {
     /// How many of them may come at once after a rest; those of one second if not said.
     #[arg(long, value_name = "N")]
     burst: Option<u32>,
+    /// What becomes of the deliveries behind one that failed, where they are ordered: `dead_letter` gives it up after some time,
+    /// `wait` never.
+    #[arg(long, value_name = "WHAT")]
+    when_blocked: Option<String>,
     /// A text for people.
     #[arg(long)]
     description: Option<String>,
@@ -175,6 +182,7 @@ impl SettingsArgs {
                 "rate_limit",
                 (!rate_limit.is_empty()).then(|| rate_limit.into()),
             ),
+            ("when_blocked", self.when_blocked.map(Value::from)),
             ("description", self.description.map(Value::from)),
             ("metadata", (!metadata.is_empty()).then(|| json!(metadata))),
         ];
@@ -201,10 +209,30 @@ pub(crate) struct CreateArgs {
     /// Its id, your own after `ep_`; one is made up if there is none.
     #[arg(long)]
     id: Option<EndpointId>,
+    /// Deliver events of one ordering key one after the other. This cannot be changed later.
+    #[arg(long)]
+    ordered: bool,
+    #[command(flatten)]
+    secret: SecretArgs,
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
     api: ApiArgs,
+}
+
+/// A secret that is brought along, from another system for example.
+#[derive(Debug, Args)]
+pub(crate) struct SecretArgs {
+    /// A file with its secret, `whsec_…` or `whsk_…`, or `-` for standard input; one is made up if there is none.
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+}
+
+impl SecretArgs {
+    fn read(&self) -> anyhow::Result<Option<Value>> {
+        let text = self.secret_file.as_deref().map(input::text).transpose()?;
+        Ok(text.map(|text| text.trim().into()))
+    }
 }
 
 /// `postrider endpoint update`
@@ -233,6 +261,8 @@ pub(crate) struct RotateArgs {
     /// How long the old secret signs beside the new one; a day if not said.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     overlap: Option<Duration>,
+    #[command(flatten)]
+    secret: SecretArgs,
     #[command(flatten)]
     confirm: ConfirmArgs,
 }
@@ -307,7 +337,7 @@ pub(crate) async fn run(command: EndpointCommand, data_dir: &DataDir) -> anyhow:
         EndpointCommand::Attempts { one, page, since } => {
             let client = Client::from_args(&one.api, data_dir)?;
             let mut query = page.query();
-            query.extend(since.map(|since| ("since", super::ago(since))));
+            query.extend(since.map(|since| ("since", since.to_string())));
             let answer = client
                 .get(&format!("{}/attempts", one.path()), &query)
                 .await?;
@@ -320,9 +350,12 @@ pub(crate) async fn run(command: EndpointCommand, data_dir: &DataDir) -> anyhow:
 async fn create(args: CreateArgs, data_dir: &DataDir) -> anyhow::Result<()> {
     let client = Client::from_args(&args.api, data_dir)?;
     let mut body = args.settings.body(Some(args.url));
-    if let Some(id) = &args.id {
-        body.insert("id".to_owned(), id.as_str().into());
-    }
+    let more = [
+        ("id", args.id.as_ref().map(|id| id.as_str().into())),
+        ("ordered", args.ordered.then(|| true.into())),
+        ("secret", args.secret.read()?),
+    ];
+    body.extend(present(more));
     // Without a body this only sees to it that the tenant exists.
     client
         .send(
@@ -370,12 +403,13 @@ async fn rotate_secret(args: RotateArgs, data_dir: &DataDir) -> anyhow::Result<(
         &format!("Give {} a new secret?", args.one.endpoint),
         args.confirm.yes,
     )?;
-    let body = args
-        .overlap
-        .map(|overlap| json!({ "overlap": overlap.as_secs_f64() }));
+    let overlap = args.overlap.map(|overlap| json!(overlap.as_secs_f64()));
+    let body = present([("overlap", overlap), ("secret", args.secret.read()?)]);
     let path = format!("{}/secret/rotate", args.one.path());
     show_with_secret(
-        &client.send(Method::POST, &path, body.as_ref()).await?,
+        &client
+            .send(Method::POST, &path, Some(&Value::Object(body)))
+            .await?,
         args.one.api.json,
     );
     Ok(())

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::endpoint::TenantArgs;
 use super::{attempts, input};
-use crate::cli::{ApiArgs, duration};
+use crate::cli::{ApiArgs, PointInTime, duration};
 use crate::client::{CallError, Client};
 use crate::data_dir::DataDir;
 use crate::output;
@@ -67,9 +67,10 @@ pub(crate) struct ShowArgs {
     event: EventId,
     #[command(flatten)]
     tenant: TenantArgs,
-    /// Published not longer ago than this; a day if not said. Ids that Postrider made say it themselves.
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    since: Option<Duration>,
+    /// From when on it may have been published: so long ago, such as `2h`, or a time as RFC 3339; a day ago if not said. Ids
+    /// that Postrider made say it themselves.
+    #[arg(long, value_name = "TIME")]
+    since: Option<PointInTime>,
     /// Wait until every delivery was attempted, at most this long.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     wait: Option<Duration>,
@@ -175,7 +176,13 @@ async fn show(args: &ShowArgs, data_dir: &DataDir) -> anyhow::Result<()> {
     let client = Client::from_args(&args.api, data_dir)?;
     let deadline = args.wait.map(|wait| Instant::now() + wait);
     loop {
-        let read = whole(&client, &args.tenant.tenant, &args.event, args.since).await;
+        let read = whole(
+            &client,
+            &args.tenant.tenant,
+            &args.event,
+            args.since.as_ref(),
+        )
+        .await;
         let done = match &read {
             Ok(event) => is_attempted(event),
             Err(error) => !error.is_status(StatusCode::NOT_FOUND),
@@ -197,11 +204,11 @@ async fn whole(
     client: &Client,
     tenant: &TenantId,
     event: &EventId,
-    since: Option<Duration>,
+    since: Option<&PointInTime>,
 ) -> Result<Value, CallError> {
     let path = format!("v1/tenants/{tenant}/events/{event}");
     let mut query: Vec<_> = since
-        .map(|since| ("since", super::ago(since)))
+        .map(|since| ("since", since.to_string()))
         .into_iter()
         .collect();
     let mut whole = client.get(&path, &query).await?;

@@ -10,6 +10,7 @@ use postrider_daemon::CancellationToken;
 use postrider_daemon::http::{self, Limits};
 use postrider_ingest::{Api, ApiContext, Entrance};
 use postrider_log::{Log, SystemClock};
+use postrider_model::address::AddressPolicy;
 use postrider_registry::Registry;
 use tokio::net::TcpListener;
 
@@ -64,6 +65,8 @@ pub(crate) async fn open(
         registry,
         clock: Arc::new(SystemClock),
         config: config.ingest.clone(),
+        policy: AddressPolicy::try_new(&config.egress.allow_cidrs)
+            .context("read `egress.allow_cidrs`")?,
         entrance,
         halt,
     };

@@ -120,6 +120,15 @@ fn endpoints_are_managed_by_commands() {
             .run("endpoint show -t acme ep_a")
             .contains("whsec_")
     );
+    let secret = directory.path().join("secret");
+    std::fs::write(&secret, format!("whsec_{}\n", "A".repeat(32))).unwrap();
+    let ordered = operator.run(&format!(
+        "endpoint create -t acme --url https://example.com/o --ordered --when-blocked wait --secret-file {}",
+        secret.display()
+    ));
+    for part in [&format!("whsec_{}", "A".repeat(32)), "wait", "true"] {
+        assert!(ordered.contains(part), "{ordered}");
+    }
     let refused = operator.refused("endpoint create -t acme --url ftp://example.com --format xml");
     assert!(
         refused.contains("url:") && refused.contains("format:"),

@@ -76,7 +76,10 @@ async fn send(sender: &HttpSender, config: &Config, url: &Url) -> (Level, String
             Level::Error,
             format!("{}; {}", response.detail, advice(reason)),
         ),
-        Outcome::Unsendable => (Level::Error, response.detail),
+        Outcome::Unsendable(reason) => (
+            Level::Error,
+            format!("{}; {}", response.detail, advice(reason)),
+        ),
     }
 }
 

@@ -44,7 +44,7 @@ fn facts(status: &Value) -> Vec<(String, String)> {
             &status["lane"]["breaker"]["open_until"],
         ),
         ("failing since", &status["lane"]["failing_since"]),
-        ("next due", &status["next_due"]),
+        ("next retry", &status["next_retry_at"]),
     ];
     let mut facts: Vec<_> = named
         .into_iter()
