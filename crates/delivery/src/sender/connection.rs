@@ -1,7 +1,7 @@
 //! Connections, and exchanges over them.
 //!
 //! A connection of HTTP/1.1 has no task: who makes an exchange drives it, and with the exchange it ends, unless that left it as
-//! it was before. One of HTTP/2 has a task, since exchanges share it.
+//! it was before. One of HTTP/2 has tasks, since exchanges share it; they end when nobody has it any more.
 
 use std::error::Error;
 use std::future::{Future, poll_fn};
@@ -15,11 +15,12 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::header::HeaderMap;
+use hyper::rt::Executor;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::failure::{Failure, causes, chain};
 use super::leaving::LeavingBody;
@@ -29,8 +30,6 @@ use crate::config::EgressConfig;
 /// Of the head of an answer, with those of interim answers before it: more headers, or more bytes, are refused.
 const HEADERS_MAX: usize = 1024;
 const HEAD_BYTES_MAX: usize = 64 << 10;
-/// What comes over HTTP/2 while no answer goes on: some heads at once.
-const IDLE_BYTES_MAX: usize = 1 << 20;
 /// What may come over HTTP/2 before it is read, of one answer and of all (RFC 9113, section 5.2).
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
@@ -80,23 +79,21 @@ pub(super) struct Http1 {
     pub(super) made_at: Instant,
     /// How long the receiver keeps it when nothing is asked, if it said so.
     pub(super) kept_for: Option<Duration>,
-    _permit: OwnedSemaphorePermit,
 }
 
-/// The connection, and whether it has ended.
-struct Driver {
-    connection: http1::Connection<TokioIo<Metered>, LeavingBody>,
-    ended: bool,
-}
+/// The connection, until it has ended.
+struct Driver(Option<http1::Connection<TokioIo<Metered>, LeavingBody>>);
 
 impl Driver {
     /// Waits for something that needs the connection to go on.
     async fn drive<F: Future>(&mut self, future: F) -> F::Output {
         let mut future = pin!(future);
         poll_fn(|context| {
-            // What it ends with, whoever waits for something hears.
-            if !self.ended && Pin::new(&mut self.connection).poll(context).is_ready() {
-                self.ended = true;
+            if let Some(connection) = &mut self.0
+                && Pin::new(connection).poll(context).is_ready()
+            {
+                // Only then whoever waits for something hears of the end.
+                self.0 = None;
             }
             future.as_mut().poll(context)
         })
@@ -110,7 +107,7 @@ impl Http1 {
         permit: OwnedSemaphorePermit,
     ) -> Result<Self, Failure> {
         let meter = Meter::new(HEAD_BYTES_MAX);
-        let stream = Metered::new(stream, Arc::clone(&meter), true);
+        let stream = Metered::new(stream, permit, Arc::clone(&meter), true);
         // Real servers write heads that RFC 9112 forbids; other clients read them.
         let (requests, connection) = http1::Builder::new()
             .max_headers(HEADERS_MAX)
@@ -121,24 +118,19 @@ impl Http1 {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(Failure::Exchange)?;
-        let driver = Driver {
-            connection,
-            ended: false,
-        };
         Ok(Self {
             requests,
-            driver,
+            driver: Driver(Some(connection)),
             meter,
             made_at: Instant::now(),
             kept_for: None,
-            _permit: permit,
         })
     }
 
     /// Whether the receiver has neither closed it nor sent what nobody asked for, as far as that has come.
     pub(super) fn is_usable(&mut self) -> bool {
         let seen = self.driver.drive(std::future::ready(())).now_or_never();
-        seen.is_some() && !self.driver.ended && self.requests.is_ready()
+        seen.is_some() && self.driver.0.is_some() && self.requests.is_ready()
     }
 
     /// Makes an exchange, and gives the connection back if it can take another.
@@ -158,7 +150,7 @@ impl Http1 {
             })?;
         self.meter.begin(usize::MAX);
         let mut reading = Reading::of(response);
-        let read = self.driver.drive(reading.read(limits));
+        let read = self.driver.drive(reading.read(limits, &self.meter));
         let ended = timeout_at(limits.body_until(), read).await;
         let (answer, complete) = reading.answer(ended);
         self.kept_for = kept_for(&answer.headers);
@@ -172,8 +164,21 @@ pub(super) struct Http2 {
     requests: http2::SendRequest<LeavingBody>,
     meter: Arc<Meter>,
     pub(super) made_at: Instant,
-    _driver: JoinSet<()>,
-    _permit: OwnedSemaphorePermit,
+    _tasks: DropGuard,
+}
+
+/// Spawns what hyper needs for a connection, to end with it.
+#[derive(Clone)]
+struct Tasks(CancellationToken);
+
+impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Tasks {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "they end with the token, and how they end the exchanges tell"
+    )]
+    fn execute(&self, future: F) {
+        tokio::spawn(self.0.clone().run_until_cancelled_owned(future));
+    }
 }
 
 impl Http2 {
@@ -182,9 +187,11 @@ impl Http2 {
         permit: OwnedSemaphorePermit,
         config: &EgressConfig,
     ) -> Result<Self, Failure> {
-        let meter = Meter::new(IDLE_BYTES_MAX);
-        let stream = Metered::new(stream, Arc::clone(&meter), false);
-        let (requests, connection) = http2::Builder::new(TokioExecutor::new())
+        // What comes while nothing is asked, and more for each answer that is awaited.
+        let meter = Meter::new(HEAD_BYTES_MAX);
+        let stream = Metered::new(stream, permit, Arc::clone(&meter), false);
+        let tasks = Tasks(CancellationToken::new());
+        let (requests, connection) = http2::Builder::new(tasks.clone())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -195,15 +202,13 @@ impl Http2 {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(Failure::Exchange)?;
-        let mut driver = JoinSet::new();
         // Whoever waits for an answer hears how it ended.
-        driver.spawn(connection.map(drop));
+        tasks.execute(connection.map(drop));
         Ok(Self {
             requests,
             meter,
             made_at: Instant::now(),
-            _driver: driver,
-            _permit: permit,
+            _tasks: tasks.0.drop_guard(),
         })
     }
 
@@ -216,6 +221,7 @@ impl Http2 {
         request: Request<LeavingBody>,
         limits: Limits,
     ) -> Result<Answer, Broken> {
+        let _room = self.meter.room_for_head(HEAD_BYTES_MAX);
         let sent = self.requests.clone().send_request(request);
         let answered = timeout_at(limits.deadline, sent).await;
         let response = answered
@@ -223,8 +229,8 @@ impl Http2 {
             .map_err(Broken::of_http2)?;
         self.meter.progress();
         let mut reading = Reading::of(response);
-        let ended = timeout_at(limits.body_until(), reading.read(limits)).await;
-        self.meter.progress();
+        let read = reading.read(limits, &self.meter);
+        let ended = timeout_at(limits.body_until(), read).await;
         Ok(reading.answer(ended).0)
     }
 }
@@ -236,7 +242,7 @@ impl Limits {
 }
 
 impl Broken {
-    fn by(failure: Failure) -> Self {
+    pub(super) fn by(failure: Failure) -> Self {
         Self {
             failure,
             untouched: false,
@@ -246,20 +252,22 @@ impl Broken {
         }
     }
 
-    /// A receiver that resets one stream has seen the request. What the end of a whole connection took along, it may not have.
+    /// A receiver that resets one stream has seen the request, and if we do, its answer could not be read. What the end of a whole
+    /// connection took along, it may not have seen.
     fn of_http2(error: hyper::Error) -> Self {
         let found = causes(&error).find_map(<dyn Error>::downcast_ref::<h2::Error>);
-        let remote = found.filter(|found| found.is_remote());
-        let (is_reset, is_go_away) = remote.map_or((false, false), |found| {
-            (found.is_reset(), found.is_go_away())
-        });
-        let reason = remote.and_then(h2::Error::reason);
+        let is_of_stream = found.is_some_and(h2::Error::is_reset);
+        let said = found.filter(|found| found.is_remote());
+        let said = said.and_then(h2::Error::reason);
         Self {
-            untouched: !is_reset,
-            is_vouched: (is_reset && reason == Some(h2::Reason::REFUSED_STREAM))
-                || (is_go_away && reason == Some(h2::Reason::NO_ERROR)),
-            is_of_stream: is_reset,
-            wants_http1: reason == Some(h2::Reason::HTTP_1_1_REQUIRED),
+            untouched: !is_of_stream,
+            is_vouched: match said {
+                Some(h2::Reason::REFUSED_STREAM) => is_of_stream,
+                Some(h2::Reason::NO_ERROR) => !is_of_stream,
+                _ => false,
+            },
+            is_of_stream,
+            wants_http1: said == Some(h2::Reason::HTTP_1_1_REQUIRED),
             failure: Failure::Exchange(error),
         }
     }
@@ -285,7 +293,7 @@ impl Reading {
     }
 
     /// Reads up to a cap; whether to the end.
-    async fn read(&mut self, limits: Limits) -> Result<bool, hyper::Error> {
+    async fn read(&mut self, limits: Limits, meter: &Meter) -> Result<bool, hyper::Error> {
         let mut read = 0_usize;
         while let Some(frame) =
             poll_fn(|context| Pin::new(&mut self.body).poll_frame(context)).await
@@ -293,6 +301,7 @@ impl Reading {
             let Ok(data) = frame?.into_data() else {
                 continue;
             };
+            meter.progress();
             let room = limits.excerpt_bytes_max - self.excerpt.len();
             self.excerpt
                 .extend_from_slice(&data[..data.len().min(room)]);
@@ -341,7 +350,46 @@ fn kept_for(headers: &HeaderMap) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use hyper::StatusCode;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::Semaphore;
+    use tokio::time::timeout;
+
     use super::*;
+    use crate::sender::leaving::{Leaving, Leg};
+
+    /// As if the end came between the look at the connection and the request.
+    #[tokio::test]
+    async fn an_end_that_meets_the_request_is_told_at_once() {
+        let (ours, mut theirs) = tokio::io::duplex(4096);
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let connection = Http1::new(Box::new(ours), permit).await.unwrap();
+        let limits = Limits {
+            deadline: Instant::now() + Duration::from_secs(60),
+            body_timeout: Duration::from_secs(1),
+            body_bytes_max: 1024,
+            excerpt_bytes_max: 1024,
+        };
+        let leaving = Leaving::new(Arc::new(|| true));
+        let (_leg, body) = Leg::new(&leaving, Bytes::from_static(b"{}"));
+        let answering = async {
+            assert!(theirs.read(&mut [0; 4096]).await.unwrap() > 0);
+            theirs
+                .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+                .await
+                .unwrap();
+        };
+        let (answered, ()) =
+            tokio::join!(connection.exchange(Request::new(body), limits), answering);
+        let (answer, kept) = answered.unwrap();
+        assert_eq!(answer.status, StatusCode::NO_CONTENT);
+        drop(theirs);
+        let (_leg, body) = Leg::new(&leaving, Bytes::from_static(b"{}"));
+        let again = kept.unwrap().exchange(Request::new(body), limits);
+        let told = timeout(Duration::from_secs(5), again).await;
+        let broken = told.expect("it is not waited for until the deadline");
+        assert!(broken.is_err_and(|broken| broken.untouched));
+    }
 
     #[test]
     fn what_a_receiver_says_of_keeping_a_connection_is_read() {

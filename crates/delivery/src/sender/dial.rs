@@ -88,6 +88,8 @@ impl Dialer {
     }
 
     /// Connects, and says which protocol is spoken.
+    ///
+    /// [`Failure::Ours`] only if nothing but this machine is to blame.
     pub(super) async fn dial(
         &self,
         origin: &Origin,
@@ -155,36 +157,45 @@ impl Dialer {
 /// Connects to the first address that answers: one after the other, the next when one fails or takes long.
 async fn connect(addresses: &[IpAddr], port: u16) -> Result<TcpStream, Failure> {
     let mut rest = addresses.iter().map(|ip| SocketAddr::new(*ip, port));
+    let dial = async |address| {
+        let connected = TcpStream::connect(address).await;
+        connected.map_err(|error| failure_of(address, error))
+    };
     let mut dialing = FuturesUnordered::new();
-    dialing.extend(rest.next().map(TcpStream::connect));
+    dialing.extend(rest.next().map(&dial));
+    let mut failure = None;
     loop {
         tokio::select! {
-            Some(connected) = dialing.next() => match connected {
-                Ok(stream) => return Ok(stream),
-                Err(error) if is_ours(&error) => return Err(Failure::Ours(error)),
-                Err(error) => match rest.next() {
-                    Some(next) => dialing.push(TcpStream::connect(next)),
-                    None if dialing.is_empty() => return Err(Failure::Connect(error)),
-                    None => {}
-                },
-            },
-            () = sleep(NEXT_ADDRESS_AFTER), if rest.len() > 0 => {
-                dialing.extend(rest.next().map(TcpStream::connect));
+            Some(connected) = dialing.next() => {
+                match connected {
+                    Ok(stream) => return Ok(stream),
+                    // What one address says of the receiver counts for more than what we lacked for another.
+                    Err(Failure::Ours(_)) if failure.is_some() => {}
+                    Err(one) => failure = Some(one),
+                }
+                dialing.extend(rest.next().map(&dial));
             }
+            () = sleep(NEXT_ADDRESS_AFTER), if rest.len() > 0 => {
+                dialing.extend(rest.next().map(&dial));
+            }
+            else => return Err(failure.unwrap_or(Failure::ConnectTimeout)),
         }
     }
 }
 
-/// Whether it is this machine that lacks something: descriptors, memory, local ports.
-fn is_ours(error: &io::Error) -> bool {
+fn failure_of(address: SocketAddr, error: io::Error) -> Failure {
+    if is_ours(&error, address.is_ipv4()) {
+        Failure::Ours(error)
+    } else {
+        Failure::Connect(error)
+    }
+}
+
+/// Whether it is this machine that lacks something: descriptors, memory, local ports. One without IPv6 has no local address
+/// for it either, but lacks nothing.
+pub(super) fn is_ours(error: &io::Error, is_ipv4: bool) -> bool {
     use rustix::io::Errno;
-    let ours = [
-        Errno::MFILE,
-        Errno::NFILE,
-        Errno::NOMEM,
-        Errno::NOBUFS,
-        Errno::ADDRNOTAVAIL,
-    ];
     let is = |errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
-    ours.into_iter().any(is)
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
+    ours.into_iter().any(is) || (is_ipv4 && is(Errno::ADDRNOTAVAIL))
 }

@@ -6,13 +6,11 @@ use std::io;
 use postrider_model::outcome::{Outcome, Reason};
 use url::Host;
 
-use super::resolver::Unresolved;
-
 /// Why there was no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     #[error("the host name did not resolve: {0}")]
-    Unresolved(#[from] Unresolved),
+    Unresolved(String),
     /// Of a name it is not said which address it has: that may be nobody's business.
     #[error("{0} is a forbidden address, or has no other; `egress.allow_cidrs` opens networks")]
     Forbidden(Host<String>),
@@ -31,6 +29,9 @@ pub(super) enum Failure {
     /// The receiver has no part in it.
     #[error("this process cannot connect: {0}")]
     Ours(io::Error),
+    /// The webhook might not leave any more.
+    #[error("the webhook may not leave any more")]
+    Refused,
 }
 
 impl Failure {
@@ -57,7 +58,8 @@ impl Failure {
             | Self::Connect(_)
             | Self::Tls(_)
             | Self::Exchange(_)
-            | Self::Ours(_) => Reason::Connect,
+            | Self::Ours(_)
+            | Self::Refused => Reason::Connect,
         }
     }
 }

@@ -23,7 +23,7 @@ use url::{Position, Url};
 use super::connection::{Answer, Broken, Limits};
 use super::dial::{Dialer, Origin, Protocol};
 use super::failure::Failure;
-use super::leaving::{Leaving, LeavingBody};
+use super::leaving::{Leaving, LeavingBody, Leg};
 use super::pool::{Connection, Pool};
 use super::{MayLeave, Sender, WebhookRequest, WebhookResponse};
 use crate::config::EgressConfig;
@@ -101,7 +101,7 @@ impl HttpSender {
         let was_used = used.is_some();
         let connection = match used {
             Some(connection) => connection,
-            None => self.pool.fresh(&origin, false).await?,
+            None => self.pool.fresh(&origin, false, limits.deadline).await?,
         };
         let broken = match self
             .over_one(connection, &origin, request, leaving, limits)
@@ -111,16 +111,32 @@ impl HttpSender {
             Err(broken) => broken,
         };
         let not_seen = broken.is_vouched || (was_used && broken.untouched);
-        if leaving.was_refused() || !(not_seen || broken.wants_http1) {
+        if !(not_seen || broken.wants_http1) {
             return Err(broken.failure);
         }
         let same = broken.is_of_stream && !broken.wants_http1;
-        let next = match same.then(|| self.pool.used(&origin)).flatten() {
-            Some(connection) => connection,
-            None => self.pool.fresh(&origin, broken.wants_http1).await?,
+        let again = async {
+            let next = match same.then(|| self.pool.used(&origin)).flatten() {
+                Some(connection) => connection,
+                None => {
+                    let only_http1 = broken.wants_http1;
+                    self.pool
+                        .fresh(&origin, only_http1, limits.deadline)
+                        .await?
+                }
+            };
+            let again = self.over_one(next, &origin, request, leaving, limits);
+            again.await.map_err(|broken| broken.failure)
         };
-        let again = self.over_one(next, &origin, request, leaving, limits);
-        again.await.map_err(|broken| broken.failure)
+        match again.await {
+            // The receiver may have got it the first time, so that was an attempt.
+            Err(Failure::Ours(_) | Failure::Refused)
+                if !(broken.is_vouched || broken.wants_http1) =>
+            {
+                Err(broken.failure)
+            }
+            ended => ended,
+        }
     }
 
     async fn over_one(
@@ -131,26 +147,34 @@ impl HttpSender {
         leaving: &Arc<Leaving>,
         limits: Limits,
     ) -> Result<Answer, Broken> {
-        let body = LeavingBody::new(request.body.clone(), Arc::clone(leaving));
-        match connection {
+        let (_leg, body) = Leg::new(leaving, request.body.clone());
+        let ended = match connection {
             Connection::Http1(connection) => {
                 let message = message(request, Protocol::Http1, body);
-                let (answer, kept) = connection.exchange(message, limits).await?;
-                if let Some(kept) = kept {
-                    self.pool.keep(origin, Box::new(kept));
-                }
-                Ok(answer)
+                let answered = connection.exchange(message, limits).await;
+                answered.map(|(answer, kept)| {
+                    if let Some(kept) = kept {
+                        self.pool.keep(origin, Box::new(kept));
+                    }
+                    answer
+                })
             }
             Connection::Http2(connection) => {
                 let message = message(request, Protocol::Http2, body);
                 let answered = connection.exchange(message, limits).await;
                 // Where one exchange was not answered in time, others do not wait too.
-                if answered.as_ref().is_err_and(|broken| !broken.is_of_stream) {
-                    self.pool.leave(origin, &connection);
-                }
+                let is_good = match &answered {
+                    Ok(_) => true,
+                    Err(broken) => broken.is_of_stream && !broken.wants_http1,
+                };
+                self.pool.give_back(origin, connection, is_good);
                 answered
             }
-        }
+        };
+        ended.map_err(|broken| match leaving.was_refused() {
+            true => Broken::by(Failure::Refused),
+            false => broken,
+        })
     }
 
     fn response(&self, answer: Answer) -> WebhookResponse {
@@ -177,7 +201,7 @@ impl Sender for HttpSender {
         let leaving = Leaving::new(may_leave);
         match self.exchange(&request, &leaving).await {
             Ok(answer) => Some(self.response(answer)),
-            Err(_) if leaving.was_refused() => None,
+            Err(Failure::Refused) => None,
             Err(failure @ Failure::Ours(_)) => {
                 tracing::warn!(%failure, "a webhook waits");
                 sleep(OURS_WAIT).await;
@@ -261,147 +285,4 @@ fn headers(request: &WebhookRequest) -> HeaderMap {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::SocketAddr;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use postrider_log::SystemClock;
-    use postrider_model::ids::TenantId;
-    use postrider_model::outcome::Reason;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
-    use tokio::task::JoinSet;
-    use tokio::time::timeout;
-
-    use super::*;
-
-    const TIMEOUT: Duration = Duration::from_secs(5);
-
-    /// An HTTP/2 server that refuses the first requests and answers the others.
-    async fn refusing(count: usize, tasks: &mut JoinSet<()>) -> (SocketAddr, Arc<AtomicUsize>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let requests = Arc::new(AtomicUsize::new(0));
-        let seen = Arc::clone(&requests);
-        tasks.spawn(async move {
-            let (stream, _) = listener.accept().await.unwrap();
-            let mut connection = h2::server::handshake(stream).await.unwrap();
-            while let Some(Ok((_, mut respond))) = connection.accept().await {
-                if seen.fetch_add(1, Ordering::SeqCst) < count {
-                    respond.send_reset(h2::Reason::REFUSED_STREAM);
-                } else {
-                    // The default is 200.
-                    respond.send_response(Default::default(), true).unwrap();
-                }
-            }
-        });
-        (address, requests)
-    }
-
-    fn sender(config: &EgressConfig) -> HttpSender {
-        let policy = AddressPolicy::try_new(&["127.0.0.0/8".to_owned()]).unwrap();
-        HttpSender::over(Protocol::Http2, policy, config, Arc::new(SystemClock)).unwrap()
-    }
-
-    async fn send(address: SocketAddr) -> WebhookResponse {
-        send_by(&sender(&EgressConfig::default()), address).await
-    }
-
-    async fn send_by(sender: &HttpSender, address: SocketAddr) -> WebhookResponse {
-        let request = WebhookRequest {
-            tenant: TenantId::try_new("acme").unwrap(),
-            url: format!("http://{address}/").parse().unwrap(),
-            id: "evt_1".to_owned(),
-            attempt: 1,
-            timestamp_s: 1_700_000_000,
-            signature: "v1,abc=".to_owned(),
-            traceparent: String::new(),
-            body: Bytes::from_static(b"{}"),
-            timeout: TIMEOUT,
-        };
-        sender.send(request, Arc::new(|| true)).await.unwrap()
-    }
-
-    /// Requests wait on one connection until it is found dead, and the next one gets another.
-    #[tokio::test]
-    async fn a_dead_connection_is_left_before_the_attempt_is_given_up() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            for answers in [1, 9] {
-                let (stream, _) = listener.accept().await.unwrap();
-                let mut connection = h2::server::handshake(stream).await.unwrap();
-                for _ in 0..answers {
-                    let (_, mut respond) = connection.accept().await.unwrap().unwrap();
-                    respond.send_response(Default::default(), true).unwrap();
-                }
-                // The answer leaves when the connection is asked for more; after that nobody looks at it.
-                drop(timeout(Duration::from_millis(100), connection.accept()).await);
-                std::mem::forget(connection);
-            }
-        });
-        let sender = sender(&EgressConfig {
-            http2_ping_interval_ms: 200,
-            http2_ping_timeout_ms: 200,
-            ..EgressConfig::default()
-        });
-        assert_eq!(send_by(&sender, address).await.status(), Some(200));
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        let began = Instant::now();
-        // On the dead one nothing comes, so it is sent once more on the next.
-        assert_eq!(send_by(&sender, address).await.status(), Some(200));
-        assert!(began.elapsed() < TIMEOUT, "{:?}", began.elapsed());
-    }
-
-    #[tokio::test]
-    async fn what_the_receiver_refused_unprocessed_is_sent_once_more() {
-        let mut tasks = JoinSet::new();
-        let (address, requests) = refusing(1, &mut tasks).await;
-        let outcome = send(address).await.outcome;
-        assert!(
-            matches!(outcome, Outcome::Answered { status: 200, .. }),
-            "{outcome:?}"
-        );
-        assert_eq!(requests.load(Ordering::SeqCst), 2);
-    }
-
-    #[tokio::test]
-    async fn what_came_after_a_connection_was_going_away_is_sent_once_more() {
-        // Frames of RFC 9113: SETTINGS without any, then GOAWAY with no stream processed and NO_ERROR.
-        const GOES_AWAY: [u8; 26] = [
-            0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-        ];
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let (mut first, _) = listener.accept().await.unwrap();
-            // The request is on its way when its connection goes.
-            let mut begin = [0; 128];
-            first.read_exact(&mut begin).await.unwrap();
-            first.write_all(&GOES_AWAY).await.unwrap();
-            let (second, _) = listener.accept().await.unwrap();
-            let mut connection = h2::server::handshake(second).await.unwrap();
-            while let Some(Ok((_, mut respond))) = connection.accept().await {
-                respond.send_response(Default::default(), true).unwrap();
-            }
-        });
-        let outcome = send(address).await.outcome;
-        assert!(
-            matches!(outcome, Outcome::Answered { status: 200, .. }),
-            "{outcome:?}"
-        );
-    }
-
-    #[tokio::test]
-    async fn what_is_refused_twice_has_failed() {
-        let mut tasks = JoinSet::new();
-        let (address, requests) = refusing(9, &mut tasks).await;
-        assert_eq!(
-            send(address).await.outcome,
-            Outcome::Unanswered(Reason::Connect)
-        );
-        assert_eq!(requests.load(Ordering::SeqCst), 2);
-    }
-}
+mod tests;

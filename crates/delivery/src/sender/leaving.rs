@@ -1,8 +1,8 @@
 //! The body of a webhook, which a connection gets only while it may leave.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -29,20 +29,27 @@ impl Leaving {
     }
 }
 
+/// One exchange with a webhook. When it is given up, the webhook does not leave by it any more, though a connection of HTTP/2 may
+/// still have it.
+pub(super) struct Leg(Arc<Leaving>);
+
+impl Leg {
+    /// An exchange, and the body for it.
+    pub(super) fn new(leaving: &Arc<Leaving>, bytes: Bytes) -> (Arc<Self>, LeavingBody) {
+        let leg = Arc::new(Self(Arc::clone(leaving)));
+        let body = LeavingBody {
+            bytes: Some(bytes),
+            leg: Arc::downgrade(&leg),
+        };
+        (leg, body)
+    }
+}
+
 /// A body that a connection gets only if it may leave. HTTP/1 asks for it before it writes the head, so that not even
 /// that leaves; HTTP/2 may have sent the head and resets the stream.
 pub(super) struct LeavingBody {
     bytes: Option<Bytes>,
-    leaving: Arc<Leaving>,
-}
-
-impl LeavingBody {
-    pub(super) fn new(bytes: Bytes, leaving: Arc<Leaving>) -> Self {
-        Self {
-            bytes: Some(bytes),
-            leaving,
-        }
-    }
+    leg: Weak<Leg>,
 }
 
 /// The webhook may not leave any more.
@@ -59,12 +66,14 @@ impl Body for LeavingBody {
         _context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, MayNotLeave>>> {
         Poll::Ready(self.bytes.take().map(|bytes| {
-            if (self.leaving.may)() {
-                Ok(Frame::data(bytes))
-            } else {
-                self.leaving.was_refused.store(true, Ordering::Relaxed);
-                Err(MayNotLeave)
+            let Some(leg) = self.leg.upgrade() else {
+                return Err(MayNotLeave);
+            };
+            if (leg.0.may)() {
+                return Ok(Frame::data(bytes));
             }
+            leg.0.was_refused.store(true, Ordering::Relaxed);
+            Err(MayNotLeave)
         }))
     }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// TCP, or TLS over it.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -19,6 +20,18 @@ pub(super) struct Meter {
     read: AtomicUsize,
     read_max: AtomicUsize,
     write_failed: AtomicBool,
+}
+
+/// Room for the head of one more answer.
+pub(super) struct HeadRoom<'a> {
+    meter: &'a Meter,
+    bytes: usize,
+}
+
+impl Drop for HeadRoom<'_> {
+    fn drop(&mut self) {
+        self.meter.read_max.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Meter {
@@ -34,6 +47,12 @@ impl Meter {
     pub(super) fn begin(&self, read_max: usize) {
         self.read.store(0, Ordering::Relaxed);
         self.read_max.store(read_max, Ordering::Relaxed);
+    }
+
+    /// One more answer is awaited on a connection that several exchanges share.
+    pub(super) fn room_for_head(&self, bytes: usize) -> HeadRoom<'_> {
+        self.read_max.fetch_add(bytes, Ordering::Relaxed);
+        HeadRoom { meter: self, bytes }
     }
 
     /// The head of an answer came, or a part of a body: what may come until the next begins anew.
@@ -63,6 +82,8 @@ pub(super) struct HeadTooLarge;
 
 pub(super) struct Metered {
     stream: Box<dyn Stream>,
+    /// Lasts as long as the socket.
+    _permit: OwnedSemaphorePermit,
     meter: Arc<Meter>,
     /// A receiver may answer before it has read the request, and close (RFC 9112, section 9.6). So that the answer is read, what
     /// it does not take any more counts as written.
@@ -70,9 +91,15 @@ pub(super) struct Metered {
 }
 
 impl Metered {
-    pub(super) fn new(stream: Box<dyn Stream>, meter: Arc<Meter>, forgives_writes: bool) -> Self {
+    pub(super) fn new(
+        stream: Box<dyn Stream>,
+        permit: OwnedSemaphorePermit,
+        meter: Arc<Meter>,
+        forgives_writes: bool,
+    ) -> Self {
         Self {
             stream,
+            _permit: permit,
             meter,
             forgives_writes,
         }

@@ -1,8 +1,8 @@
 //! Connections that are kept for the next webhook to the same place, by tenant.
 //!
 //! How many there are in all is bounded, since each takes a descriptor: for a new one, the one that was idle longest goes. None
-//! is kept for longer than its receiver says, nor used when it is older than `egress.connection_age_max_ms`, so that a change of
-//! DNS is followed under traffic.
+//! is used when it was idle for longer than its receiver keeps it, nor when it is older than `egress.connection_age_max_ms`, so
+//! that a change of DNS is followed under traffic.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connection::{Http1, Http2};
 use super::dial::{Dialer, Origin, Protocol};
@@ -86,21 +86,33 @@ impl Pool {
         used
     }
 
-    /// A new one.
+    /// A new one, which must be there by the deadline.
     pub(super) async fn fresh(
         &self,
         origin: &Origin,
         only_http1: bool,
+        deadline: Instant,
     ) -> Result<Connection, Failure> {
-        let permit = self.permit().await?;
+        let permit = self.permit(deadline).await?;
+        let made = self.make(origin, only_http1, permit);
+        let made = timeout_at(deadline, made).await;
+        made.unwrap_or(Err(Failure::ConnectTimeout))
+    }
+
+    async fn make(
+        &self,
+        origin: &Origin,
+        only_http1: bool,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Connection, Failure> {
         let (stream, protocol) = self.dialer.dial(origin, only_http1).await?;
         Ok(match protocol {
             Protocol::Http1 => Connection::Http1(Box::new(Http1::new(stream, permit).await?)),
             Protocol::Http2 => {
                 let made = Http2::new(stream, permit, &self.config).await?;
                 let made = Arc::new(made);
-                let former = self.kept().share(origin, Arc::clone(&made));
-                drop(former);
+                let left = self.share(origin, &made);
+                drop(left);
                 Connection::Http2(made)
             }
         })
@@ -114,15 +126,28 @@ impl Pool {
         self.idle.notify_one();
     }
 
-    /// Uses one no more that was shared; exchanges on it go on.
-    pub(super) fn leave(&self, origin: &Origin, connection: &Arc<Http2>) {
-        let left = self.kept().leave(origin, connection);
-        drop(left);
+    /// An exchange on a shared one is over; whether the next one may use it.
+    pub(super) fn give_back(&self, origin: &Origin, connection: Arc<Http2>, is_good: bool) {
+        if !is_good {
+            let left = self.kept().leave(origin, &connection);
+            drop(left);
+        }
+        drop(connection);
+        self.idle.notify_one();
     }
 
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
+    /// Of several that were made at once the first is shared.
+    fn share(&self, origin: &Origin, made: &Arc<Http2>) -> Option<Left> {
+        let mut kept = self.kept();
+        match kept.shared(origin, self.age_max()) {
+            Some(_) => None,
+            None => kept.share(origin, Arc::clone(made)),
+        }
+    }
+
+    async fn permit(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Failure> {
         let limit = Duration::from_millis(self.config.connect_timeout_ms);
-        let waited = timeout(limit, async {
+        let waited = timeout_at(deadline.min(Instant::now() + limit), async {
             loop {
                 if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
                     return Ok(permit);
@@ -187,7 +212,7 @@ struct Shared {
     connection: Arc<Http2>,
 }
 
-/// A connection that is let go; dropped where nobody waits for the lock.
+/// A connection that is let go.
 enum Left {
     Idle(#[expect(dead_code, reason = "dropped")] Box<Http1>),
     Shared(#[expect(dead_code, reason = "dropped")] Arc<Http2>),
@@ -210,6 +235,7 @@ impl Kept {
         }
         let (used, connection) = of_origin.idle.pop_front()?;
         self.used.remove(&used);
+        self.forget_empty(origin);
         Some(Left::Idle(connection))
     }
 

@@ -5,35 +5,34 @@
 //! waiting: each may look up only so many at once.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::select;
+use futures_util::future::{Either, select};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::lookup::Lookup;
+use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RecordType};
 use postrider_model::ids::TenantId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
+use super::dial::is_ours;
+use super::failure::Failure;
 use crate::config::EgressConfig;
 
 /// A question is asked once more before its time is over.
 const TRIES: u32 = 2;
-/// How long the answer of one address family waits for that of the other (RFC 8305, section 3).
-const OTHER_FAMILY_WAIT: Duration = Duration::from_millis(50);
+/// How long IPv4 addresses that are there wait for IPv6 ones. Those are dialled first, so that they are waited for longer.
+const V6_WAIT: Duration = Duration::from_millis(50);
 /// However long an answer says that it holds.
 const KEPT_MAX: Duration = Duration::from_secs(60);
 const NOT_THERE_KEPT_MAX: Duration = Duration::from_secs(10);
-
-/// A name has no address.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct Unresolved(String);
 
 pub(super) struct Resolver {
     names: TokioResolver,
@@ -91,32 +90,54 @@ impl Resolver {
         &self,
         tenant: &TenantId,
         name: &str,
-    ) -> Result<Vec<IpAddr>, Unresolved> {
-        let looked_up = async {
-            let _permit = self.admit(tenant).await;
-            self.look_up(name).await
-        };
-        let found = timeout(self.timeout, looked_up).await;
+    ) -> Result<Vec<IpAddr>, Failure> {
+        let found = self.resolve_by(Instant::now() + self.timeout, tenant, name);
+        let found = found.await;
         self.forget_idle();
+        found
+    }
+
+    async fn resolve_by(
+        &self,
+        deadline: Instant,
+        tenant: &TenantId,
+        name: &str,
+    ) -> Result<Vec<IpAddr>, Failure> {
+        let admitted = timeout_at(deadline, self.admit(tenant)).await;
+        let _permit = admitted.map_err(|_| {
+            Failure::Ours(io::Error::other(
+                "as many names of the tenant as `egress.dns_lookups_per_tenant_max` permits are being resolved",
+            ))
+        })?;
+        let found = timeout_at(deadline, self.look_up(name)).await;
         found.unwrap_or_else(|_| {
-            Err(Unresolved(format!(
+            Err(Failure::Unresolved(format!(
                 "no answer within {} ms",
                 self.timeout.as_millis()
             )))
         })
     }
 
-    async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, Unresolved> {
-        let mut absolute = Name::from_ascii(name).map_err(|error| Unresolved(error.to_string()))?;
+    async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, Failure> {
+        let mut absolute =
+            Name::from_ascii(name).map_err(|error| Failure::Unresolved(error.to_string()))?;
         absolute.set_fqdn(true);
         let answer = async |kind| match self.names.lookup(absolute.clone(), kind).await {
             Ok(found) => Ok(addresses(&found)),
-            Err(error) => Err(Unresolved(error.to_string())),
+            Err(NetError::Io(error)) if is_ours(&error, true) => {
+                Err(Failure::Ours(io::Error::other(error)))
+            }
+            Err(error) => Err(Failure::Unresolved(error.to_string())),
         };
         let (v4, v6) = (pin!(answer(RecordType::A)), pin!(answer(RecordType::AAAA)));
-        let (first, other) = select(v4, v6).await.factor_first();
+        let answered = select(v4, v6).await;
+        let other_wait = match &answered {
+            Either::Left(_) => V6_WAIT,
+            Either::Right(_) => self.timeout / 2,
+        };
+        let (first, other) = answered.factor_first();
         let other = match &first {
-            Ok(found) if !found.is_empty() => timeout(OTHER_FAMILY_WAIT, other).await.ok(),
+            Ok(found) if !found.is_empty() => timeout(other_wait, other).await.ok(),
             _ => Some(other.await),
         };
         let found: Vec<IpAddr> = [Some(&first), other.as_ref()]
@@ -129,7 +150,7 @@ impl Resolver {
         match (found.is_empty(), first) {
             (false, _) => Ok(alternating(&found, self.addresses_max)),
             (true, Err(error)) => Err(error),
-            (true, Ok(_)) => Err(Unresolved("it has no addresses".to_owned())),
+            (true, Ok(_)) => Err(Failure::Unresolved("it has no addresses".to_owned())),
         }
     }
 

@@ -79,7 +79,7 @@ async fn succeeds(sender: &HttpSender, request: WebhookRequest) {
     assert_eq!(response.status(), Some(204), "{}", response.detail);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_receiver_that_closes_as_the_request_leaves_costs_no_attempt() {
     for idle_ms in [1, 2, 5, 10] {
         let idle = Duration::from_millis(idle_ms);
@@ -223,6 +223,18 @@ async fn a_request_waits_for_a_connection_that_others_have() {
     let first = send_with(&sender, request(&receiver.url));
     let (first, waits) = tokio::join!(first, waits);
     assert_eq!((first.status(), waits), (Some(204), None));
+}
+
+#[tokio::test]
+async fn connecting_takes_no_longer_than_the_attempt_may() {
+    let (address, _waiting) = super::full().await;
+    let mut hasty = request(&format!("http://{address}/"));
+    hasty.timeout = Duration::from_millis(300);
+    let began = Instant::now();
+    let response = send_with(&open(&EgressConfig::default()), hasty).await;
+    assert_eq!(reason(&response), Reason::Connect, "{}", response.detail);
+    let took = began.elapsed();
+    assert!((300..2_000).contains(&took.as_millis()), "{took:?}");
 }
 
 #[tokio::test]

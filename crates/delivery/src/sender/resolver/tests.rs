@@ -135,7 +135,11 @@ async fn names_that_are_not_answered_hold_up_their_tenants_only() {
         let name = format!("silent{number}.example");
         let acme = tenant(&format!("acme{}", number % TENANTS));
         let failed = resolver.resolve(&acme, &name).await.unwrap_err();
-        assert!(failed.to_string().contains("no answer"), "{failed}");
+        // The last one of each tenant found all its lookups taken, which is not what its name is charged with.
+        assert!(
+            matches!(failed, Failure::Unresolved(_) | Failure::Ours(_)),
+            "{failed}"
+        );
     }));
     let others = async {
         let mut slowest = Duration::ZERO;
