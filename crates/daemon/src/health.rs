@@ -30,6 +30,9 @@ use crate::metrics::{self, Metrics};
 /// Probes are short, and come from few places.
 const LIMITS: Limits = Limits {
     connections_max: 64,
+    connections_per_address_max: 64,
+    first_head_timeout: Duration::from_secs(5),
+    head_bytes_max: 16 << 10,
     header_timeout: Duration::from_secs(10),
     drain: Duration::from_secs(1),
 };

@@ -1,9 +1,10 @@
-//! The HTTP server: bounded in connections, in the time a request's head may take, and in the time it drains.
+//! The HTTP server: bounded in connections, in the time and the bytes that a request's head may take, and in the time it drains.
+
+mod places;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -14,22 +15,31 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use places::{NoPlace, Place, Places};
+
 /// Pause after a failed accept that is not the client's doing: most often there are no file descriptors left, and
 /// asking again at once would only burn CPU until some connection closes.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What a connection reads at once.
+const READ_BYTES_MAX: usize = 64 << 10;
 
 /// What a server takes and how long it waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at a time; further ones wait in the kernel's queue.
+    /// Connections at a time. For a further one the one goes that asked for nothing longest; while all ask, it waits.
     pub connections_max: usize,
-    /// How long the head of a request may take. It also closes a connection that was idle for as long.
+    /// Of them from one address. A further one is closed while all of its address ask for something.
+    pub connections_per_address_max: usize,
+    /// How long the first head may take on a connection.
+    pub first_head_timeout: Duration,
+    /// How long the head of a later request may take. It also closes a connection that was idle for as long.
     pub header_timeout: Duration,
+    /// Bytes of a head; more is answered with 431.
+    pub head_bytes_max: usize,
     /// How long open requests may go on after cancellation.
     pub drain: Duration,
 }
@@ -38,7 +48,10 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 4096,
+            connections_per_address_max: 2048,
+            first_head_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(60),
+            head_bytes_max: 16 << 10,
             drain: Duration::from_secs(25),
         }
     }
@@ -72,22 +85,27 @@ pub async fn serve(
     limits: impl Into<Limits>,
 ) -> Drained {
     let limits = limits.into();
-    let permits = Arc::new(Semaphore::new(limits.connections_max));
+    let places = Places::new(limits.connections_max, limits.connections_per_address_max);
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             biased;
             () = token.cancelled() => break,
             Some(_) = connections.join_next() => continue,
-            accepted = accept(&listener, &permits) => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer, permit)) => {
-                let connection = handle(stream, peer, router.clone(), token.clone(), limits);
-                connections.spawn(async move {
-                    connection.await;
-                    drop(permit);
-                });
+            Ok((stream, peer)) => {
+                let place = tokio::select! {
+                    biased;
+                    () = token.cancelled() => break,
+                    place = place(&places, peer) => place,
+                };
+                if let Some(place) = place {
+                    let connection =
+                        handle(stream, place, peer, router.clone(), token.clone(), limits);
+                    connections.spawn(connection);
+                }
             }
             Err(error) if is_clients_doing(&error) => {}
             Err(error) => {
@@ -107,19 +125,18 @@ pub async fn serve(
     Drained { cut }
 }
 
-/// Accepts a connection once there is a permit for it. Cancel-safe.
-async fn accept(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let permit = permits
-        .clone()
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
-    let (stream, peer) = listener.accept().await?;
-    stream.set_nodelay(true)?;
-    Ok((stream, peer, permit))
+/// Waits for a place; `None`: the address has as many as it may.
+async fn place(places: &Places, peer: SocketAddr) -> Option<Place> {
+    loop {
+        match places.take(peer.ip()) {
+            Ok(place) => return Some(place),
+            Err(NoPlace::AtAll) => places.freed().await,
+            Err(NoPlace::OfAddress) => {
+                tracing::debug!(%peer, "connection refused: its address has as many as it may");
+                return None;
+            }
+        }
+    }
 }
 
 fn is_clients_doing(error: &io::Error) -> bool {
@@ -134,25 +151,44 @@ fn is_clients_doing(error: &io::Error) -> bool {
 
 async fn handle(
     stream: TcpStream,
+    place: Place,
     peer: SocketAddr,
     router: Router,
     token: CancellationToken,
     limits: Limits,
 ) {
+    // Only speed depends on it.
+    drop(stream.set_nodelay(true));
     let router = TowerToHyperService::new(router);
+    let place = &place;
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        let asking = place.ask();
         request.extensions_mut().insert(ConnectInfo(peer));
         let response = router.call(request);
-        async move { response.await.map_err(|never: Infallible| never) }
+        async move {
+            let response = response.await.map_err(|never: Infallible| never);
+            drop(asking);
+            response
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
+        .max_header_size(limits.head_bytes_max)
+        .max_buf_size(READ_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
+    let silent = async {
+        sleep(limits.first_head_timeout).await;
+        if place.has_asked() {
+            std::future::pending::<()>().await;
+        }
+    };
     let result = tokio::select! {
         biased;
         result = connection.as_mut() => result,
+        () = place.ended.cancelled() => return,
+        () = silent => return,
         () = token.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await

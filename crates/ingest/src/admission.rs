@@ -22,8 +22,27 @@ pub(crate) struct Admission {
 /// An event that was admitted; travels with it until its fate is known.
 #[derive(Debug)]
 pub(crate) struct Admitted {
-    _permits: [OwnedSemaphorePermit; 2],
-    _raised: [Raised; 2],
+    _event: OwnedSemaphorePermit,
+    bytes: Option<OwnedSemaphorePermit>,
+    room: Arc<Semaphore>,
+    _event_raised: Raised,
+    bytes_raised: Raised,
+}
+
+impl Admitted {
+    /// So many bytes more of its body have come. What was announced and does not come takes no room from others.
+    pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
+        let permits = u32::try_from(bytes).map_err(|_| Problem::Busy)?;
+        let more = Arc::clone(&self.room)
+            .try_acquire_many_owned(permits)
+            .map_err(|_| Problem::Busy)?;
+        self.bytes_raised.further(bytes);
+        match &mut self.bytes {
+            Some(bytes) => bytes.merge(more),
+            none => *none = Some(more),
+        }
+        Ok(())
+    }
 }
 
 impl Admission {
@@ -48,21 +67,20 @@ impl Admission {
         })
     }
 
-    /// Admits an event whose body has at most so many bytes, before any of them is read.
-    pub(crate) fn admit(&self, bytes: usize) -> Result<Admitted, Problem> {
-        let permits = u32::try_from(bytes).map_err(|_| Problem::Busy)?;
+    /// Admits an event before its body is read, unless there is no room for that as far as it is announced.
+    pub(crate) fn admit(&self, announced: usize) -> Result<Admitted, Problem> {
         let event = Arc::clone(&self.events)
             .try_acquire_owned()
             .map_err(|_| Problem::Busy)?;
-        let body = Arc::clone(&self.bytes)
-            .try_acquire_many_owned(permits)
-            .map_err(|_| Problem::Busy)?;
+        if self.bytes.available_permits() < announced {
+            return Err(Problem::Busy);
+        }
         Ok(Admitted {
-            _permits: [event, body],
-            _raised: [
-                Raised::by(&self.events_gauge, 1),
-                Raised::by(&self.bytes_gauge, bytes),
-            ],
+            _event: event,
+            bytes: None,
+            room: Arc::clone(&self.bytes),
+            _event_raised: Raised::by(&self.events_gauge, 1),
+            bytes_raised: Raised::by(&self.bytes_gauge, 0),
         })
     }
 }

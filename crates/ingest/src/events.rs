@@ -46,8 +46,8 @@ async fn accept(
     body: Body,
 ) -> Result<EventId, Problem> {
     let bytes_max = api.config.event_bytes_max;
-    let length = request::content_length(headers).unwrap_or(bytes_max);
-    if length > bytes_max {
+    let announced = request::content_length(headers).unwrap_or(0);
+    if announced > bytes_max {
         return Err(Problem::BodyTooLarge { bytes_max });
     }
     let parse = match request::media_type(headers).as_deref() {
@@ -58,9 +58,11 @@ async fn accept(
             return Err(Problem::MediaType { expected });
         }
     };
-    let _admitted = api.admission.admit(length)?;
+    let mut admitted = api.admission.admit(announced)?;
     let tenant = api.tenant(tenant).await?;
-    let body = request::read_body(headers, body, bytes_max, api.config.body_timeout()).await?;
+    let at_most = api.config.body_timeout();
+    let room = |bytes| admitted.grow(bytes);
+    let body = request::read_body_as(headers, body, bytes_max, at_most, room).await?;
     let event = parse(
         &body,
         Stamp {

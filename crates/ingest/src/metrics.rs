@@ -80,6 +80,13 @@ impl Raised {
             by,
         }
     }
+
+    /// Raises it by more.
+    pub(crate) fn further(&mut self, by: usize) {
+        let by = i64::try_from(by).unwrap_or(i64::MAX);
+        self.gauge.add(by);
+        self.by += by;
+    }
 }
 
 impl Drop for Raised {

@@ -237,6 +237,8 @@ impl Problem {
         if matches!(self, Self::Unauthorized) {
             let challenge = HeaderValue::from_static("Bearer realm=\"postrider\"");
             headers.insert(header::WWW_AUTHENTICATE, challenge);
+            // A connection is kept for those who have the key.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }

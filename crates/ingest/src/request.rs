@@ -96,6 +96,17 @@ pub(crate) async fn read_body(
     bytes_max: usize,
     at_most: Duration,
 ) -> Result<Bytes, Problem> {
+    read_body_as(headers, body, bytes_max, at_most, |_| Ok(())).await
+}
+
+/// Reads the body as long as there is room for what comes of it.
+pub(crate) async fn read_body_as(
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: usize,
+    at_most: Duration,
+    mut room: impl FnMut(usize) -> Result<(), Problem>,
+) -> Result<Bytes, Problem> {
     expect_plain(headers)?;
     if content_length(headers).is_some_and(|length| length > bytes_max) {
         return Err(Problem::BodyTooLarge { bytes_max });
@@ -106,12 +117,14 @@ pub(crate) async fn read_body(
             return Ok(Bytes::new());
         };
         let first = first.map_err(|_| Problem::BodyBroken)?;
+        room(first.len())?;
         let mut whole = BytesMut::from(first);
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(|_| Problem::BodyBroken)?;
             if whole.len() + chunk.len() > bytes_max {
                 return Err(Problem::BodyTooLarge { bytes_max });
             }
+            room(chunk.len())?;
             whole.extend_from_slice(&chunk);
         }
         Ok(whole.freeze())

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use postrider_daemon::config::{self, ConfigError, Secret};
+use postrider_daemon::http::Limits;
 use postrider_daemon::telemetry::TelemetryConfig;
 use postrider_delivery::DeliveryConfig;
 use postrider_delivery::config::EgressConfig;
@@ -119,12 +120,58 @@ impl Serialize for KafkaConfig {
     }
 }
 
-/// Where a server listens.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+/// Where the API listens, and whom it lets connect.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ListenConfig {
     /// Address and port. By default port 8080, at 127.0.0.1 in `up` and at 0.0.0.0 in the other roles.
     pub(crate) listen: Option<SocketAddr>,
+    /// Connections at a time. A process that may open fewer files takes half of those.
+    pub(crate) connections_max: usize,
+    /// Of them from one address; clients that come through a proxy share its address.
+    pub(crate) connections_per_address_max: usize,
+    /// How long the first head of a connection may take.
+    pub(crate) first_head_timeout_ms: u64,
+    /// How long a connection is kept on which nothing is asked.
+    pub(crate) idle_connection_ms: u64,
+    /// Bytes of a request's head.
+    pub(crate) head_bytes_max: usize,
+}
+
+impl Default for ListenConfig {
+    fn default() -> Self {
+        let limits = Limits::default();
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            listen: None,
+            connections_max: limits.connections_max,
+            connections_per_address_max: limits.connections_per_address_max,
+            first_head_timeout_ms: ms(limits.first_head_timeout),
+            idle_connection_ms: ms(limits.header_timeout),
+            head_bytes_max: limits.head_bytes_max,
+        }
+    }
+}
+
+impl ListenConfig {
+    /// The limits in a process that may have so many files open.
+    pub(crate) fn limits(&self, files_max: usize, drain: Duration) -> Limits {
+        Limits {
+            connections_max: self.connections_max.min((files_max / 2).max(1)),
+            connections_per_address_max: self.connections_per_address_max,
+            first_head_timeout: Duration::from_millis(self.first_head_timeout_ms),
+            header_timeout: Duration::from_millis(self.idle_connection_ms),
+            head_bytes_max: self.head_bytes_max,
+            drain,
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.connections_max == 0 || self.connections_per_address_max == 0 {
+            return Err("`api`: numbers of connections must be at least 1".to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// Where health and metrics listen, and what they say.
@@ -332,6 +379,7 @@ impl Config {
         self.delivery
             .check()
             .map_err(|error| format!("`delivery`: {error}"))?;
+        self.api.check()?;
         self.egress
             .check()
             .map_err(|error| format!("`egress`: {error}"))?;

@@ -420,13 +420,41 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
         .problem("body-broken");
 }
 
+/// Whoever announces bodies and sends none keeps nobody else from publishing.
+#[tokio::test(start_paused = true)]
+async fn what_was_announced_and_does_not_come_takes_no_room() {
+    let world = World::with(|config| {
+        config.event_bytes_max = 100;
+        config.events_in_flight_bytes_max = 100;
+    })
+    .await;
+    let tenant = world.put("/v1/tenants/acme", "").await;
+    tenant.expect(StatusCode::CREATED);
+    let begun = || {
+        let begin = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{"))]);
+        let never = futures_util::stream::pending();
+        world.post(PATH, Body::from_stream(begin.chain(never)))
+    };
+    let others = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.post(PATH, GOOD).await.expect(StatusCode::ACCEPTED);
+    };
+    let (first, second, ()) = tokio::join!(begun(), begun(), others);
+    for answer in [first, second] {
+        answer
+            .expect(StatusCode::REQUEST_TIMEOUT)
+            .problem("body-timeout");
+    }
+    assert!(world.metric("postrider_events_in_flight_bytes").abs() < f64::EPSILON);
+}
+
 #[tokio::test(start_paused = true)]
 async fn refuses_early_when_too_much_is_under_way() {
     for by_bytes in [false, true] {
         let world = World::with(|config| {
             if by_bytes {
-                config.event_bytes_max = 100;
-                config.events_in_flight_bytes_max = 100;
+                config.event_bytes_max = GOOD.len();
+                config.events_in_flight_bytes_max = GOOD.len();
             } else {
                 config.events_in_flight_max = 1;
             }
@@ -447,6 +475,9 @@ async fn refuses_early_when_too_much_is_under_way() {
         let second = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             assert!((world.metric("postrider_events_in_flight") - 1.0).abs() < f64::EPSILON);
+            let bytes = f64::from(u32::try_from(GOOD.len()).unwrap());
+            let shown = world.metric("postrider_events_in_flight_bytes");
+            assert!((shown - bytes).abs() < f64::EPSILON, "{shown}");
             let started = Instant::now();
             let answer = world
                 .post(PATH, GOOD)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use postrider_daemon::CancellationToken;
-use postrider_daemon::http::{self, Limits};
+use postrider_daemon::http;
 use postrider_ingest::{Api, ApiContext, Entrance};
 use postrider_log::{Log, SystemClock};
 use postrider_model::address::AddressPolicy;
@@ -41,8 +41,9 @@ pub(crate) fn spawn(
         Entrance::new(&config.ingest, process.metrics.registry()).context("build the API")?;
     let (router, opened) = (entrance.router(), entrance.clone());
     let stop = process.api.token().clone();
+    let limits = config.api.limits(process.files_max, DRAIN);
     process.api.critical("api", async move {
-        let drained = http::serve(listener, router, stop, Limits::from(DRAIN)).await;
+        let drained = http::serve(listener, router, stop, limits).await;
         if drained.cut > 0 {
             tracing::warn!(connections = drained.cut, "requests were cut");
         }
