@@ -1,5 +1,7 @@
 //! What the documentation says the program does.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 #[test]
@@ -124,29 +126,141 @@ fn commands(page: &str) -> Vec<String> {
     commands
 }
 
+/// The words of a command up to where the shell goes on with something else. What is left out counts as a word.
+fn words(command: &str) -> Vec<String> {
+    let command = command.split(" # ").next().unwrap_or_default();
+    let mut words = vec![String::new()];
+    let mut quoted = false;
+    for letter in command.chars() {
+        match letter {
+            '\'' => quoted = !quoted,
+            '|' | '&' | '>' | '<' | ';' if !quoted => break,
+            ' ' | '\n' if !quoted => words.push(String::new()),
+            letter => words.last_mut().unwrap().push(letter),
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+        .into_iter()
+        .map(|word| word.replace('…', "1"))
+        .collect()
+}
+
+/// Every page that tells somebody what to do, by its path.
+fn pages() -> BTreeMap<PathBuf, String> {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let folders = [
+        "",
+        "docs",
+        "docs/runbooks",
+        "docs/decisions",
+        "deploy",
+        "deploy/helm/postrider",
+    ];
+    let files = folders
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(root.join(folder)).unwrap())
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        // It speaks of what there is no more, too.
+        .filter(|path| !path.ends_with("CHANGELOG.md"));
+    files
+        .map(|path| (path.clone(), std::fs::read_to_string(path).unwrap()))
+        .collect()
+}
+
 #[test]
-fn the_program_knows_the_commands_of_operations_and_runbooks() {
-    let docs = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs"));
-    let runbooks = std::fs::read_dir(docs.join("runbooks")).unwrap();
-    let mut pages = vec![docs.join("operations.md")];
-    pages.extend(runbooks.map(|page| page.unwrap().path()));
-    let mut known = 0;
-    for path in pages {
-        for command in commands(&std::fs::read_to_string(&path).unwrap()) {
+fn the_program_knows_the_commands_of_every_page() {
+    let (mut known, mut unknown) = (0, Vec::new());
+    for (path, page) in pages() {
+        for command in commands(&page) {
             // With --help at its end a command is understood and not carried out.
             let understood = Command::new(env!("CARGO_BIN_EXE_postrider"))
-                .args(command.replace('…', "1").split_whitespace().skip(1))
+                .args(words(&command).into_iter().skip(1))
                 .arg("--help")
                 .env_clear()
                 .output()
                 .unwrap();
-            assert!(
-                understood.status.success(),
-                "{}: {command}\n{understood:?}",
-                path.display()
-            );
+            if !understood.status.success() {
+                unknown.push(format!("{}: {command}", path.display()));
+            }
             known += 1;
         }
     }
-    assert!(known > 30, "only {known} commands found");
+    assert!(unknown.is_empty(), "{unknown:#?}");
+    assert!(known > 60, "only {known} commands found");
+}
+
+/// Keys that have no default, and so are not among those that `--check-config` shows.
+const WITHOUT_DEFAULT: [&str; 9] = [
+    "api.listen",
+    "health.listen",
+    "ingest.operator_key",
+    "keys.encryption",
+    "memory.limit_bytes",
+    "telemetry.otlp_endpoint",
+    "delivery.deliver.advertised_address",
+    "kafka.bootstrap",
+    "kafka.properties",
+];
+
+#[test]
+fn the_program_knows_the_configuration_keys_of_every_page() {
+    let program = Command::new(env!("CARGO_BIN_EXE_postrider"))
+        .arg("--check-config")
+        .env_clear()
+        .output()
+        .unwrap();
+    let mut keys: BTreeSet<String> = WITHOUT_DEFAULT.map(str::to_owned).into();
+    let mut section = String::new();
+    for line in String::from_utf8(program.stdout).unwrap().lines() {
+        if let Some(name) = line
+            .strip_prefix('[')
+            .and_then(|line| line.strip_suffix(']'))
+        {
+            section = name.to_owned();
+            keys.insert(section.clone());
+        } else if let Some((key, _)) = line.split_once(" = ") {
+            keys.insert(format!("{section}.{key}"));
+        }
+    }
+    // What librdkafka takes is not ours to list, and the exporter's metrics are no keys.
+    let sections: BTreeSet<String> = keys
+        .iter()
+        .filter_map(|key| key.split_once('.'))
+        .map(|(section, _)| section.to_owned())
+        .filter(|section| section != "kafka")
+        .collect();
+    let is_key = |text: &str| {
+        let plain = text
+            .bytes()
+            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.'));
+        plain
+            && text
+                .split_once('.')
+                .is_some_and(|(section, _)| sections.contains(section))
+    };
+    let (mut known, mut unknown) = (0, Vec::new());
+    // The chart's values are its own, and what ends in `.ms` is a property of librdkafka.
+    let of_program = pages()
+        .into_iter()
+        .filter(|(path, _)| !path.iter().any(|part| part == "deploy"));
+    for (path, page) in of_program {
+        for text in page
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|text| is_key(text))
+        {
+            let is_other = [".rs", ".md", ".toml", ".yaml", ".ms"]
+                .iter()
+                .any(|end| text.ends_with(end));
+            if !is_other && !keys.contains(text) {
+                unknown.push(format!("{}: {text}", path.display()));
+            }
+            known += 1;
+        }
+    }
+    assert!(unknown.is_empty(), "{unknown:#?}");
+    assert!(known > 60, "only {known} keys found");
 }
