@@ -1,14 +1,20 @@
 //! How much may be under way at a time: refuse early instead of queueing without end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use crate::api::ApiError;
 use crate::config::IngestConfig;
 use crate::metrics::{IngestMetrics, Raised};
 use crate::problem::Problem;
+
+/// How long room is kept for a body that was announced. One that takes longer has room for what has come, so that those who
+/// announce much and send little keep nobody out; those who send get through even where there is much to do.
+const ANNOUNCED_FOR: Duration = Duration::from_millis(500);
 
 /// Permits for events received and not yet acknowledged, by number and by bytes.
 #[derive(Debug)]
@@ -23,26 +29,44 @@ pub(crate) struct Admission {
 #[derive(Debug)]
 pub(crate) struct Admitted {
     _event: OwnedSemaphorePermit,
-    bytes: Option<OwnedSemaphorePermit>,
     room: Arc<Semaphore>,
+    bytes: OwnedSemaphorePermit,
+    arrived: usize,
+    /// Until then there is room for all that was announced, and afterwards for what has come.
+    announced_until: Instant,
     _event_raised: Raised,
     bytes_raised: Raised,
 }
 
 impl Admitted {
-    /// So many bytes more of its body have come. What was announced and does not come takes no room from others.
+    /// So many bytes more of its body have come.
     pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
-        let permits = u32::try_from(bytes).map_err(|_| Problem::Busy)?;
-        let more = Arc::clone(&self.room)
-            .try_acquire_many_owned(permits)
-            .map_err(|_| Problem::Busy)?;
-        self.bytes_raised.further(bytes);
-        match &mut self.bytes {
-            Some(bytes) => bytes.merge(more),
-            none => *none = Some(more),
+        self.arrived += bytes;
+        let more = self.arrived.saturating_sub(self.bytes.num_permits());
+        if more > 0 {
+            self.bytes.merge(take(&self.room, more)?);
+            self.bytes_raised.further(more);
         }
         Ok(())
     }
+
+    /// How long it is waited for what was announced, if there is any more.
+    pub(crate) fn waits_until(&self) -> Option<Instant> {
+        (self.bytes.num_permits() > self.arrived).then_some(self.announced_until)
+    }
+
+    /// Leaves the room of what has not come to others.
+    pub(crate) fn keep_arrived(&mut self) {
+        let spare = self.bytes.num_permits().saturating_sub(self.arrived);
+        drop(self.bytes.split(spare));
+        self.bytes_raised.less(spare);
+    }
+}
+
+fn take(room: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+    let permits = u32::try_from(bytes).map_err(|_| Problem::Busy)?;
+    let taken = Arc::clone(room).try_acquire_many_owned(permits);
+    taken.map_err(|_| Problem::Busy)
 }
 
 impl Admission {
@@ -67,20 +91,19 @@ impl Admission {
         })
     }
 
-    /// Admits an event before its body is read, unless there is no room for that as far as it is announced.
+    /// Admits an event whose body has at most so many bytes, before any of them is read.
     pub(crate) fn admit(&self, announced: usize) -> Result<Admitted, Problem> {
         let event = Arc::clone(&self.events)
             .try_acquire_owned()
             .map_err(|_| Problem::Busy)?;
-        if self.bytes.available_permits() < announced {
-            return Err(Problem::Busy);
-        }
         Ok(Admitted {
             _event: event,
-            bytes: None,
             room: Arc::clone(&self.bytes),
+            bytes: take(&self.bytes, announced)?,
+            arrived: 0,
+            announced_until: Instant::now() + ANNOUNCED_FOR,
             _event_raised: Raised::by(&self.events_gauge, 1),
-            bytes_raised: Raised::by(&self.bytes_gauge, 0),
+            bytes_raised: Raised::by(&self.bytes_gauge, announced),
         })
     }
 }

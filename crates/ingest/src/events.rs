@@ -46,7 +46,7 @@ async fn accept(
     body: Body,
 ) -> Result<EventId, Problem> {
     let bytes_max = api.config.event_bytes_max;
-    let announced = request::content_length(headers).unwrap_or(0);
+    let announced = request::content_length(headers).unwrap_or(bytes_max);
     if announced > bytes_max {
         return Err(Problem::BodyTooLarge { bytes_max });
     }
@@ -61,8 +61,7 @@ async fn accept(
     let mut admitted = api.admission.admit(announced)?;
     let tenant = api.tenant(tenant).await?;
     let at_most = api.config.body_timeout();
-    let room = |bytes| admitted.grow(bytes);
-    let body = request::read_body_as(headers, body, bytes_max, at_most, room).await?;
+    let body = request::read_admitted(headers, body, bytes_max, at_most, &mut admitted).await?;
     let event = parse(
         &body,
         Stamp {

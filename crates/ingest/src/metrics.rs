@@ -87,6 +87,13 @@ impl Raised {
         self.gauge.add(by);
         self.by += by;
     }
+
+    /// Raises it by less.
+    pub(crate) fn less(&mut self, by: usize) {
+        let by = i64::try_from(by).unwrap_or(i64::MAX);
+        self.gauge.sub(by);
+        self.by -= by;
+    }
 }
 
 impl Drop for Raised {

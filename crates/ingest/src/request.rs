@@ -1,6 +1,6 @@
 //! The parts of a request, taken so that what is wrong with them becomes a [`Problem`].
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -11,8 +11,9 @@ use postrider_model::event::TraceContext;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
+use crate::admission::Admitted;
 use crate::fields::{Fields, parse_object};
 use crate::problem::Problem;
 
@@ -96,16 +97,28 @@ pub(crate) async fn read_body(
     bytes_max: usize,
     at_most: Duration,
 ) -> Result<Bytes, Problem> {
-    read_body_as(headers, body, bytes_max, at_most, |_| Ok(())).await
+    read(headers, body, bytes_max, at_most, None).await
 }
 
-/// Reads the body as long as there is room for what comes of it.
-pub(crate) async fn read_body_as(
+/// Reads the body of an event, as long as there is room for what comes.
+pub(crate) async fn read_admitted(
     headers: &HeaderMap,
     body: Body,
     bytes_max: usize,
     at_most: Duration,
-    mut room: impl FnMut(usize) -> Result<(), Problem>,
+    admitted: &mut Admitted,
+) -> Result<Bytes, Problem> {
+    let whole = read(headers, body, bytes_max, at_most, Some(&mut *admitted)).await?;
+    admitted.keep_arrived();
+    Ok(whole)
+}
+
+async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: usize,
+    at_most: Duration,
+    mut admitted: Option<&mut Admitted>,
 ) -> Result<Bytes, Problem> {
     expect_plain(headers)?;
     if content_length(headers).is_some_and(|length| length > bytes_max) {
@@ -113,29 +126,43 @@ pub(crate) async fn read_body_as(
     }
     let read = async {
         let mut chunks = body.into_data_stream();
-        let Some(first) = chunks.next().await else {
-            return Ok(Bytes::new());
-        };
-        let first = first.map_err(|_| Problem::BodyBroken)?;
-        room(first.len())?;
-        let mut whole = BytesMut::from(first);
-        while let Some(chunk) = chunks.next().await {
+        let mut whole = BytesMut::new();
+        while let Some(chunk) = next_chunk(&mut chunks, admitted.as_deref_mut()).await {
             let chunk = chunk.map_err(|_| Problem::BodyBroken)?;
             if whole.len() + chunk.len() > bytes_max {
                 return Err(Problem::BodyTooLarge { bytes_max });
             }
-            room(chunk.len())?;
-            whole.extend_from_slice(&chunk);
+            if let Some(admitted) = &mut admitted {
+                admitted.grow(chunk.len())?;
+            }
+            if whole.is_empty() {
+                // Most bodies come in one piece, which is not copied.
+                whole = BytesMut::from(chunk);
+            } else {
+                whole.extend_from_slice(&chunk);
+            }
         }
         Ok(whole.freeze())
     };
-    let whole = timeout(at_most, read)
+    timeout(at_most, read)
         .await
-        .map_err(|_| Problem::BodyTimeout)??;
-    if whole.len() > bytes_max {
-        return Err(Problem::BodyTooLarge { bytes_max });
+        .map_err(|_| Problem::BodyTimeout)?
+}
+
+/// Waits for a part of the body; if that takes long, without the room that was kept for what was announced.
+async fn next_chunk(
+    chunks: &mut BodyDataStream,
+    admitted: Option<&mut Admitted>,
+) -> Option<Result<Bytes, axum::Error>> {
+    if let Some(admitted) = admitted
+        && let Some(until) = admitted.waits_until()
+    {
+        if let Ok(chunk) = timeout_at(until, chunks.next()).await {
+            return chunk;
+        }
+        admitted.keep_arrived();
     }
-    Ok(whole)
+    chunks.next().await
 }
 
 /// Reads a body that may be left out, which then is `None`.
