@@ -32,7 +32,7 @@ const HEADERS_MAX: usize = 1024;
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// What may come over HTTP/2 before it is read, of one answer and of all (RFC 9113, section 5.2).
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
-const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: usize = 256 << 10;
 
 const OPEN_BODY: &str = "the body of the answer did not end in time";
 
@@ -187,14 +187,14 @@ impl Http2 {
         permit: OwnedSemaphorePermit,
         config: &EgressConfig,
     ) -> Result<Self, Failure> {
-        // What comes while nothing is asked, and more for each answer that is awaited.
-        let meter = Meter::new(HEAD_BYTES_MAX);
+        // What may still come of answers that were given up, and more for each that is awaited.
+        let meter = Meter::new(CONNECTION_WINDOW_BYTES + HEAD_BYTES_MAX);
         let stream = Metered::new(stream, permit, Arc::clone(&meter), false);
         let tasks = Tasks(CancellationToken::new());
         let (requests, connection) = http2::Builder::new(tasks.clone())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .initial_connection_window_size(u32::try_from(CONNECTION_WINDOW_BYTES).ok())
             .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
             // RFC 9113, 6.7: a connection that is dead is noticed while requests wait for it, not when they are given up.
             .keep_alive_interval(Duration::from_millis(config.http2_ping_interval_ms))

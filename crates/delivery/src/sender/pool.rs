@@ -139,9 +139,14 @@ impl Pool {
     /// Of several that were made at once the first is shared.
     fn share(&self, origin: &Origin, made: &Arc<Http2>) -> Option<Left> {
         let mut kept = self.kept();
-        match kept.shared(origin, self.age_max()) {
-            Some(_) => None,
-            None => kept.share(origin, Arc::clone(made)),
+        let present = kept.origins.get(origin);
+        let present = present.and_then(|of_origin| of_origin.shared.as_ref());
+        let is_good = present.is_some_and(|shared| {
+            shared.connection.is_usable() && shared.connection.made_at.elapsed() < self.age_max()
+        });
+        match is_good {
+            true => None,
+            false => kept.share(origin, Arc::clone(made)),
         }
     }
 
@@ -154,7 +159,9 @@ impl Pool {
                 }
                 let idle = self.kept().longest_idle(Duration::ZERO);
                 if idle.is_some() {
-                    continue;
+                    drop(idle);
+                    // One of HTTP/2 ends in its own task, soon.
+                    return Arc::clone(&self.free).acquire_owned().await;
                 }
                 tokio::select! {
                     permit = Arc::clone(&self.free).acquire_owned() => return permit,

@@ -210,6 +210,50 @@ async fn those_that_connect_at_once_share_one_connection_afterwards() {
 }
 
 #[tokio::test]
+async fn a_shared_connection_is_used_only_so_long() {
+    let mut tasks = JoinSet::new();
+    let script = |_, mut respond: h2::server::SendResponse<Bytes>| answer(&mut respond, 1);
+    let (address, _, connections) = scripted(script, &mut tasks).await;
+    let sender = sender(&EgressConfig {
+        connection_age_max_ms: 200,
+        ..EgressConfig::default()
+    });
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(900) {
+        let all = (0..4).map(|_| send_by(&sender, address));
+        futures_util::future::join_all(all).await;
+    }
+    let made = connections.load(Ordering::SeqCst);
+    // Four may be made at once at the beginning, and then one in each time.
+    assert!((4..=10).contains(&made), "{made}");
+}
+
+#[tokio::test]
+async fn for_a_new_connection_one_idle_one_goes() {
+    let mut tasks = JoinSet::new();
+    let sender = sender(&EgressConfig {
+        connections_max: 8,
+        ..EgressConfig::default()
+    });
+    let mut servers = Vec::new();
+    for _ in 0..9 {
+        let script = |_, mut respond: h2::server::SendResponse<Bytes>| answer(&mut respond, 1);
+        servers.push(scripted(script, &mut tasks).await);
+    }
+    // The ninth takes the place of the first, and of no other.
+    for number in [0, 1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8] {
+        assert_eq!(
+            send_by(&sender, servers[number].0).await.status(),
+            Some(200)
+        );
+    }
+    let made = servers
+        .iter()
+        .map(|(_, _, connections)| connections.load(Ordering::SeqCst));
+    assert_eq!(made.collect::<Vec<_>>(), [1; 9]);
+}
+
+#[tokio::test]
 async fn an_answer_that_cannot_be_read_was_an_answer() {
     let mut tasks = JoinSet::new();
     let script = |number, mut respond: h2::server::SendResponse<Bytes>| {
