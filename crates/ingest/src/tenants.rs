@@ -1,5 +1,7 @@
 //! Tenants: put, shown, listed.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -37,23 +39,24 @@ pub(crate) async fn put(
         return Ok(Json(view(present)).into_response());
     }
     let mut fields = Fields::new(values.unwrap_or_default());
-    // What is not said stays as it is.
-    let (name_kept, metadata_kept) = match &present {
-        Some(present) => (present.value.name.clone(), present.value.metadata.clone()),
-        None => Default::default(),
-    };
     let name = fields.optional("name", text(NAME_BYTES_MAX));
     let metadata = metadata::take_if_said(&mut fields);
     fields.finish()?;
-    let tenant = Tenant {
+    let new = Tenant {
         id,
-        name: name.unwrap_or(name_kept),
-        metadata: metadata.unwrap_or(metadata_kept),
+        name: String::new(),
+        metadata: BTreeMap::new(),
         paused: false,
         created_at_ms: api.clock.now_ms(),
     };
-    let what = format!("the tenant `{}`", tenant.id);
-    let put = api.registry.put_tenant(tenant).await;
+    // What is not said stays as it is, also if somebody else says it meanwhile.
+    let change = |present: &Tenant| Tenant {
+        name: name.clone().unwrap_or_else(|| present.name.clone()),
+        metadata: metadata.clone().unwrap_or_else(|| present.metadata.clone()),
+        ..present.clone()
+    };
+    let what = format!("the tenant `{}`", new.id);
+    let put = api.registry.change_tenant(&new, change).await;
     let put = put.map_err(|error| Problem::of_write(error, || what))?;
     let status = if present.is_some() {
         StatusCode::OK

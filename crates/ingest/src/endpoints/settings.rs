@@ -24,11 +24,12 @@ const DEAD_LETTER: &str = "dead_letter";
 const WAIT: &str = "wait";
 const NOT_YET: &str = "is not supported yet";
 /// What an endpoint shows but a patch does not set, and what does.
-const NOT_PATCHED: [(&str, &str); 9] = [
+const NOT_PATCHED: [(&str, &str); 10] = [
     ("id", "never changes"),
     ("tenant", "never changes"),
     ("created_at", "never changes"),
     ("version", "is set by the registry; use `If-Match`"),
+    ("public_key", "follows from the secret; rotate that"),
     (
         "state",
         "is changed by POST to `…/pause`, `…/resume`, `…/disable` and `…/enable`",

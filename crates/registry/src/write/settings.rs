@@ -36,13 +36,29 @@ impl Registry {
     /// # Errors
     /// When there are too many tenants or the deadline passes.
     pub async fn put_tenant(&self, tenant: Tenant) -> Result<Versioned<Tenant>, WriteError> {
+        let change = |present: &Tenant| Tenant {
+            name: tenant.name.clone(),
+            metadata: tenant.metadata.clone(),
+            ..present.clone()
+        };
+        self.change_tenant(&tenant, change).await
+    }
+
+    /// Changes a tenant as it is when the change is written, or creates it of this new one; what is so already is not written
+    /// again.
+    ///
+    /// # Errors
+    /// When there are too many tenants or the deadline passes.
+    pub async fn change_tenant(
+        &self,
+        new: &Tenant,
+        change: impl Fn(&Tenant) -> Tenant,
+    ) -> Result<Versioned<Tenant>, WriteError> {
         let deadline = self.ready_by_deadline().await?;
-        let mut tenant = tenant;
         loop {
-            let present = self.tenant(&tenant.id);
+            let present = self.tenant(&new.id);
+            let tenant = change(present.as_ref().map_or(new, |present| &present.value));
             if let Some(present) = &present {
-                tenant.created_at_ms = present.value.created_at_ms;
-                tenant.paused = present.value.paused;
                 if *present.value == tenant {
                     return Ok(present.clone());
                 }

@@ -1,7 +1,7 @@
 use postrider_model::endpoint::{Endpoint, EndpointState};
 use postrider_model::filter::{EventTypeFilter, EventTypeName};
 use postrider_model::operational;
-use postrider_model::tenant::Installation;
+use postrider_model::tenant::{Installation, Tenant};
 use postrider_registry::{Gate, Registry, WriteError};
 
 use crate::world::{LONG, World, endpoint, endpoint_id, found, tenant, tenant_id};
@@ -112,7 +112,7 @@ async fn changing_a_tenant_does_not_resume_it() {
     assert_eq!((paused.value.paused, paused.version), (true, 2));
     // The same again is no write, also in a process that may not have seen it yet.
     assert_eq!(b.pause_tenant(&acme, true).await.unwrap().version, 2);
-    let renamed = postrider_model::tenant::Tenant {
+    let renamed = Tenant {
         name: "new".into(),
         ..tenant("acme")
     };
@@ -122,6 +122,28 @@ async fn changing_a_tenant_does_not_resume_it() {
         a.pause_tenant(&tenant_id("nobody"), true).await,
         Err(WriteError::NotFound)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_two_processes_change_of_a_tenant_is_kept_of_both() {
+    let world = World::new(1).await;
+    let [a, b] = two_processes(&world).await;
+    let new = tenant("new");
+    let (named, described) = tokio::join!(
+        a.change_tenant(&new, |present| Tenant {
+            name: "a name".into(),
+            ..present.clone()
+        }),
+        b.change_tenant(&new, |present| Tenant {
+            metadata: [("plan".to_owned(), "pro".to_owned())].into(),
+            ..present.clone()
+        }),
+    );
+    named.unwrap();
+    described.unwrap();
+    let seen = a.change_tenant(&new, Tenant::clone).await.unwrap();
+    assert_eq!((seen.value.name.as_str(), seen.version), ("a name", 2));
+    assert_eq!(seen.value.metadata["plan"], "pro");
 }
 
 #[tokio::test(start_paused = true)]
