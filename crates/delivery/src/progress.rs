@@ -200,12 +200,15 @@ impl Progress {
         }
     }
 
-    /// Notes that the log may have lost the last commit.
-    pub(crate) fn commit_again(&mut self, partition: Partition) {
-        if let Some(owned) = self.owned.get_mut(&partition) {
-            owned.committed = None;
-            owned.committed_at = None;
-        }
+    /// Notes that the log may have lost the last commit. False: one that is made again would name no record that was read.
+    pub(crate) fn commit_again(&mut self, partition: Partition) -> bool {
+        let Some(owned) = self.owned.get_mut(&partition) else {
+            return false;
+        };
+        owned.committed = None;
+        owned.committed_at = None;
+        owned.read.come_up_to(owned.tracker.committable());
+        owned.read.last.is_some()
     }
 
     /// Notes that commits are durable.

@@ -411,7 +411,7 @@ impl<S: Stage> Runner<'_, S> {
             Ok(Ok((begins, prepared))) => self.begin(&assignment, begins, prepared),
             Ok(Err(unknown)) => {
                 if unknown == Standing::MadeAgain {
-                    self.note_made_again(&assignment);
+                    self.note_made_again(assignment.partition, assignment.generation);
                 }
                 self.stopped.stop(assignment, unknown);
             }
@@ -432,10 +432,10 @@ impl<S: Stage> Runner<'_, S> {
 
     /// Commits that the partition's topic was made again, as [`crate::standing::found`] does for a group without members: once
     /// other partitions go on, nobody could tell any more. If that fails, the next owner tells it again.
-    fn note_made_again(&mut self, assignment: &Assignment) {
+    fn note_made_again(&mut self, partition: Partition, generation: Generation) {
         drop(self.group.commit(vec![Commit {
-            partition: assignment.partition,
-            generation: assignment.generation,
+            partition,
+            generation,
             committed: standing::made_again(),
         }]));
     }
@@ -478,7 +478,12 @@ impl<S: Stage> Runner<'_, S> {
             %cause,
             "the log is another than the one that was read; the stage starts again and stops the partition"
         );
-        self.progress.commit_again(partition);
+        if self.progress.commit_again(partition) {
+            // The final commit names what was read.
+        } else if let Some(generation) = self.progress.generation(partition) {
+            self.note_made_again(partition, generation);
+            self.forget(partition);
+        }
         self.diverged = true;
         if self.stopping.is_none() {
             self.begin_stop(self.context.config.revoke_drain());

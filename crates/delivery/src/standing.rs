@@ -324,7 +324,10 @@ async fn was_there_before(
         let mut others = committed.iter().flatten();
         is_unfounded = others.all(|one| CommitNote::decode(&one.metadata).made_again);
     }
-    if is_unfounded && has_past(log, &[topic.to_owned()]).await? {
+    if is_unfounded
+        && log.all_bounds(topic).await?.iter().all(|one| one.end == 0)
+        && has_past(log, &[topic.to_owned()]).await?
+    {
         return Ok(true);
     }
     // Attempts of a partition come from the deliveries of the same, which had a commit while they were there.

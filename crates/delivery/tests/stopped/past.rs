@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use postrider_delivery::standing::{Standing, found};
 use postrider_log::Log;
-use postrider_model::topics::{DELIVERIES, GROUP_SCHEDULER, RETRY};
+use postrider_log::memory::{AppendFate, AppendPlan};
+use postrider_model::topics::{DEAD_LETTERS, DELIVERIES, GROUP_SCHEDULER, RETRY};
 use tokio::time::sleep;
 
 use crate::world::World;
@@ -110,6 +111,26 @@ async fn a_topic_made_again_under_a_running_stage_is_noticed_though_its_commits_
     stops(&world, 5).await;
     assert_eq!(world.standing(0).await.standing, Standing::BeyondEnd(5));
     assert_eq!(world.standing(1).await.standing, Standing::At(0));
+    world.end_all().await;
+}
+
+/// Nothing that was read is settled yet, so that no commit can name it.
+#[tokio::test(start_paused = true)]
+async fn a_topic_made_again_is_noticed_though_nothing_that_was_read_is_settled() {
+    let mut world = World::founded().await;
+    let late = AppendPlan {
+        delay: Duration::from_secs(3_600),
+        fate: AppendFate::Acked,
+    };
+    world.log.faults().next_append(DEAD_LETTERS, late);
+    world.start("one");
+    world.append(0, 3).await;
+    sleep(Duration::from_secs(5)).await;
+    world.log.faults().cut(RETRY, 0, 0);
+    forget_commits(&world);
+    let stopped = |world: &World| world.stopped() == 1;
+    world.until("the partition is stopped", stopped).await;
+    assert_eq!(world.standing(0).await.standing, Standing::MadeAgain);
     world.end_all().await;
 }
 
