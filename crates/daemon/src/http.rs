@@ -5,10 +5,13 @@ mod places;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -30,7 +33,8 @@ const READ_BYTES_MAX: usize = 64 << 10;
 /// What a server takes and how long it waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at a time. For a further one the one goes that asked for nothing longest; while all ask, it waits.
+    /// Connections at a time. For a further one the one goes that asked for nothing longest; while all ask or have just done so, it
+    /// waits.
     pub connections_max: usize,
     /// Of them from one address. A further one is closed while all of its address ask for something.
     pub connections_per_address_max: usize,
@@ -48,7 +52,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 4096,
-            connections_per_address_max: 2048,
+            connections_per_address_max: 4096,
             first_head_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(60),
             head_bytes_max: 16 << 10,
@@ -149,6 +153,11 @@ fn is_clients_doing(error: &io::Error) -> bool {
     )
 }
 
+fn too_late() -> axum::response::Response {
+    let close = [(hyper::header::CONNECTION, "close")];
+    (StatusCode::SERVICE_UNAVAILABLE, close).into_response()
+}
+
 async fn handle(
     stream: TcpStream,
     place: Place,
@@ -164,8 +173,12 @@ async fn handle(
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         let asking = place.ask();
         request.extensions_mut().insert(ConnectInfo(peer));
-        let response = router.call(request);
+        // Whoever lost the place meanwhile is not begun with.
+        let response = asking.is_some().then(|| router.call(request));
         async move {
+            let Some(response) = response else {
+                return Ok(too_late());
+            };
             let response = response.await.map_err(|never: Infallible| never);
             drop(asking);
             response
@@ -178,20 +191,24 @@ async fn handle(
         .max_buf_size(READ_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
-    let silent = async {
+    let mut silent = pin!(async {
         sleep(limits.first_head_timeout).await;
         if place.has_asked() {
             std::future::pending::<()>().await;
         }
-    };
+    });
     let result = tokio::select! {
         biased;
         result = connection.as_mut() => result,
         () = place.ended.cancelled() => return,
-        () = silent => return,
+        () = silent.as_mut() => return,
         () = token.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                biased;
+                result = connection => result,
+                () = silent => return,
+            }
         }
     };
     if let Err(error) = result {

@@ -136,7 +136,6 @@ async fn read(
                 admitted.grow(chunk.len())?;
             }
             if whole.is_empty() {
-                // Most bodies come in one piece, which is not copied.
                 whole = BytesMut::from(chunk);
             } else {
                 whole.extend_from_slice(&chunk);

@@ -170,6 +170,16 @@ impl ListenConfig {
         if self.connections_max == 0 || self.connections_per_address_max == 0 {
             return Err("`api`: numbers of connections must be at least 1".to_owned());
         }
+        if !(1_024..=65_536).contains(&self.head_bytes_max) {
+            return Err("`api.head_bytes_max`: must be from 1024 to 65536".to_owned());
+        }
+        let times = [self.first_head_timeout_ms, self.idle_connection_ms];
+        if times
+            .iter()
+            .any(|time_ms| !(100..=86_400_000).contains(time_ms))
+        {
+            return Err("`api`: `first_head_timeout_ms` and `idle_connection_ms` must be from 100 to 86400000".to_owned());
+        }
         Ok(())
     }
 }

@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+
+/// A connection that asked for nothing so long can go: what it asked last is answered, and a new one has had time to ask.
+const RESTED: Duration = Duration::from_secs(1);
 
 /// The places of a server. Clones share them.
 #[derive(Debug, Clone)]
@@ -69,7 +73,7 @@ impl Places {
     }
 
     /// Takes a place. Where there is none, the connection that asked for nothing longest loses its own, first of those that never
-    /// asked for anything.
+    /// asked for anything; none before it has [`RESTED`], but for those of the same address.
     pub(super) fn take(&self, address: IpAddr) -> Result<Place, NoPlace> {
         let mut taken = self.taken();
         let of_address = |connection: &Connection| connection.address == address;
@@ -77,7 +81,11 @@ impl Places {
         if count.count() >= self.of_address_max && !taken.end_one(of_address) {
             return Err(NoPlace::OfAddress);
         }
-        if taken.connections.len() >= self.connections_max && !taken.end_one(|_| true) {
+        let has_rested = |connection: &Connection| {
+            let since = connection.idle_since;
+            since.is_some_and(|since| since.elapsed() >= RESTED)
+        };
+        if taken.connections.len() >= self.connections_max && !taken.end_one(has_rested) {
             return Err(NoPlace::AtAll);
         }
         taken.next += 1;
@@ -97,9 +105,12 @@ impl Places {
         })
     }
 
-    /// Waits until a place is free or somebody in one asks for nothing any more.
+    /// Waits until there may be a place: one is free, or somebody in one has asked for nothing long enough.
     pub(super) async fn freed(&self) {
-        self.freed.notified().await;
+        // Running out of time is an answer too.
+        timeout(RESTED, self.freed.notified())
+            .await
+            .unwrap_or_default();
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -124,13 +135,16 @@ impl Taken {
 }
 
 impl Place {
-    /// The connection asks for something from now on, until what it gets is dropped.
-    pub(super) fn ask(&self) -> Asking {
-        self.set(None);
-        Asking {
+    /// The connection asks for something from now on, until what it gets is dropped. `None`: somebody else got its place.
+    pub(super) fn ask(&self) -> Option<Asking> {
+        let mut taken = self.places.taken();
+        let connection = taken.connections.get_mut(&self.number)?;
+        (connection.idle_since, connection.has_asked) = (None, true);
+        drop(taken);
+        Some(Asking {
             number: self.number,
             places: self.places.clone(),
-        }
+        })
     }
 
     /// Whether it has asked for anything so far.
@@ -138,13 +152,6 @@ impl Place {
         let taken = self.places.taken();
         let connection = taken.connections.get(&self.number);
         connection.is_some_and(|connection| connection.has_asked)
-    }
-
-    fn set(&self, idle_since: Option<Instant>) {
-        if let Some(connection) = self.places.taken().connections.get_mut(&self.number) {
-            connection.idle_since = idle_since;
-            connection.has_asked = true;
-        }
     }
 }
 
@@ -168,6 +175,8 @@ impl Drop for Asking {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::sleep;
+
     use super::*;
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
@@ -177,22 +186,31 @@ mod tests {
         places.iter().map(|one| one.ended.is_cancelled()).collect()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_longest_idle_goes_first_and_before_it_who_never_asked() {
         let places = Places::new(3, 3);
         let asked = places.take(HERE).unwrap();
         drop(asked.ask());
+        sleep(RESTED).await;
         let silent = places.take(HERE).unwrap();
         let asking = places.take(HERE).unwrap();
         let under_way = asking.ask();
+        sleep(RESTED).await;
         let fourth = places.take(THERE).unwrap();
         assert_eq!(ended(&[&asked, &silent, &asking]), [false, true, false]);
+        assert!(silent.ask().is_none(), "it comes too late");
         drop(fourth.ask());
         let fifth = places.take(THERE).unwrap();
         assert_eq!(ended(&[&asked, &asking, &fourth]), [true, false, false]);
+        assert_eq!(
+            places.take(HERE).unwrap_err(),
+            NoPlace::AtAll,
+            "all are new or busy"
+        );
         let (fourth_asks, fifth_asks) = (fourth.ask(), fifth.ask());
         assert_eq!(places.take(HERE).unwrap_err(), NoPlace::AtAll);
         drop((under_way, fourth_asks, fifth_asks));
+        sleep(RESTED).await;
         places.take(HERE).unwrap();
         assert_eq!(ended(&[&asking, &fourth, &fifth]), [true, false, false]);
     }
