@@ -127,6 +127,10 @@ impl Resolver {
             Err(NetError::Io(error)) if is_ours(&error, true) => {
                 Err(Failure::Ours(io::Error::other(error)))
             }
+            Err(error) if error.is_nx_domain() => {
+                Err(Failure::Unresolved("there is no such name".to_owned()))
+            }
+            Err(error) if error.is_no_records_found() => Ok(Vec::new()),
             Err(error) => Err(Failure::Unresolved(error.to_string())),
         };
         let (v4, v6) = (pin!(answer(RecordType::A)), pin!(answer(RecordType::AAAA)));
