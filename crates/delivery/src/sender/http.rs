@@ -147,6 +147,8 @@ impl HttpSender {
         leaving: &Arc<Leaving>,
         limits: Limits,
     ) -> Result<Answer, Broken> {
+        // Dropped last, when the connection is given back or ended.
+        let _exchanging = self.pool.exchanging();
         let (_leg, body) = Leg::new(leaving, request.body.clone());
         let ended = match connection {
             Connection::Http1(connection) => {
@@ -167,7 +169,7 @@ impl HttpSender {
                     Ok(_) => true,
                     Err(broken) => broken.is_of_stream && !broken.wants_http1,
                 };
-                self.pool.give_back(origin, connection, is_good);
+                self.pool.give_back(origin, &connection, is_good);
                 answered
             }
         };

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -24,6 +25,15 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const LEFT_BEFORE: Duration = Duration::from_millis(500);
 /// While somebody makes a new one in place of one that is too old, others go on with that for so long.
 const RENEWED_WITHIN: Duration = Duration::from_secs(5);
+
+/// An exchange that is under way.
+pub(super) struct Exchanging<'a>(&'a Notify);
+
+impl Drop for Exchanging<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
 
 /// A connection to make an exchange on.
 pub(super) enum Connection {
@@ -123,17 +133,19 @@ impl Pool {
         let at_most = self.config.idle_connections_per_host_max;
         let left = self.kept().put(origin, connection, at_most);
         drop(left);
-        self.idle.notify_one();
     }
 
     /// An exchange on a shared one is over; whether the next one may use it.
-    pub(super) fn give_back(&self, origin: &Origin, connection: Arc<Http2>, is_good: bool) {
+    pub(super) fn give_back(&self, origin: &Origin, connection: &Arc<Http2>, is_good: bool) {
         if !is_good {
-            let left = self.kept().leave(origin, &connection);
+            let left = self.kept().leave(origin, connection);
             drop(left);
         }
-        drop(connection);
-        self.idle.notify_one();
+    }
+
+    /// Tells who waits for a place, when this is dropped, that an exchange is over, however it ended.
+    pub(super) fn exchanging(&self) -> Exchanging<'_> {
+        Exchanging(&self.idle)
     }
 
     /// Of several that were made at once the first is shared.
@@ -154,18 +166,20 @@ impl Pool {
         let limit = Duration::from_millis(self.config.connect_timeout_ms);
         let waited = timeout_at(deadline.min(Instant::now() + limit), async {
             loop {
+                let mut exchange_over = pin!(self.idle.notified());
+                if exchange_over.as_mut().enable() {
+                    // One that was over before says nothing of those that are idle now.
+                    continue;
+                }
                 if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
                     return Ok(permit);
                 }
-                let idle = self.kept().longest_idle(Duration::ZERO);
-                if idle.is_some() {
-                    drop(idle);
-                    // One of HTTP/2 ends in its own task, soon.
-                    return Arc::clone(&self.free).acquire_owned().await;
-                }
+                drop(self.kept().longest_idle(Duration::ZERO));
+                // The place of one of HTTP/2 is free when its task has ended; who waited longest gets it.
                 tokio::select! {
+                    biased;
                     permit = Arc::clone(&self.free).acquire_owned() => return permit,
-                    () = self.idle.notified() => {}
+                    () = exchange_over => {}
                 }
             }
         });

@@ -197,6 +197,34 @@ async fn the_longest_idle_connection_makes_room_for_a_new_one() {
     assert_eq!(counts, [3, 3, 3, 3]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_requests_get_through_few_connections() {
+    let mut receivers = Vec::new();
+    for _ in 0..4 {
+        let receiver = Receiver::serving(|mut stream, _| async move {
+            while asked(&mut stream).await {
+                sleep(Duration::from_millis(5)).await;
+                if stream.write_all(NO_CONTENT).await.is_err() {
+                    break;
+                }
+            }
+        });
+        receivers.push(receiver.await);
+    }
+    let sender = open(&EgressConfig {
+        connections_max: 3,
+        connect_timeout_ms: 60_000,
+        ..EgressConfig::default()
+    });
+    let patient = |receiver: &Receiver| WebhookRequest {
+        timeout: Duration::from_secs(60),
+        ..request(&receiver.url)
+    };
+    let requests = receivers.iter().cycle().take(100);
+    let all = requests.map(|receiver| succeeds(&sender, patient(receiver)));
+    futures_util::future::join_all(all).await;
+}
+
 #[tokio::test]
 async fn a_request_waits_for_a_connection_that_others_have() {
     let receiver = Receiver::serving(|mut stream, _| async move {

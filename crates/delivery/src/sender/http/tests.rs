@@ -253,6 +253,31 @@ async fn for_a_new_connection_one_idle_one_goes() {
     assert_eq!(made.collect::<Vec<_>>(), [1; 9]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_requests_get_through_few_shared_connections() {
+    let mut tasks = JoinSet::new();
+    let mut servers = Vec::new();
+    for _ in 0..5 {
+        let script = |_, mut respond: h2::server::SendResponse<Bytes>| answer(&mut respond, 1);
+        servers.push(scripted(script, &mut tasks).await.0);
+    }
+    let sender = sender(&EgressConfig {
+        connections_max: 2,
+        connect_timeout_ms: 60_000,
+        ..EgressConfig::default()
+    });
+    let patient = |address: &SocketAddr| WebhookRequest {
+        timeout: Duration::from_secs(60),
+        ..request(*address)
+    };
+    let requests = servers.iter().cycle().take(60);
+    let all = requests.map(|address| sender.send(patient(address), Arc::new(|| true)));
+    for response in futures_util::future::join_all(all).await {
+        let response = response.expect("a place is free in time");
+        assert_eq!(response.status(), Some(200), "{}", response.detail);
+    }
+}
+
 #[tokio::test]
 async fn an_answer_that_cannot_be_read_was_an_answer() {
     let mut tasks = JoinSet::new();
