@@ -249,7 +249,7 @@ async fn a_head_that_never_ends_is_cut() {
 #[tokio::test]
 async fn a_first_head_has_less_time_than_an_idle_connection() {
     let limits = Limits {
-        first_head_timeout: Duration::from_millis(100),
+        first_head_timeout: Duration::from_millis(500),
         ..Limits::default()
     };
     let server = served(limits).await;
@@ -261,7 +261,7 @@ async fn a_first_head_has_less_time_than_an_idle_connection() {
             .unwrap();
         assert!(used.read(&mut [0; 1024]).unwrap() > 0);
         assert_eq!(silent.read(&mut [0; 1]).unwrap(), 0, "closed");
-        used.set_read_timeout(Some(Duration::from_millis(300)))
+        used.set_read_timeout(Some(Duration::from_millis(700)))
             .unwrap();
         let kept = used.read(&mut [0; 1]).unwrap_err();
         assert_eq!(kept.kind(), io::ErrorKind::WouldBlock);

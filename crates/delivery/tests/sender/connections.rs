@@ -52,8 +52,11 @@ impl Receiver {
     /// Answers each request, and closes a connection so long after the last answer.
     async fn closing_after(idle: Duration, answer: &'static [u8]) -> Self {
         Self::serving(move |mut stream, _| async move {
-            while let Ok(true) = timeout(idle, asked(&mut stream)).await {
+            // The first request has its time, however busy this machine is.
+            let mut is_asked = asked(&mut stream).await;
+            while is_asked {
                 stream.write_all(answer).await.unwrap();
+                is_asked = timeout(idle, asked(&mut stream)).await == Ok(true);
             }
         })
         .await
@@ -114,10 +117,10 @@ async fn a_used_connection_that_answers_nothing_but_its_end_is_replaced_once() {
 
 #[tokio::test]
 async fn a_connection_is_left_before_its_receiver_closes_it() {
-    let answer = b"HTTP/1.1 204 No Content\r\nkeep-alive: timeout=1\r\n\r\n";
+    let answer = b"HTTP/1.1 204 No Content\r\nkeep-alive: timeout=3\r\n\r\n";
     let receiver = Receiver::closing_after(Duration::from_secs(60), answer).await;
     let sender = open(&EgressConfig::default());
-    for (wait_ms, connections) in [(0, 1), (100, 1), (700, 2)] {
+    for (wait_ms, connections) in [(0, 1), (100, 1), (2_700, 2)] {
         sleep(Duration::from_millis(wait_ms)).await;
         succeeds(&sender, request(&receiver.url)).await;
         assert_eq!(receiver.connections(), connections, "after {wait_ms} ms");
@@ -135,6 +138,7 @@ async fn a_connection_is_used_only_so_long() {
     while began.elapsed() < Duration::from_millis(700) {
         succeeds(&sender, request(&receiver.url)).await;
     }
+    succeeds(&sender, request(&receiver.url)).await;
     assert!(
         (2..=4).contains(&receiver.connections()),
         "{}",
@@ -262,7 +266,7 @@ async fn connecting_takes_no_longer_than_the_attempt_may() {
     let response = send_with(&open(&EgressConfig::default()), hasty).await;
     assert_eq!(reason(&response), Reason::Connect, "{}", response.detail);
     let took = began.elapsed();
-    assert!((300..2_000).contains(&took.as_millis()), "{took:?}");
+    assert!((300..4_500).contains(&took.as_millis()), "{took:?}");
 }
 
 #[tokio::test]

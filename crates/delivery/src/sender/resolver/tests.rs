@@ -125,7 +125,7 @@ async fn names_that_are_not_answered_hold_up_their_tenants_only() {
     const TENANTS: usize = 20;
     let server = Server::start().await;
     let config = EgressConfig {
-        dns_timeout_ms: 1_000,
+        dns_timeout_ms: 3_000,
         dns_lookups_per_tenant_max: 4,
         ..EgressConfig::default()
     };
@@ -154,9 +154,9 @@ async fn names_that_are_not_answered_hold_up_their_tenants_only() {
         slowest
     };
     let (_, slowest) = tokio::join!(silent, others);
-    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
     assert!(
-        began.elapsed() < Duration::from_secs(3),
+        began.elapsed() < Duration::from_secs(10),
         "{:?}",
         began.elapsed()
     );
