@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 use postrider_tests::{Cluster, KafkaBroker, LogKind, Plan, Receiver};
 use serde_json::{Value, json};
 
+use crate::topic_log::delete_topic;
+
 /// Well-formed, and not the one that the secrets were sealed with.
 const OTHER_KEY: &str = "0101010101010101010101010101010101010101010101010101010101010101";
 
@@ -137,10 +139,7 @@ async fn what_is_wrong_is_named_with_what_to_do(log: LogKind) {
             "retention.ms=10000",
         ],
     );
-    broker.tool(
-        "org.apache.kafka.tools.TopicCommand",
-        &["--delete", "--topic", &topic("routes")],
-    );
+    delete_topic(&cluster, "routes");
 
     let nobody = "http://127.0.0.1:1/hook";
     let metadata = "http://169.254.169.254/";

@@ -7,6 +7,8 @@ use axum::http::Method;
 use postrider_tests::{Api, Cluster, KafkaBroker, LogKind, Plan, Process, Receiver, eventually};
 use serde_json::{Value, json};
 
+use crate::topic_log::delete_topic;
+
 /// Well-formed, and not the one that the other processes have.
 const OTHER_KEY: &str = "0101010101010101010101010101010101010101010101010101010101010101";
 const PATH: &str = "/hook";
@@ -140,11 +142,7 @@ async fn a_registry_that_was_made_again_is_told_and_read_again(log: LogKind) {
     apis[0].publish(&event()).await;
     receiver.wait_for("/ep_a", 1, SOON).await;
 
-    let topic = format!("{}registry", cluster.prefix());
-    let tool = "org.apache.kafka.tools.TopicCommand";
-    cluster
-        .broker()
-        .tool(tool, &["--delete", "--topic", &topic]);
+    delete_topic(&cluster, "registry");
     cluster.run(&["topic", "create"]);
     for process in ["ingest-0", "ingest-1", "deliver"] {
         is_lost(&cluster, process, 1).await;

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use postrider_model::signature::{SigningSecret, sign};
 use postrider_tests::{Api, Cluster, LogKind, Plan, Received, Receiver, Reply, eventually};
 use serde_json::{Value, json};
+
+use crate::topic_log::delete_topic;
 use tempfile::TempDir;
 
 use crate::load::LOAD_WITHIN;
@@ -207,11 +209,7 @@ async fn a_registry_comes_back_from_its_backup(log: LogKind) {
     for name in ["ingest-0", "deliver"] {
         source.cluster.kill(name);
     }
-    let registry = format!("{}registry", source.cluster.prefix());
-    let delete = ["--delete", "--topic", &registry];
-    let broker = source.cluster.broker();
-    broker.tool("org.apache.kafka.tools.TopicCommand", &delete);
-
+    delete_topic(&source.cluster, "registry");
     source.cluster.run(&["topic", "create"]);
     let file = source.file();
     let import = ["import-data", "--registry-only", "--file", &file];

@@ -12,7 +12,7 @@ use postrider_tests::{Cluster, KafkaBroker, LogKind, Plan, Receiver, eventually}
 use serde_json::json;
 
 use crate::load::{ENDPOINTS, LOAD_WITHIN, assert_each_once, with_all_delivered};
-use crate::topic_log::{drained, with_log};
+use crate::topic_log::{TOPICS, delete_topic, drained, with_log};
 
 const PATH: &str = "/hook";
 const EVENTS: usize = 80;
@@ -45,7 +45,7 @@ async fn deliveries_made_again_under_running_roles_are_not_lost(log: LogKind) {
 async fn made_again_under_running_roles(log: LogKind, topic: &str) {
     let (cluster, receiver, _) = with_all_delivered(Plan::new(log), PATH, EVENTS).await;
 
-    delete(&cluster, topic);
+    delete_topic(&cluster, topic);
     create(&cluster, topic);
     let ids = publish_whatever_it_takes(&cluster, NEW_EVENTS).await;
     all_come(&cluster, &receiver, &ids).await;
@@ -57,7 +57,7 @@ async fn topics_made_again_while_nothing_runs_are_stopped_and_begin_anew(log: Lo
         cluster.terminate("deliver");
         cluster.terminate("ingest-0");
         for topic in topics {
-            delete(&cluster, topic);
+            delete_topic(&cluster, topic);
         }
         make_again(&cluster);
         cluster.restart("ingest-0").await;
@@ -107,7 +107,7 @@ async fn a_backlog_in_a_topic_that_was_made_again_is_not_lost_without_a_word(log
         let matched = |event: &serde_json::Value| event["deliveries"][0]["state"] == "pending";
         api.event_when(id, "it waits", matched).await;
     }
-    delete(&cluster, "deliveries");
+    delete_topic(&cluster, "deliveries");
     let missing = async || {
         let ready = cluster.health("deliver", "/readyz").await;
         let ready = String::from_utf8_lossy(&ready.body).into_owned();
@@ -155,7 +155,7 @@ async fn a_topic_that_grew_past_what_was_committed_in_another_is_stopped_and_the
     let committed = (0..).zip(committed.await.unwrap().into_iter().flatten());
     let committed: Vec<_> = committed.collect();
     assert_eq!(committed.len(), 4, "every partition has a commit");
-    delete(&cluster, "events");
+    delete_topic(&cluster, "events");
     create(&cluster, "events");
     let ids = publish_whatever_it_takes(&cluster, NEW_EVENTS).await;
     // Where a broker keeps the commits of a topic that is deleted, as a mirror's does.
@@ -198,7 +198,7 @@ async fn states_made_again_hold_the_backlog_back_until_recover(log: LogKind) {
     // A cursor takes their place, and the commit passes them.
     drained(&mut cluster).await;
     cluster.terminate("deliver");
-    delete(&cluster, "endpoint-state");
+    delete_topic(&cluster, "endpoint-state");
     cluster.run(&["topic", "create"]);
     cluster.restart("deliver").await;
     let resume = format!("/v1/tenants/{}/endpoints/{endpoint}/resume", api.tenant());
@@ -229,19 +229,6 @@ async fn assert_obstacle(cluster: &Cluster, endpoint: &str, cause: &str) {
     })
     .await;
 }
-
-fn delete(cluster: &Cluster, topic: &str) {
-    let name = format!("{}{topic}", cluster.prefix());
-    let broker = cluster.broker();
-    broker.tool(TOPICS, &["--delete", "--topic", &name]);
-    let gone = (0..100).any(|_| {
-        let listed = broker.tool(TOPICS, &["--list"]);
-        !listed.lines().any(|line| line == name)
-    });
-    assert!(gone, "{name} is deleted");
-}
-
-const TOPICS: &str = "org.apache.kafka.tools.TopicCommand";
 
 /// Past `postrider topic create`, which would found the groups.
 fn create(cluster: &Cluster, topic: &str) {

@@ -71,3 +71,18 @@ async fn uncommitted(log: &dyn Log) -> Vec<(&'static str, i32, Option<i64>, i64)
     }
     behind
 }
+
+/// Kafka's own tool for topics.
+pub(crate) const TOPICS: &str = "org.apache.kafka.tools.TopicCommand";
+
+/// Deletes a topic, and waits until the broker shows it no more.
+pub(crate) fn delete_topic(cluster: &Cluster, topic: &str) {
+    let name = format!("{}{topic}", cluster.prefix());
+    let broker = cluster.broker();
+    broker.tool(TOPICS, &["--delete", "--topic", &name]);
+    let gone = (0..100).any(|_| {
+        let listed = broker.tool(TOPICS, &["--list"]);
+        !listed.lines().any(|line| line == name)
+    });
+    assert!(gone, "{name} is deleted");
+}
