@@ -478,9 +478,9 @@ impl<S: Stage> Runner<'_, S> {
             %cause,
             "the log is another than the one that was read; the stage starts again and stops the partition"
         );
-        if self.progress.commit_again(partition) {
-            // The final commit names what was read.
-        } else if let Some(generation) = self.progress.generation(partition) {
+        if !self.progress.commit_again(partition)
+            && let Some(generation) = self.progress.generation(partition)
+        {
             self.note_made_again(partition, generation);
             self.forget(partition);
         }

@@ -141,13 +141,12 @@ pub(crate) struct ListenConfig {
 impl Default for ListenConfig {
     fn default() -> Self {
         let limits = Limits::default();
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self {
             listen: None,
             connections_max: limits.connections_max,
             connections_per_address_max: limits.connections_per_address_max,
-            first_head_timeout_ms: ms(limits.first_head_timeout),
-            idle_connection_ms: ms(limits.header_timeout),
+            first_head_timeout_ms: milliseconds(limits.first_head_timeout),
+            idle_connection_ms: milliseconds(limits.header_timeout),
             head_bytes_max: limits.head_bytes_max,
         }
     }

@@ -18,11 +18,12 @@ use hyper::header::HeaderMap;
 use hyper::rt::Executor;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use postrider_daemon::tasks::chain;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::failure::{Failure, causes, chain};
+use super::failure::{Failure, causes};
 use super::leaving::LeavingBody;
 use super::metered::{Meter, Metered, Stream};
 use crate::config::EgressConfig;
@@ -135,10 +136,10 @@ impl Http1 {
 
     /// Makes an exchange, and gives the connection back if it can take another.
     pub(super) async fn exchange(
-        mut self,
+        mut self: Box<Self>,
         request: Request<LeavingBody>,
         limits: Limits,
-    ) -> Result<(Answer, Option<Self>), Broken> {
+    ) -> Result<(Answer, Option<Box<Self>>), Broken> {
         self.meter.begin(HEAD_BYTES_MAX);
         let sent = self.requests.send_request(request);
         let answered = timeout_at(limits.deadline, self.driver.drive(sent)).await;
@@ -363,7 +364,7 @@ mod tests {
     async fn an_end_that_meets_the_request_is_told_at_once() {
         let (ours, mut theirs) = tokio::io::duplex(4096);
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let connection = Http1::new(Box::new(ours), permit).await.unwrap();
+        let connection = Box::new(Http1::new(Box::new(ours), permit).await.unwrap());
         let limits = Limits {
             deadline: Instant::now() + Duration::from_secs(60),
             body_timeout: Duration::from_secs(1),

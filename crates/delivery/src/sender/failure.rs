@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 
+use postrider_daemon::tasks::chain;
 use postrider_model::outcome::{Outcome, Reason};
 use url::Host;
 
@@ -102,15 +103,4 @@ fn cause_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'st
         Some(wrapped) => Some(wrapped),
         None => error.source(),
     }
-}
-
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(this) = cause {
-        text.push_str(": ");
-        text.push_str(&this.to_string());
-        cause = this.source();
-    }
-    text
 }

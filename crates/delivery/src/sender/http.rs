@@ -147,7 +147,7 @@ impl HttpSender {
         leaving: &Arc<Leaving>,
         limits: Limits,
     ) -> Result<Answer, Broken> {
-        // Dropped last, when the connection is given back or ended.
+        // Dropped last, when the connection is kept or has ended.
         let _exchanging = self.pool.exchanging();
         let (_leg, body) = Leg::new(leaving, request.body.clone());
         let ended = match connection {
@@ -156,7 +156,7 @@ impl HttpSender {
                 let answered = connection.exchange(message, limits).await;
                 answered.map(|(answer, kept)| {
                     if let Some(kept) = kept {
-                        self.pool.keep(origin, Box::new(kept));
+                        self.pool.keep(origin, kept);
                     }
                     answer
                 })
@@ -169,7 +169,9 @@ impl HttpSender {
                     Ok(_) => true,
                     Err(broken) => broken.is_of_stream && !broken.wants_http1,
                 };
-                self.pool.give_back(origin, &connection, is_good);
+                if !is_good {
+                    self.pool.leave(origin, &connection);
+                }
                 answered
             }
         };

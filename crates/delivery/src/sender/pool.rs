@@ -135,12 +135,10 @@ impl Pool {
         drop(left);
     }
 
-    /// An exchange on a shared one is over; whether the next one may use it.
-    pub(super) fn give_back(&self, origin: &Origin, connection: &Arc<Http2>, is_good: bool) {
-        if !is_good {
-            let left = self.kept().leave(origin, connection);
-            drop(left);
-        }
+    /// Uses one no more that was shared; exchanges on it go on.
+    pub(super) fn leave(&self, origin: &Origin, connection: &Arc<Http2>) {
+        let left = self.kept().leave(origin, connection);
+        drop(left);
     }
 
     /// Tells who waits for a place, when this is dropped, that an exchange is over, however it ended.
@@ -149,7 +147,7 @@ impl Pool {
     }
 
     /// Of several that were made at once the first is shared.
-    fn share(&self, origin: &Origin, made: &Arc<Http2>) -> Option<Left> {
+    fn share(&self, origin: &Origin, made: &Arc<Http2>) -> Option<Connection> {
         let mut kept = self.kept();
         let present = kept.origins.get(origin);
         let present = present.and_then(|of_origin| of_origin.shared.as_ref());
@@ -233,12 +231,6 @@ struct Shared {
     connection: Arc<Http2>,
 }
 
-/// A connection that is let go.
-enum Left {
-    Idle(#[expect(dead_code, reason = "dropped")] Box<Http1>),
-    Shared(#[expect(dead_code, reason = "dropped")] Arc<Http2>),
-}
-
 impl Kept {
     fn note_use(&mut self, origin: &Origin) -> u64 {
         self.next += 1;
@@ -247,7 +239,12 @@ impl Kept {
         self.next
     }
 
-    fn put(&mut self, origin: &Origin, connection: Box<Http1>, at_most: usize) -> Option<Left> {
+    fn put(
+        &mut self,
+        origin: &Origin,
+        connection: Box<Http1>,
+        at_most: usize,
+    ) -> Option<Connection> {
         let used = self.note_use(origin);
         let of_origin = self.origins.entry(origin.clone()).or_default();
         of_origin.idle.push_back((used, connection));
@@ -257,7 +254,7 @@ impl Kept {
         let (used, connection) = of_origin.idle.pop_front()?;
         self.used.remove(&used);
         self.forget_empty(origin);
-        Some(Left::Idle(connection))
+        Some(Connection::Http1(connection))
     }
 
     /// The one that was used last, and since when it is idle.
@@ -269,7 +266,7 @@ impl Kept {
         Some((idle_since, connection))
     }
 
-    fn share(&mut self, origin: &Origin, connection: Arc<Http2>) -> Option<Left> {
+    fn share(&mut self, origin: &Origin, connection: Arc<Http2>) -> Option<Connection> {
         let used = self.note_use(origin);
         let of_origin = self.origins.entry(origin.clone()).or_default();
         let former = of_origin.shared.replace(Shared {
@@ -278,7 +275,7 @@ impl Kept {
             connection,
         })?;
         self.used.remove(&former.used);
-        Some(Left::Shared(former.connection))
+        Some(Connection::Http2(former.connection))
     }
 
     /// The shared one, unless it has ended or is so old that whoever asks should make the next one.
@@ -304,18 +301,18 @@ impl Kept {
         Some(connection)
     }
 
-    fn leave(&mut self, origin: &Origin, connection: &Arc<Http2>) -> Option<Left> {
+    fn leave(&mut self, origin: &Origin, connection: &Arc<Http2>) -> Option<Connection> {
         let of_origin = self.origins.get_mut(origin)?;
         let left = of_origin
             .shared
             .take_if(|shared| Arc::ptr_eq(&shared.connection, connection))?;
         self.used.remove(&left.used);
         self.forget_empty(origin);
-        Some(Left::Shared(left.connection))
+        Some(Connection::Http2(left.connection))
     }
 
     /// Takes the one out that was idle longest, if any is and was for so long.
-    fn longest_idle(&mut self, at_least: Duration) -> Option<Left> {
+    fn longest_idle(&mut self, at_least: Duration) -> Option<Connection> {
         let (&used, (_, origin)) = self
             .used
             .iter()
@@ -324,8 +321,8 @@ impl Kept {
         let origin = origin.clone();
         let of_origin = self.origins.get_mut(&origin)?;
         let left = match of_origin.shared.take_if(|shared| shared.used == used) {
-            Some(shared) => Left::Shared(shared.connection),
-            None => Left::Idle(of_origin.idle.pop_front()?.1),
+            Some(shared) => Connection::Http2(shared.connection),
+            None => Connection::Http1(of_origin.idle.pop_front()?.1),
         };
         self.used.remove(&used);
         self.forget_empty(&origin);

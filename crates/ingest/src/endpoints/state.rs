@@ -12,8 +12,7 @@ use postrider_model::endpoint::{Endpoint, EndpointState};
 use postrider_model::payload::rfc3339;
 use serde_json::json;
 
-use super::shown as show;
-use super::{answer, change, read_optional_fields, with_etag};
+use super::{answer, change, read_optional_fields, shown, with_etag};
 use crate::api::{ApiState, Shared};
 use crate::fields::{self, parsed};
 use crate::problem::Problem;
@@ -109,7 +108,7 @@ pub(crate) async fn enable(
         }
     })
     .await?;
-    let mut shown = show(&api, &changed.after);
+    let mut shown = shown(&api, &changed.after);
     if let EndpointState::Disabled { since_ms, .. } = changed.before.value.state {
         shown["disabled_since"] = json!(rfc3339(since_ms));
     }
