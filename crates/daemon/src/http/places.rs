@@ -77,9 +77,12 @@ impl Places {
     pub(super) fn take(&self, address: IpAddr) -> Result<Place, NoPlace> {
         let mut taken = self.taken();
         let of_address = |connection: &Connection| connection.address == address;
-        let count = taken.connections.values().filter(|one| of_address(one));
-        if count.count() >= self.of_address_max && !taken.end_one(of_address) {
-            return Err(NoPlace::OfAddress);
+        // Who may take all places waits for one like everybody.
+        if self.of_address_max < self.connections_max {
+            let count = taken.connections.values().filter(|one| of_address(one));
+            if count.count() >= self.of_address_max && !taken.end_one(of_address) {
+                return Err(NoPlace::OfAddress);
+            }
         }
         let has_rested = |connection: &Connection| {
             let since = connection.idle_since;
@@ -213,6 +216,15 @@ mod tests {
         sleep(RESTED).await;
         places.take(HERE).unwrap();
         assert_eq!(ended(&[&asking, &fourth, &fifth]), [true, false, false]);
+    }
+
+    #[tokio::test]
+    async fn one_address_that_may_take_all_places_waits_for_one() {
+        let places = Places::new(2, 2);
+        let taken = [places.take(HERE).unwrap(), places.take(HERE).unwrap()];
+        let asking = taken.each_ref().map(|place| place.ask().unwrap());
+        assert_eq!(places.take(HERE).unwrap_err(), NoPlace::AtAll);
+        drop(asking);
     }
 
     #[tokio::test]
