@@ -22,7 +22,7 @@ impl<'a> RawObject<'a> {
 }
 
 /// JSON without the byte order mark that some write before it and that a reader may pass over (RFC 8259, section 8.1).
-fn without_mark(body: &[u8]) -> &[u8] {
+pub(crate) fn without_mark(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::{NewEndpoint, name_of, read_new};
 use crate::api::{ApiState, Shared};
+use crate::fields::without_mark;
 use crate::problem::{FieldError, Problem};
 use crate::request::{self, JSON, JSON_LINES, Segments};
 
@@ -38,10 +39,11 @@ pub(crate) async fn import(
         config.body_timeout(),
     )
     .await?;
+    let body = without_mark(&body);
     let items = if lines {
-        parse_lines(&body)
+        parse_lines(body)
     } else {
-        parse_array(&body)
+        parse_array(body)
     }?;
     let max = config.import_endpoints_max;
     if items.len() > max {

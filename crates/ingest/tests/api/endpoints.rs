@@ -499,3 +499,19 @@ async fn an_import_is_bounded() {
     assert_eq!(world.get(ALL).await.json()["data"], json!([]));
     world.post(&path, items(2)).await.expect(StatusCode::OK);
 }
+
+#[tokio::test]
+async fn a_mark_before_an_import_is_passed_over() {
+    let world = World::with_tenant().await;
+    let item = r#"{"url":"https://example.com"}"#;
+    for (media_type, body) in [
+        ("application/json", format!("\u{feff}[{item}]")),
+        ("application/x-ndjson", format!("\u{feff}{item}\n{item}")),
+    ] {
+        let headers = [("content-type", media_type)];
+        let path = format!("{ALL}/import");
+        let answer = world.send("POST", &path, &headers, body).await;
+        let answer = answer.expect(StatusCode::OK).json();
+        assert_eq!(answer["failed"], 0, "{answer}");
+    }
+}
