@@ -68,12 +68,14 @@ log.segment.delete.delay.ms=500
 ";
 
 /// What makes three brokers a cluster that loses nothing when it loses one.
-const REPLICATED: [(&str, &str); 5] = [
+const REPLICATED: [(&str, &str); 6] = [
     ("default.replication.factor", "3"),
     ("min.insync.replicas", "2"),
     ("offsets.topic.replication.factor", "3"),
     ("transaction.state.log.replication.factor", "3"),
     ("replica.lag.time.max.ms", "3000"),
+    // Kafka ships 30 s: so long its brokers, and all who write to them, wait for a controller that is frozen.
+    ("controller.socket.timeout.ms", "3000"),
 ];
 
 const LOG4J: &str = "\

@@ -371,10 +371,13 @@ fn base(options: &KafkaOptions, defaults: &[(&str, &str)]) -> ClientConfig {
             ("client.id", options.client_id.as_str()),
             // A broker that restarts is found again within 2 s instead of 10 s.
             ("reconnect.backoff.max.ms", "2000"),
-            // A frozen broker is left after 10 s instead of 60 s; its kernel still takes connections, of which the first
-            // question is not answered.
-            ("socket.timeout.ms", "10000"),
-            ("api.version.request.timeout.ms", "5000"),
+            // A frozen broker is left after this time instead of 60 s; its kernel still takes connections, of which the
+            // first question is not answered.
+            (
+                "socket.timeout.ms",
+                &millis(answer_timeout(options)).to_string(),
+            ),
+            ("api.version.request.timeout.ms", "3000"),
             // One whose machine is gone answers nothing at all.
             ("socket.connection.setup.timeout.ms", "10000"),
             ("socket.nagle.disable", "true"),
@@ -389,6 +392,12 @@ fn base(options: &KafkaOptions, defaults: &[(&str, &str)]) -> ClientConfig {
     }
     config.set_log_level(RDKafkaLogLevel::Info);
     config
+}
+
+/// How long a broker may take for an answer. A coordinator that is frozen is to be left, and the next one to be asked, within the
+/// session: a member whose session ended joins anew, and its partitions wait until its old session has ended there too.
+fn answer_timeout(options: &KafkaOptions) -> Duration {
+    (options.session() / 2).clamp(Duration::from_secs(5), Duration::from_secs(10))
 }
 
 fn set(config: &mut ClientConfig, properties: &[(&str, &str)]) {
@@ -443,6 +452,20 @@ mod tests {
             validate(&options(&[("bootstrap.servers", "b"), ("acks", "all")])),
             Ok(())
         );
+    }
+
+    #[test]
+    fn a_frozen_coordinator_is_left_within_a_session_of_ten_seconds() {
+        let left_after_ms = |session: &[(&str, &str)]| {
+            let config = group(&options(session), &group_options());
+            let of = |name: &str| config.get(name).unwrap().parse::<u64>().unwrap();
+            of("socket.timeout.ms") + of("api.version.request.timeout.ms")
+        };
+        assert_eq!(left_after_ms(&[]), 13_000);
+        assert_eq!(left_after_ms(&[("session.timeout.ms", "10000")]), 8_000);
+        // Whoever loads a broker so much that it takes longer is not to be told that it is dead.
+        assert_eq!(left_after_ms(&[("session.timeout.ms", "6000")]), 8_000);
+        assert_eq!(left_after_ms(&[("socket.timeout.ms", "7000")]), 10_000);
     }
 
     #[test]
