@@ -15,7 +15,7 @@ use std::time::Duration;
 use postrider_log::{Assignment, Log, LogError, Offset, Partition};
 use postrider_model::commit_note::{CommitNote, Mark};
 
-use crate::standing::{self, Standing};
+use crate::standing::{self, Standing, TopicPast};
 
 /// How long the record at an offset is waited for.
 const READ_WAIT: Duration = Duration::from_secs(1);
@@ -96,10 +96,11 @@ pub(crate) async fn examine(
     log: &dyn Log,
     topic: &str,
     assignment: &Assignment,
+    past: &TopicPast,
 ) -> Result<Result<Begins, Standing>, LogError> {
     let (partition, bounds) = (assignment.partition, assignment.bounds);
     let committed = assignment.committed.as_ref();
-    let from = match standing::examine(log, topic, partition, committed, bounds).await? {
+    let from = match standing::examine(log, topic, partition, committed, bounds, past).await? {
         Standing::At(from) => from,
         unknown => return Ok(Err(unknown)),
     };

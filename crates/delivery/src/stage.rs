@@ -32,7 +32,7 @@ use crate::config::StageConfig;
 use crate::metrics::DeliveryMetrics;
 use crate::past::{self, Begins};
 use crate::progress::{Lease, Progress, Resolved};
-use crate::standing::{self, Standing};
+use crate::standing::{self, Standing, TopicPast};
 use crate::stopped::Stopped;
 use checking::{Checked, Checking};
 use handover::Handover;
@@ -371,6 +371,7 @@ impl<S: Stage> Runner<'_, S> {
 
     /// Prepares for partitions, after a pause.
     fn prepare(&mut self, assignments: Vec<Assignment>, pause: Duration) {
+        let past = Arc::new(TopicPast::default());
         for assignment in assignments {
             // Where it begins if the log is still the one that was committed in, which is looked at first.
             let from = Standing::of(
@@ -388,10 +389,10 @@ impl<S: Stage> Runner<'_, S> {
                 self.context.log.clone(),
                 self.stage.prepare(&assignment, from),
             );
-            let examined = assignment.clone();
+            let (examined, past) = (assignment.clone(), Arc::clone(&past));
             let preparation = async move {
                 sleep(pause).await;
-                match past::examine(&*log, S::TOPIC, &examined).await? {
+                match past::examine(&*log, S::TOPIC, &examined, &past).await? {
                     Ok(last) => Ok(Ok((last, prepared.await?))),
                     Err(unknown) => Ok(Err(unknown)),
                 }

@@ -24,6 +24,7 @@ use postrider_model::topics::{
     ATTEMPTS, DELIVERIES, ENDPOINT_STATE, EVENTS, GROUP_DELIVER, GROUP_FAN_OUT, GROUP_SCHEDULER,
     RETRY,
 };
+use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep};
 
 use crate::past::{Contradiction, contradiction};
@@ -130,6 +131,12 @@ impl Standing {
     }
 }
 
+/// What is asked only once of a topic whose partitions are examined together.
+#[derive(Debug, Default)]
+pub(crate) struct TopicPast {
+    was_there_before: OnceCell<bool>,
+}
+
 /// Where a group goes on in a partition, by what it committed, what the log holds and what was read of it.
 ///
 /// # Errors
@@ -140,13 +147,20 @@ pub(crate) async fn examine(
     partition: Partition,
     committed: Option<&Committed>,
     bounds: Bounds,
+    past: &TopicPast,
 ) -> Result<Standing, LogError> {
     let standing = Standing::of(committed.map(|committed| committed.offset), bounds);
     if standing.is_unknown() {
         return Ok(standing);
     }
     let Some(committed) = committed else {
-        return Ok(if was_there_before(log, topic, partition).await? {
+        let topic_was = past
+            .was_there_before
+            .get_or_try_init(|| was_there_before(log, topic));
+        // Attempts of a partition come from the deliveries of the same, which had a commit while they were there.
+        let was_there =
+            *topic_was.await? || topic == DELIVERIES && was_used(log, ATTEMPTS, partition).await?;
+        return Ok(if was_there {
             Standing::MadeAgain
         } else {
             standing
@@ -246,10 +260,11 @@ async fn standings_of(
     partitions: &[Partition],
 ) -> Result<Vec<PartitionStanding>, LogError> {
     let mut standings = Vec::new();
+    let past = TopicPast::default();
     let committed = (0..).zip(log.committed(group, topic).await?);
     for (partition, committed) in committed.filter(|(one, _)| partitions.contains(one)) {
         let bounds = log.bounds(topic, partition).await?;
-        let standing = examine(log, topic, partition, committed.as_ref(), bounds).await?;
+        let standing = examine(log, topic, partition, committed.as_ref(), bounds, &past).await?;
         standings.push(PartitionStanding {
             partition,
             committed,
@@ -311,27 +326,21 @@ async fn has_past(log: &dyn Log, created: &[String]) -> Result<bool, LogError> {
     Ok(false)
 }
 
-/// Whether an empty partition without a commit is of a topic that was made again, of which Kafka forgets the commits as well.
-async fn was_there_before(
-    log: &dyn Log,
-    topic: &str,
-    partition: Partition,
-) -> Result<bool, LogError> {
-    // A partition that was added has no commit either, but others have.
-    let mut is_unfounded = true;
+/// Whether a topic that has an empty partition without a commit was made again, of which Kafka forgets the commits as well.
+async fn was_there_before(log: &dyn Log, topic: &str) -> Result<bool, LogError> {
+    let is_empty = log.all_bounds(topic).await?.iter().all(|one| one.end == 0);
+    if !is_empty || !has_past(log, &[topic.to_owned()]).await? {
+        return Ok(false);
+    }
     for (group, _) in GROUPS.into_iter().filter(|(_, read)| *read == topic) {
         let committed = log.committed(group, topic).await?;
-        let mut others = committed.iter().flatten();
-        is_unfounded = others.all(|one| CommitNote::decode(&one.metadata).made_again);
+        let is_founded = |one: &Committed| !CommitNote::decode(&one.metadata).made_again;
+        // A partition that was added has no commit either, but others have.
+        if committed.iter().flatten().any(is_founded) {
+            return Ok(false);
+        }
     }
-    if is_unfounded
-        && log.all_bounds(topic).await?.iter().all(|one| one.end == 0)
-        && has_past(log, &[topic.to_owned()]).await?
-    {
-        return Ok(true);
-    }
-    // Attempts of a partition come from the deliveries of the same, which had a commit while they were there.
-    Ok(topic == DELIVERIES && was_used(log, ATTEMPTS, partition).await?)
+    Ok(true)
 }
 
 /// Whether the partition ever held a record.
