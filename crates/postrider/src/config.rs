@@ -126,7 +126,7 @@ impl Serialize for KafkaConfig {
 pub(crate) struct ListenConfig {
     /// Address and port. By default port 8080, at 127.0.0.1 in `up` and at 0.0.0.0 in the other roles.
     pub(crate) listen: Option<SocketAddr>,
-    /// Connections at a time. A process that may open fewer files takes half of those.
+    /// Connections at a time. A process that may open too few files for these and those to receivers has fewer.
     pub(crate) connections_max: usize,
     /// Of them from one address; clients that come through a proxy share its address.
     pub(crate) connections_per_address_max: usize,
@@ -153,10 +153,10 @@ impl Default for ListenConfig {
 }
 
 impl ListenConfig {
-    /// The limits in a process that may have so many files open.
-    pub(crate) fn limits(&self, files_max: usize, drain: Duration) -> Limits {
+    /// The limits of a server that may have so many connections.
+    pub(crate) fn limits(&self, connections_max: usize, drain: Duration) -> Limits {
         Limits {
-            connections_max: self.connections_max.min((files_max / 2).max(1)),
+            connections_max,
             connections_per_address_max: self.connections_per_address_max,
             first_head_timeout: Duration::from_millis(self.first_head_timeout_ms),
             header_timeout: Duration::from_millis(self.idle_connection_ms),

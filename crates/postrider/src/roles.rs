@@ -9,6 +9,7 @@ pub(crate) mod up;
 
 mod api;
 mod clock;
+mod connections;
 mod registry;
 mod stages;
 
@@ -34,6 +35,7 @@ use postrider_model::ids::EndpointId;
 
 use crate::config::Config;
 use crate::output;
+use connections::Connections;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const HEALTH_PORT: u16 = 9464;
@@ -58,8 +60,8 @@ pub(crate) struct Process {
     /// Cancelled when what the stages and the API count on has changed: they do nothing more, and the process stays to
     /// say why.
     pub(crate) halt: CancellationToken,
-    /// Files, and so connections, that it may have open.
-    pub(crate) files_max: usize,
+    /// How many connections it may have.
+    pub(crate) connections: Connections,
     /// What deliver is asked about its lanes, until it takes this.
     pub(crate) lane_answers: Option<LaneAnswers>,
     stages_drain: Duration,
@@ -117,7 +119,7 @@ impl Process {
             ..config.telemetry.clone()
         };
         let telemetry = telemetry::init(&telemetry, &format!("postrider-{role}"), VERSION)?;
-        let files_max = files::raise_limit();
+        let connections = Connections::of(config, role, files::raise_limit());
         let stop = CancellationToken::new();
         postrider_daemon::signals::listen(stop.clone()).context("listen for signals")?;
         let metrics = Metrics::new(VERSION, role);
@@ -139,7 +141,7 @@ impl Process {
         let stages = Tasks::new(CancellationToken::new());
         Ok(Self {
             stop,
-            files_max,
+            connections,
             health,
             metrics,
             api: Tasks::new(CancellationToken::new()),

@@ -41,7 +41,7 @@ pub(crate) fn spawn(
         Entrance::new(&config.ingest, process.metrics.registry()).context("build the API")?;
     let (router, opened) = (entrance.router(), entrance.clone());
     let stop = process.api.token().clone();
-    let limits = config.api.limits(process.files_max, DRAIN);
+    let limits = config.api.limits(process.connections.api, DRAIN);
     process.api.critical("api", async move {
         let drained = http::serve(listener, router, stop, limits).await;
         if drained.cut > 0 {

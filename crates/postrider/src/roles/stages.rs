@@ -21,9 +21,6 @@ use super::{Process, clock};
 use crate::cli::Stage;
 use crate::config::Config;
 
-/// Files for Kafka's clients, listeners, and questions to the servers of names: a quarter, and at least so many.
-const FILES_OF_OTHERS: usize = 256;
-
 /// Starts the stages. Each waits until the registry has caught up: before, every endpoint would be unknown.
 pub(crate) fn spawn(
     process: &mut Process,
@@ -118,7 +115,7 @@ impl Parts {
         let policy = AddressPolicy::try_new(&config.egress.allow_cidrs)
             .context("read `egress.allow_cidrs`")?;
         let egress = EgressConfig {
-            connections_max: connections_max(process, config),
+            connections_max: process.connections.egress,
             ..config.egress.clone()
         };
         let sender =
@@ -198,23 +195,6 @@ impl Parts {
             Ok::<(), Infallible>(())
         });
     }
-}
-
-/// As many connections as are configured, or as the files leave that Kafka, listeners and the resolver do not need.
-fn connections_max(process: &Process, config: &Config) -> usize {
-    let others = FILES_OF_OTHERS.max(process.files_max / 4);
-    let left = process.files_max.saturating_sub(others).max(1);
-    let configured = config.egress.connections_max;
-    let attempts = config.delivery.deliver.attempts_in_flight_max;
-    if left < configured.min(attempts) {
-        tracing::warn!(
-            files_max = process.files_max,
-            connections_max = left,
-            attempts_in_flight_max = attempts,
-            "the limit of open files leaves fewer connections than attempts may be under way: attempts wait for each other"
-        );
-    }
-    configured.min(left)
 }
 
 #[cfg(test)]
