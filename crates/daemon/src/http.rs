@@ -1,11 +1,13 @@
 //! The HTTP server: bounded in connections, in the time and the bytes that a request's head may take, and in the time it drains.
 
 mod places;
+mod read_to_end;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -18,17 +20,21 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use places::{NoPlace, Place, Places};
+use read_to_end::{ReadToEnd, read_on};
 
 /// Pause after a failed accept that is not the client's doing: most often there are no file descriptors left, and
 /// asking again at once would only burn CPU until some connection closes.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// What a connection reads at once.
-const READ_BYTES_MAX: usize = 64 << 10;
+/// How long a refusal is kept back at most from a caller who does not wait.
+const KEPT_BACK_MAX: Duration = Duration::from_secs(2);
+/// What a connection reads at once, unless a head may be longer. Each keeps room for as much.
+const READ_BYTES_MAX: usize = 16 << 10;
 
 /// What a server takes and how long it waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +76,12 @@ impl From<Duration> for Limits {
         }
     }
 }
+
+/// Extension of an answer that refuses a request because there are too many: how long the caller was asked to wait. If the next request
+/// of the connection comes sooner and is refused as well, the answer waits until then, so that those who do not wait are
+/// served as slowly as those who do and cost no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotBefore(pub Duration);
 
 /// How a server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,6 +170,27 @@ fn too_late() -> axum::response::Response {
     (StatusCode::SERVICE_UNAVAILABLE, close).into_response()
 }
 
+/// Of a connection: until when its caller was asked to wait.
+#[derive(Debug, Default)]
+struct Patience(Mutex<Option<Instant>>);
+
+impl Patience {
+    /// Keeps a refusal back until the time that an earlier one named, but no longer than a client surely waits.
+    async fn exert(&self, told: Option<NotBefore>, token: &CancellationToken) {
+        let earlier = self.replace(None);
+        if let (Some(_), Some(until)) = (told, earlier) {
+            let until = until.min(Instant::now() + KEPT_BACK_MAX);
+            token.run_until_cancelled(sleep_until(until)).await;
+        }
+        self.replace(told.map(|NotBefore(wait)| Instant::now() + wait));
+    }
+
+    fn replace(&self, until: Option<Instant>) -> Option<Instant> {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *told, until)
+    }
+}
+
 async fn handle(
     stream: TcpStream,
     place: Place,
@@ -169,32 +202,43 @@ async fn handle(
     // Only speed depends on it.
     drop(stream.set_nodelay(true));
     let router = TowerToHyperService::new(router);
-    let place = &place;
+    let (place, token) = (&place, &token);
+    let patience = &Patience::default();
+    let (leftovers, left) = mpsc::channel(1);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         let asking = place.ask();
         request.extensions_mut().insert(ConnectInfo(peer));
         // Whoever lost the place meanwhile is not begun with.
+        let request = request.map(|body| ReadToEnd::new(body, leftovers.clone()));
         let response = asking.is_some().then(|| router.call(request));
         async move {
             let Some(response) = response else {
                 return Ok(too_late());
             };
-            let response = response.await.map_err(|never: Infallible| never);
+            let Ok(response) = response.await;
             drop(asking);
-            response
+            let told = response.extensions().get().copied();
+            patience.exert(told, token).await;
+            Ok::<_, Infallible>(response)
         }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_header_size(limits.head_bytes_max)
-        .max_buf_size(READ_BYTES_MAX)
+        .max_buf_size(READ_BYTES_MAX.max(limits.head_bytes_max))
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
-    let mut silent = pin!(async {
+    let silent = async {
         sleep(limits.first_head_timeout).await;
         if place.has_asked() {
             std::future::pending::<()>().await;
+        }
+    };
+    let mut silent = pin!(async {
+        tokio::select! {
+            () = silent => {}
+            () = read_on(left) => {}
         }
     });
     let result = tokio::select! {

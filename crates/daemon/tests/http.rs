@@ -9,16 +9,20 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::ConnectInfo;
+use axum::response::Extension;
 use axum::routing::get;
 use postrider_daemon::CancellationToken;
 use postrider_daemon::health::Health;
-use postrider_daemon::http::{Drained, Limits, serve};
+use postrider_daemon::http::{Drained, Limits, NotBefore, serve};
 use postrider_daemon::metrics::Metrics;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 
 const BOUND: Duration = Duration::from_secs(20);
+
+/// By refusals of `/busy`.
+const ASKED_TO_WAIT: Duration = Duration::from_millis(500);
 
 fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
@@ -152,6 +156,10 @@ async fn served(limits: Limits) -> Served {
         .route(
             "/peer",
             get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.to_string()),
+        )
+        .route(
+            "/busy",
+            get(async || (Extension(NotBefore(ASKED_TO_WAIT)), "busy")),
         )
         .route(
             "/slow",
@@ -293,6 +301,86 @@ async fn a_head_that_is_too_large_is_not_read_to_its_end() {
         answer.is_empty() || answer.starts_with("HTTP/1.1 431"),
         "{answer}"
     );
+}
+
+/// Asks on a connection, and gives how long the answer took.
+fn ask(stream: &mut TcpStream, path: &str) -> Duration {
+    let began = Instant::now();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+    assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn a_refusal_is_kept_back_from_whoever_does_not_wait() {
+    let server = served(Limits::default()).await;
+    let address = server.address;
+    spawn_blocking(move || {
+        let mut stream = connect(address);
+        let first = ask(&mut stream, "/busy");
+        assert!(first < ASKED_TO_WAIT, "{first:?}");
+        let too_soon = ask(&mut stream, "/busy");
+        // A timer may fire a millisecond before.
+        assert!(
+            too_soon > ASKED_TO_WAIT - Duration::from_millis(100),
+            "{too_soon:?}"
+        );
+        let served = ask(&mut stream, "/peer");
+        assert!(served < ASKED_TO_WAIT, "{served:?}");
+        assert!(ask(&mut stream, "/busy") < ASKED_TO_WAIT);
+        std::thread::sleep(ASKED_TO_WAIT);
+        let waited = ask(&mut stream, "/busy");
+        assert!(waited < ASKED_TO_WAIT, "{waited:?}");
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_refusal_that_is_kept_back_does_not_hold_up_the_end() {
+    let mut server = served(Limits::from(BOUND)).await;
+    let address = server.address;
+    let asked = spawn_blocking(move || {
+        let mut stream = connect(address);
+        ask(&mut stream, "/busy");
+        write!(stream, "GET /busy HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+        stream
+    });
+    let mut stream = asked.await.unwrap();
+    server.token.cancel();
+    let drained = server.servers.join_next().await.unwrap().unwrap();
+    assert_eq!(drained, Drained { cut: 0 });
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+}
+
+/// Sends a body after the answer has come, and asks once more on the same connection.
+fn asks_again_after(address: SocketAddr, body_bytes: usize) -> String {
+    let mut stream = connect(address);
+    write!(
+        stream,
+        "POST /peer HTTP/1.1\r\nhost: test\r\ncontent-length: {body_bytes}\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = [0; 1024];
+    let read = stream.read(&mut answer).unwrap();
+    assert!(answer[..read].starts_with(b"HTTP/1.1 405"));
+    // It may be told in the middle that nobody reads on.
+    drop(stream.write_all(&vec![b'x'; body_bytes]));
+    drop(stream.write_all(b"GET /peer HTTP/1.1\r\nhost: test\r\n\r\n"));
+    let read = stream.read(&mut answer).unwrap_or(0);
+    String::from_utf8_lossy(&answer[..read]).into_owned()
+}
+
+#[tokio::test]
+async fn a_connection_outlives_a_body_that_was_refused_but_not_an_endless_one() {
+    let server = served(Limits::default()).await;
+    let address = server.address;
+    let asking = |bytes| spawn_blocking(move || asks_again_after(address, bytes));
+    let answer = asking(300_000).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let answer = asking(20 << 20).await.unwrap();
+    assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 #[tokio::test]

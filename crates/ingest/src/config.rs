@@ -26,10 +26,14 @@ pub struct IngestConfig {
     pub body_bytes_max: usize,
     /// How long a body may take to arrive.
     pub body_timeout_ms: u64,
-    /// Events received and not yet acknowledged by the log.
+    /// Events received and not yet acknowledged by the log. While this process or the log does not keep up, fewer.
     pub events_in_flight_max: usize,
     /// Bytes of their bodies.
     pub events_in_flight_bytes_max: usize,
+    /// How long events may wait for the log, on average, until fewer are let in at a time.
+    pub events_wait_max_ms: u64,
+    /// How many seconds later, at most, whoever is refused because there are too many is told to come again.
+    pub again_after_max_s: u32,
     /// How long the log may take to acknowledge an event before its fate counts as unknown.
     pub append_timeout_ms: u64,
     /// How long events are gathered into one write.
@@ -62,7 +66,9 @@ impl Default for IngestConfig {
             body_bytes_max: 64 * KIB,
             body_timeout_ms: 10_000,
             events_in_flight_max: 4_096,
-            events_in_flight_bytes_max: 64 * MIB,
+            events_in_flight_bytes_max: 12 * MIB,
+            events_wait_max_ms: 500,
+            again_after_max_s: 15,
             append_timeout_ms: 10_000,
             append_linger_ms: 0,
             append_queue_bytes_max: 64 * MIB,
@@ -91,6 +97,10 @@ impl IngestConfig {
 
     pub(crate) fn body_timeout(&self) -> Duration {
         Duration::from_millis(self.body_timeout_ms)
+    }
+
+    pub(crate) fn events_wait_max(&self) -> Duration {
+        Duration::from_millis(self.events_wait_max_ms)
     }
 
     pub(crate) fn append_timeout(&self) -> Duration {

@@ -10,10 +10,11 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use postrider_log::{AppendError, NewRecord};
-use postrider_model::event::Event;
+use postrider_model::event::{Event, TraceContext};
 use postrider_model::ids::EventId;
 use postrider_model::topics;
 use serde_json::json;
+use tokio::time::Instant;
 
 use self::input::Stamp;
 use crate::api::{ApiState, Shared};
@@ -71,22 +72,28 @@ async fn accept(
             trace: request::trace_context(headers),
         },
     )?;
+    // While the log takes its time, only the record is kept.
+    drop(body);
     append(api, event).await
 }
 
-async fn append(api: &Shared, event: Event) -> Result<EventId, Problem> {
+fn record(event: Event) -> (NewRecord, EventId, TraceContext) {
     let record = NewRecord {
         key: topics::event_key(&event.tenant, &event.ordering_key, &event.id),
         value: Some(event.encode()),
         headers: Vec::new(),
     };
-    match api
-        .producing
-        .append(topics::EVENTS, record, &event.trace)
-        .await
-    {
-        Ok(_) => Ok(event.id),
-        Err(AppendError::QueueFull) => Err(Problem::Busy),
+    (record, event.id, event.trace)
+}
+
+async fn append(api: &Shared, event: Event) -> Result<EventId, Problem> {
+    let (record, id, trace) = record(event);
+    let began = Instant::now();
+    let fate = api.producing.append(topics::EVENTS, record, &trace).await;
+    api.admission.waited(began.elapsed());
+    match fate {
+        Ok(_) => Ok(id),
+        Err(AppendError::QueueFull) => Err(api.admission.refuse()),
         Err(AppendError::TooLarge) => {
             Err(Problem::field("", "the event is larger than the log takes"))
         }
@@ -94,8 +101,6 @@ async fn append(api: &Shared, event: Event) -> Result<EventId, Problem> {
             tracing::warn!(detail, "event not appended");
             Err(Problem::NotTaken)
         }
-        Err(AppendError::Unknown(_)) => Err(Problem::PerhapsTaken {
-            id: event.id.to_string(),
-        }),
+        Err(AppendError::Unknown(_)) => Err(Problem::PerhapsTaken { id: id.to_string() }),
     }
 }

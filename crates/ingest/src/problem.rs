@@ -4,9 +4,11 @@
 //! what an operator must see and counts it. Texts are for callers; causes go to the log only.
 
 use std::error::Error as _;
+use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use postrider_daemon::http::NotBefore;
 use postrider_log::LogError;
 use postrider_registry::WriteError;
 use serde::Serialize;
@@ -77,7 +79,7 @@ pub(crate) enum Problem {
     #[error("the body ended early")]
     BodyBroken,
     #[error("as many requests as allowed are under way; nothing was taken, ask again")]
-    Busy,
+    Busy { again_after_s: u32 },
     #[error("the log took nothing; ask again")]
     NotTaken,
     #[error(
@@ -175,7 +177,7 @@ impl Problem {
                 facts(StatusCode::REQUEST_TIMEOUT, "body-timeout", "Body too slow")
             }
             Self::BodyBroken => facts(StatusCode::BAD_REQUEST, "body-broken", "Incomplete body"),
-            Self::Busy => later(1, "busy", "Busy"),
+            Self::Busy { again_after_s } => later(*again_after_s, "busy", "Busy"),
             Self::NotTaken => later(2, "not-taken", "Not accepted"),
             Self::PerhapsTaken { .. } => later(5, "perhaps-taken", "Acceptance unknown"),
             Self::RunCut { .. } => later(5, "run-cut", "Not everything was done"),
@@ -239,6 +241,10 @@ impl Problem {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
             // A connection is kept for those who have the key.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Self::Busy { again_after_s } = self {
+            let again_after = Duration::from_secs(u64::from(*again_after_s));
+            response.extensions_mut().insert(NotBefore(again_after));
         }
         response
     }

@@ -101,7 +101,7 @@ impl Readers {
     pub(crate) fn admit(&self) -> Result<Budget, Problem> {
         let permit = Arc::clone(&self.permits)
             .try_acquire_owned()
-            .map_err(|_| Problem::Busy)?;
+            .map_err(|_| Problem::Busy { again_after_s: 1 })?;
         let deadline = Instant::now() + self.timeout;
         Ok(Budget {
             bytes_left: self.bytes_max,

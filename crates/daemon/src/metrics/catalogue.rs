@@ -195,6 +195,8 @@ catalogue! {
         "Events received and not yet acknowledged by the log";
     EVENTS_IN_FLIGHT_BYTES = Ingest Gauge "postrider_events_in_flight_bytes" []
         "Bytes reserved for events received and not yet acknowledged by the log";
+    EVENTS_IN_FLIGHT_MAX = Ingest Gauge "postrider_events_in_flight_max" []
+        "Events that may be in flight at present: fewer than configured while ingest or the log does not keep up";
     REQUESTS_IN_FLIGHT = Ingest Gauge "postrider_http_requests_in_flight" []
         "Requests under way";
     REQUEST_DURATION = Ingest Histogram "postrider_http_request_duration_seconds" ["method" "route" "status"] in REQUEST_BUCKETS

@@ -5,6 +5,7 @@
 
 mod flow;
 mod isolation;
+mod overload;
 mod receiver_process;
 mod receivers;
 mod report;
@@ -41,6 +42,8 @@ enum Scenario {
     Backlog,
     /// An endpoint gets twice what it takes.
     Slow,
+    /// Ingest has many times more callers than it can serve.
+    Overload,
     /// This program's own receiver.
     #[value(hide = true)]
     Receiver,
@@ -64,6 +67,7 @@ async fn main() {
             Scenario::Flood => isolation::flood(options).await,
             Scenario::Backlog => isolation::backlog(options).await,
             Scenario::Slow => isolation::slow(options).await,
+            Scenario::Overload => overload::bench().await,
             Scenario::Receiver => receiver_process::receive().await,
         }
     }

@@ -52,11 +52,8 @@ impl Latencies {
         Self { sorted_us, missing }
     }
 
-    /// Exact, by nearest rank; 0 of nothing.
     fn at_per_mille(&self, part: usize) -> f64 {
-        let rank = (self.sorted_us.len() * part).div_ceil(1000);
-        let sample = self.sorted_us.get(rank.saturating_sub(1));
-        sample.map_or(0.0, |us| milliseconds(*us))
+        at_per_mille(&self.sorted_us, part)
     }
 
     fn p99_ms(&self) -> f64 {
@@ -105,6 +102,13 @@ pub(crate) fn compare(before: &Latencies, during: &Latencies) -> Value {
 /// One line for programs.
 pub(crate) fn record(scenario: &str, figures: &Value) {
     say(&json!({ "scenario": scenario, "figures": figures }).to_string());
+}
+
+/// The milliseconds within which this part of a thousand lies, exact, by nearest rank; 0 of nothing.
+pub(crate) fn at_per_mille(sorted_us: &[u64], part: usize) -> f64 {
+    let rank = (sorted_us.len() * part).div_ceil(1000);
+    let sample = sorted_us.get(rank.saturating_sub(1));
+    sample.map_or(0.0, |us| milliseconds(*us))
 }
 
 #[expect(

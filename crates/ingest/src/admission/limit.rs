@@ -1,0 +1,201 @@
+//! How many events may be under way: fewer while this process or the log does not keep up.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::IntGauge;
+use tokio::time::{Instant, sleep_until};
+
+const PERIOD: Duration = Duration::from_millis(20);
+/// So late a task may begin that is due: then an answer that needs nothing, such as a refusal, takes about twice as long.
+const LATE_MAX: Duration = Duration::from_millis(10);
+/// Periods without a late task after which it rises.
+const PUNCTUAL_MIN: usize = 10;
+/// Fewer would be under way than one write to the log takes.
+const EVENTS_MIN: usize = 64;
+
+/// Lets so many events be under way at a time. In an overload, more only wait longer: each for a turn of this process, or for the log.
+/// So the limit falls while tasks begin late or events wait for the log too long, and rises again while they don't. A log that pauses
+/// makes nothing late, and is waited for with as many events as the configuration allows.
+#[derive(Debug)]
+pub(super) struct Limit {
+    max: usize,
+    wait_max: Duration,
+    present: AtomicUsize,
+    taken: AtomicUsize,
+    waits: Mutex<Waits>,
+    /// Periods since a task was late.
+    punctual: AtomicUsize,
+    gauge: IntGauge,
+}
+
+/// Of the events that the log acknowledged in this period.
+#[derive(Debug, Default)]
+struct Waits {
+    sum: Duration,
+    count: u32,
+}
+
+/// An event's place among those under way.
+#[derive(Debug)]
+pub(super) struct Taken(Arc<Limit>);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Limit {
+    pub(super) fn new(max: usize, wait_max: Duration, gauge: IntGauge) -> Arc<Self> {
+        gauge.set(whole(max));
+        Arc::new(Self {
+            max,
+            wait_max,
+            present: AtomicUsize::new(max),
+            taken: AtomicUsize::new(0),
+            waits: Mutex::default(),
+            punctual: AtomicUsize::new(0),
+            gauge,
+        })
+    }
+
+    /// A place, if there is one.
+    pub(super) fn take(self: &Arc<Self>) -> Option<Taken> {
+        let present = self.present.load(Ordering::Relaxed);
+        let one_more = |taken| (taken < present).then_some(taken + 1);
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.taken.fetch_update(set, fetch, one_more).ok()?;
+        Some(Taken(Arc::clone(self)))
+    }
+
+    /// The log took so long to acknowledge an event.
+    pub(super) fn waited(&self, time: Duration) {
+        let mut waits = self.waits();
+        waits.sum += time;
+        waits.count += 1;
+    }
+
+    /// Adapts the limit, for ever.
+    pub(super) async fn watch(limit: Arc<Self>) {
+        loop {
+            let due = Instant::now() + PERIOD;
+            sleep_until(due).await;
+            limit.adapt(due.elapsed());
+        }
+    }
+
+    /// After a period, at the end of which a task began so late.
+    fn adapt(&self, late: Duration) {
+        let Waits { sum, count } = std::mem::take(&mut *self.waits());
+        let waited = sum.checked_div(count).unwrap_or_default();
+        let present = self.present.load(Ordering::Relaxed);
+        let next = if late > LATE_MAX || waited > self.wait_max {
+            self.punctual.store(0, Ordering::Relaxed);
+            present - present / 10
+        } else if self.punctual.fetch_add(1, Ordering::Relaxed) < PUNCTUAL_MIN {
+            present
+        } else {
+            present + present / 50 + 1
+        };
+        let next = next.clamp(EVENTS_MIN.min(self.max), self.max);
+        self.present.store(next, Ordering::Relaxed);
+        self.gauge.set(whole(next));
+    }
+
+    fn waits(&self) -> std::sync::MutexGuard<'_, Waits> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn whole(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use postrider_daemon::metrics::catalogue;
+    use prometheus::Registry;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const WAIT_MAX: Duration = Duration::from_millis(500);
+    const QUICK: Duration = Duration::from_millis(5);
+
+    fn limit(max: usize) -> Arc<Limit> {
+        let gauge = catalogue::EVENTS_IN_FLIGHT_MAX.gauge(&Registry::new());
+        Limit::new(max, WAIT_MAX, gauge.unwrap())
+    }
+
+    fn take_all(limit: &Arc<Limit>) -> Vec<Taken> {
+        std::iter::from_fn(|| limit.take()).collect()
+    }
+
+    #[test]
+    fn places_come_back() {
+        let limit = limit(3);
+        let taken = take_all(&limit);
+        assert_eq!(taken.len(), 3);
+        drop(taken);
+        assert_eq!(take_all(&limit).len(), 3);
+    }
+
+    #[test]
+    fn late_tasks_lower_it_and_punctual_ones_raise_it() {
+        let limit = limit(1_000);
+        let taken = take_all(&limit);
+        limit.adapt(LATE_MAX + QUICK);
+        assert!(limit.take().is_none());
+        drop(taken);
+        assert_eq!(take_all(&limit).len(), 900);
+        for _ in 0..100 {
+            limit.adapt(LATE_MAX + QUICK);
+        }
+        assert_eq!(take_all(&limit).len(), EVENTS_MIN, "some always go on");
+        limit.adapt(QUICK);
+        assert_eq!(take_all(&limit).len(), EVENTS_MIN, "one is no proof");
+        for _ in 0..300 {
+            limit.adapt(QUICK);
+        }
+        assert_eq!(take_all(&limit).len(), 1_000);
+    }
+
+    #[test]
+    fn a_log_that_is_slow_lowers_it_and_one_that_pauses_does_not() {
+        let limit = limit(1_000);
+        let taken = take_all(&limit);
+        limit.adapt(QUICK);
+        drop(taken);
+        let taken = take_all(&limit);
+        assert_eq!(taken.len(), 1_000);
+        limit.waited(WAIT_MAX * 3);
+        limit.waited(QUICK);
+        limit.adapt(QUICK);
+        drop(taken);
+        assert_eq!(take_all(&limit).len(), 900);
+    }
+
+    #[test]
+    fn a_small_one_stays_as_it_is() {
+        let limit = limit(2);
+        limit.adapt(LATE_MAX * 2);
+        assert_eq!(take_all(&limit).len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_watches_it_raises_it_again() {
+        let limit = limit(1_000);
+        limit.adapt(LATE_MAX + QUICK);
+        let punctual = async {
+            sleep(PERIOD * 20).await;
+            take_all(&limit).len()
+        };
+        let count = tokio::select! {
+            () = Limit::watch(Arc::clone(&limit)) => unreachable!(),
+            count = punctual => count,
+        };
+        assert_eq!(count, 1_000);
+    }
+}
