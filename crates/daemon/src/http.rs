@@ -78,8 +78,8 @@ impl From<Duration> for Limits {
 }
 
 /// Extension of an answer that refuses a request because there are too many: how long the caller was asked to wait. If the next request
-/// of the connection comes sooner and is refused as well, the answer waits until then, so that those who do not wait are
-/// served as slowly as those who do and cost no more.
+/// on the same connection comes sooner and is refused as well, its answer waits until then, but at most 2 s: so that those who
+/// do not wait cost little more than those who do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotBefore(pub Duration);
 
@@ -209,16 +209,16 @@ async fn handle(
         let asking = place.ask();
         request.extensions_mut().insert(ConnectInfo(peer));
         // Whoever lost the place meanwhile is not begun with.
-        let request = request.map(|body| ReadToEnd::new(body, leftovers.clone()));
+        let request = ReadToEnd::of(request, &leftovers);
         let response = asking.is_some().then(|| router.call(request));
         async move {
             let Some(response) = response else {
                 return Ok(too_late());
             };
             let Ok(response) = response.await;
-            drop(asking);
             let told = response.extensions().get().copied();
             patience.exert(told, token).await;
+            drop(asking);
             Ok::<_, Infallible>(response)
         }
     });

@@ -22,7 +22,7 @@ use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 const BOUND: Duration = Duration::from_secs(20);
 
 /// By refusals of `/busy`.
-const ASKED_TO_WAIT: Duration = Duration::from_millis(500);
+const ASKED_TO_WAIT: Duration = Duration::from_millis(1_500);
 
 fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
@@ -159,7 +159,13 @@ async fn served(limits: Limits) -> Served {
         )
         .route(
             "/busy",
-            get(async || (Extension(NotBefore(ASKED_TO_WAIT)), "busy")),
+            get({
+                let enter = entered.clone();
+                async move || {
+                    enter.notify_one();
+                    (Extension(NotBefore(ASKED_TO_WAIT)), "busy")
+                }
+            }),
         )
         .route(
             "/slow",
@@ -317,9 +323,11 @@ async fn a_refusal_is_kept_back_from_whoever_does_not_wait() {
     let address = server.address;
     spawn_blocking(move || {
         let mut stream = connect(address);
+        let began = Instant::now();
         let first = ask(&mut stream, "/busy");
         assert!(first < ASKED_TO_WAIT, "{first:?}");
-        let too_soon = ask(&mut stream, "/busy");
+        ask(&mut stream, "/busy");
+        let too_soon = began.elapsed();
         // A timer may fire a millisecond before.
         assert!(
             too_soon > ASKED_TO_WAIT - Duration::from_millis(100),
@@ -338,7 +346,7 @@ async fn a_refusal_is_kept_back_from_whoever_does_not_wait() {
 
 #[tokio::test]
 async fn a_refusal_that_is_kept_back_does_not_hold_up_the_end() {
-    let mut server = served(Limits::from(BOUND)).await;
+    let mut server = served(Limits::from(Duration::from_secs(1))).await;
     let address = server.address;
     let asked = spawn_blocking(move || {
         let mut stream = connect(address);
@@ -346,12 +354,35 @@ async fn a_refusal_that_is_kept_back_does_not_hold_up_the_end() {
         write!(stream, "GET /busy HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
         stream
     });
+    server.entered.notified().await;
     let mut stream = asked.await.unwrap();
+    server.entered.notified().await;
     server.token.cancel();
     let drained = server.servers.join_next().await.unwrap().unwrap();
     assert_eq!(drained, Drained { cut: 0 });
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_that_waits_to_be_asked_for_is_not_asked_for_after_the_answer() {
+    let server = served(Limits::default()).await;
+    let address = server.address;
+    let answer = spawn_blocking(move || {
+        let mut stream = connect(address);
+        write!(
+            stream,
+            "POST /peer HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    let answer = answer.await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
+    assert!(!answer.contains("100 Continue"), "{answer}");
 }
 
 /// Sends a body after the answer has come, and asks once more on the same connection.

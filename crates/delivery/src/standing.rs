@@ -134,7 +134,7 @@ impl Standing {
 /// What is asked only once of a topic whose partitions are examined together.
 #[derive(Debug, Default)]
 pub(crate) struct TopicPast {
-    was_there_before: OnceCell<bool>,
+    was_there_before: OnceCell<Result<bool, LogError>>,
 }
 
 /// Where a group goes on in a partition, by what it committed, what the log holds and what was read of it.
@@ -156,10 +156,10 @@ pub(crate) async fn examine(
     let Some(committed) = committed else {
         let topic_was = past
             .was_there_before
-            .get_or_try_init(|| was_there_before(log, topic));
+            .get_or_init(|| was_there_before(log, topic));
         // Attempts of a partition come from the deliveries of the same, which had a commit while they were there.
-        let was_there =
-            *topic_was.await? || topic == DELIVERIES && was_used(log, ATTEMPTS, partition).await?;
+        let was_there = topic_was.await.clone()?
+            || topic == DELIVERIES && was_used(log, ATTEMPTS, partition).await?;
         return Ok(if was_there {
             Standing::MadeAgain
         } else {

@@ -104,6 +104,10 @@ impl Admission {
         if config.again_after_max_s == 0 {
             return Err(ApiError::Limit("again_after_max_s"));
         }
+        // An event waits for others on purpose for as long as the linger.
+        if config.events_wait_max() <= config.append_linger() {
+            return Err(ApiError::Limit("events_wait_max_ms"));
+        }
         // Otherwise the largest event allowed would never be admitted.
         if config.events_in_flight_bytes_max < config.event_bytes_max {
             return Err(ApiError::Limit("events_in_flight_bytes_max"));

@@ -90,9 +90,11 @@ async fn append(api: &Shared, event: Event) -> Result<EventId, Problem> {
     let (record, id, trace) = record(event);
     let began = Instant::now();
     let fate = api.producing.append(topics::EVENTS, record, &trace).await;
-    api.admission.waited(began.elapsed());
     match fate {
-        Ok(_) => Ok(id),
+        Ok(_) => {
+            api.admission.waited(began.elapsed());
+            Ok(id)
+        }
         Err(AppendError::QueueFull) => Err(api.admission.refuse()),
         Err(AppendError::TooLarge) => {
             Err(Problem::field("", "the event is larger than the log takes"))

@@ -7,7 +7,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use hyper::Request;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::header::EXPECT;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::timeout;
 
@@ -19,15 +21,18 @@ const TIME_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct ReadToEnd {
     body: Option<Incoming>,
-    leftovers: Sender<Incoming>,
+    leftovers: Option<Sender<Incoming>>,
 }
 
 impl ReadToEnd {
-    pub(super) fn new(body: Incoming, leftovers: Sender<Incoming>) -> Self {
-        Self {
+    pub(super) fn of(request: Request<Incoming>, leftovers: &Sender<Incoming>) -> Request<Self> {
+        // One that waits until it is asked for (RFC 9110, section 10.1.1) is not asked for after the answer.
+        let comes = !request.headers().contains_key(EXPECT);
+        let leftovers = comes.then(|| leftovers.clone());
+        request.map(|body| Self {
             body: Some(body),
             leftovers,
-        }
+        })
     }
 }
 
@@ -62,9 +67,9 @@ impl Body for ReadToEnd {
 impl Drop for ReadToEnd {
     fn drop(&mut self) {
         let rest = self.body.take().filter(|body| !body.is_end_stream());
-        if let Some(rest) = rest {
-            // There is one at a time; nobody reads on once the connection is gone.
-            drop(self.leftovers.try_send(rest));
+        if let (Some(rest), Some(leftovers)) = (rest, &self.leftovers) {
+            // Nobody reads on once the connection is gone, and of requests that came at once only one is read on.
+            drop(leftovers.try_send(rest));
         }
     }
 }

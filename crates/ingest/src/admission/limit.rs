@@ -1,4 +1,4 @@
-//! How many events may be under way: fewer while this process or the log does not keep up.
+//! How many events may be under way: fewer while they are more than this process or the log keeps up with.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,7 @@ const PERIOD: Duration = Duration::from_millis(20);
 /// So late a task may begin that is due: then an answer that needs nothing, such as a refusal, takes about twice as long.
 const LATE_MAX: Duration = Duration::from_millis(10);
 /// Periods without a late task after which it rises.
-const PUNCTUAL_MIN: usize = 10;
+const PUNCTUAL_MIN: usize = 25;
 /// Fewer would be under way than one write to the log takes.
 const EVENTS_MIN: usize = 64;
 
@@ -24,6 +24,8 @@ pub(super) struct Limit {
     wait_max: Duration,
     present: AtomicUsize,
     taken: AtomicUsize,
+    /// Most of them at once in this period.
+    taken_most: AtomicUsize,
     waits: Mutex<Waits>,
     /// Periods since a task was late.
     punctual: AtomicUsize,
@@ -55,6 +57,7 @@ impl Limit {
             wait_max,
             present: AtomicUsize::new(max),
             taken: AtomicUsize::new(0),
+            taken_most: AtomicUsize::new(0),
             waits: Mutex::default(),
             punctual: AtomicUsize::new(0),
             gauge,
@@ -66,7 +69,8 @@ impl Limit {
         let present = self.present.load(Ordering::Relaxed);
         let one_more = |taken| (taken < present).then_some(taken + 1);
         let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
-        self.taken.fetch_update(set, fetch, one_more).ok()?;
+        let others = self.taken.fetch_update(set, fetch, one_more).ok()?;
+        self.taken_most.fetch_max(others + 1, Ordering::Relaxed);
         Some(Taken(Arc::clone(self)))
     }
 
@@ -91,9 +95,13 @@ impl Limit {
         let Waits { sum, count } = std::mem::take(&mut *self.waits());
         let waited = sum.checked_div(count).unwrap_or_default();
         let present = self.present.load(Ordering::Relaxed);
+        let taken = self.taken.load(Ordering::Relaxed);
+        let taken_most = self.taken_most.swap(taken, Ordering::Relaxed);
         let next = if late > LATE_MAX || waited > self.wait_max {
             self.punctual.store(0, Ordering::Relaxed);
-            present - present / 10
+            // Where few are under way, others make it late.
+            let is_used = taken_most >= present / 2;
+            present - if is_used { present / 10 } else { 0 }
         } else if self.punctual.fetch_add(1, Ordering::Relaxed) < PUNCTUAL_MIN {
             present
         } else {
@@ -151,6 +159,7 @@ mod tests {
         drop(taken);
         assert_eq!(take_all(&limit).len(), 900);
         for _ in 0..100 {
+            drop(take_all(&limit));
             limit.adapt(LATE_MAX + QUICK);
         }
         assert_eq!(take_all(&limit).len(), EVENTS_MIN, "some always go on");
@@ -178,6 +187,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_late_while_few_are_under_way_does_not_lower_it() {
+        let limit = limit(1_000);
+        let few: Vec<_> = std::iter::repeat_with(|| limit.take()).take(400).collect();
+        for _ in 0..100 {
+            limit.adapt(LATE_MAX + QUICK);
+        }
+        drop(few);
+        assert_eq!(take_all(&limit).len(), 1_000);
+    }
+
+    #[test]
     fn a_small_one_stays_as_it_is() {
         let limit = limit(2);
         limit.adapt(LATE_MAX * 2);
@@ -187,9 +207,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn whoever_watches_it_raises_it_again() {
         let limit = limit(1_000);
+        drop(take_all(&limit));
         limit.adapt(LATE_MAX + QUICK);
+        assert_eq!(take_all(&limit).len(), 900);
         let punctual = async {
-            sleep(PERIOD * 20).await;
+            sleep(PERIOD * 200).await;
             take_all(&limit).len()
         };
         let count = tokio::select! {

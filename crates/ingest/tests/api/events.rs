@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use futures_util::StreamExt;
+use postrider_daemon::http::NotBefore;
 use postrider_log::memory::{AppendFate, AppendPlan};
 use postrider_model::event::{Event, EventPosition};
 use postrider_model::topics::EVENTS;
@@ -450,6 +451,57 @@ async fn what_was_announced_and_does_not_come_takes_no_room() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_more_are_refused_the_later_they_are_asked_to_come_again() {
+    let world = World::with(|config| config.events_in_flight_max = 1).await;
+    world
+        .put("/v1/tenants/acme", "")
+        .await
+        .expect(StatusCode::CREATED);
+    let delay = Duration::from_secs(30);
+    let fate = AppendFate::Acked;
+    world
+        .faults()
+        .next_append(EVENTS, AppendPlan { delay, fate });
+    let others = async {
+        let mut latest = 0;
+        // For as long as the first one waits.
+        for _ in 0..40 {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let answer = world.post(PATH, GOOD).await;
+            latest = latest.max(answer.header("retry-after").parse().unwrap());
+        }
+        latest
+    };
+    let (_, latest) = tokio::join!(world.post(PATH, GOOD), others);
+    assert_eq!(latest, 15, "with hardly one admitted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn fewer_are_let_in_while_the_log_takes_its_time() {
+    let world = World::with(|config| config.events_in_flight_max = 100).await;
+    world
+        .put("/v1/tenants/acme", "")
+        .await
+        .expect(StatusCode::CREATED);
+    let (delay, fate) = (Duration::from_secs(2), AppendFate::Acked);
+    for _ in 0..80 {
+        world
+            .faults()
+            .next_append(EVENTS, AppendPlan { delay, fate });
+    }
+    let events = (0..80).map(|_| world.post(PATH, GOOD));
+    for answer in futures_util::future::join_all(events).await {
+        answer.expect(StatusCode::ACCEPTED);
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let at_most = world.metric("postrider_events_in_flight_max");
+    assert!((at_most - 90.0).abs() < f64::EPSILON, "{at_most}");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let at_most = world.metric("postrider_events_in_flight_max");
+    assert!((at_most - 100.0).abs() < f64::EPSILON, "{at_most}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn refuses_early_when_too_much_is_under_way() {
     for by_bytes in [false, true] {
         let world = World::with(|config| {
@@ -485,7 +537,8 @@ async fn refuses_early_when_too_much_is_under_way() {
                 .await
                 .expect(StatusCode::SERVICE_UNAVAILABLE);
             answer.problem("busy");
-            assert!(!answer.header("retry-after").is_empty());
+            assert_eq!(answer.header("retry-after"), "1");
+            assert_eq!(answer.not_before, Some(NotBefore(Duration::from_secs(1))));
             assert!(
                 started.elapsed() < Duration::from_millis(10),
                 "it was not queued"

@@ -8,6 +8,7 @@ use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use postrider_daemon::config::Secret;
+use postrider_daemon::http::NotBefore;
 use postrider_ingest::{Api, ApiContext, Entrance, IngestConfig};
 use postrider_log::memory::{Faults, MemoryLog};
 use postrider_log::{
@@ -156,6 +157,7 @@ impl World {
         Answer {
             status: parts.status,
             headers: parts.headers,
+            not_before: parts.extensions.get().copied(),
             body,
         }
     }
@@ -260,6 +262,8 @@ impl Pages {
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
+    /// How long the server keeps back a refusal that comes next, if this is one.
+    pub(crate) not_before: Option<NotBefore>,
     pub(crate) body: Bytes,
 }
 

@@ -34,7 +34,7 @@ impl Connections {
         connections
     }
 
-    /// What the files leave. Where they do not suffice for both, each gets half, and what the other does not need.
+    /// What the files leave. Where they do not suffice for both, each gets at least half of them, or what it asks for.
     fn share(files_max: usize, api: usize, egress: usize) -> Self {
         let others = FILES_OF_OTHERS.max(files_max / 4);
         let left = files_max.saturating_sub(others).max(2);
