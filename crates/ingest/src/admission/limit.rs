@@ -9,11 +9,11 @@ use tokio::time::{Instant, sleep_until};
 
 const PERIOD: Duration = Duration::from_millis(20);
 /// So late a task may begin that is due: then an answer that needs nothing, such as a refusal, takes about twice as long.
-const LATE_MAX: Duration = Duration::from_millis(10);
+const LATE_MAX: Duration = Duration::from_millis(5);
 /// Periods without a late task after which it rises.
 const PUNCTUAL_MIN: usize = 25;
 /// Fewer would be under way than one write to the log takes.
-const EVENTS_MIN: usize = 64;
+const EVENTS_MIN: usize = 192;
 
 /// Lets so many events be under way at a time. In an overload, more only wait longer: each for a turn of this process, or for the log.
 /// So the limit falls while tasks begin late or events wait for the log too long, and rises again while they don't. A log that pauses
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     const WAIT_MAX: Duration = Duration::from_millis(500);
-    const QUICK: Duration = Duration::from_millis(5);
+    const QUICK: Duration = Duration::from_millis(3);
 
     fn limit(max: usize) -> Arc<Limit> {
         let gauge = catalogue::EVENTS_IN_FLIGHT_MAX.gauge(&Registry::new());

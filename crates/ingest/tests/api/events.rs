@@ -478,27 +478,27 @@ async fn the_more_are_refused_the_later_they_are_asked_to_come_again() {
 
 #[tokio::test(start_paused = true)]
 async fn fewer_are_let_in_while_the_log_takes_its_time() {
-    let world = World::with(|config| config.events_in_flight_max = 100).await;
+    let world = World::with(|config| config.events_in_flight_max = 300).await;
     world
         .put("/v1/tenants/acme", "")
         .await
         .expect(StatusCode::CREATED);
     let (delay, fate) = (Duration::from_secs(2), AppendFate::Acked);
-    for _ in 0..80 {
+    for _ in 0..250 {
         world
             .faults()
             .next_append(EVENTS, AppendPlan { delay, fate });
     }
-    let events = (0..80).map(|_| world.post(PATH, GOOD));
+    let events = (0..250).map(|_| world.post(PATH, GOOD));
     for answer in futures_util::future::join_all(events).await {
         answer.expect(StatusCode::ACCEPTED);
     }
     tokio::time::sleep(Duration::from_millis(50)).await;
     let at_most = world.metric("postrider_events_in_flight_max");
-    assert!((at_most - 90.0).abs() < f64::EPSILON, "{at_most}");
+    assert!((at_most - 270.0).abs() < f64::EPSILON, "{at_most}");
     tokio::time::sleep(Duration::from_secs(5)).await;
     let at_most = world.metric("postrider_events_in_flight_max");
-    assert!((at_most - 100.0).abs() < f64::EPSILON, "{at_most}");
+    assert!((at_most - 300.0).abs() < f64::EPSILON, "{at_most}");
 }
 
 #[tokio::test(start_paused = true)]
