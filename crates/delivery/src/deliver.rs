@@ -262,10 +262,11 @@ impl<S: Sender> Deliver<S> {
         self.network_is_down = self.network.is_down(now.mono_ms);
         if self.network_is_down != was_down {
             let is_down = self.network_is_down;
-            tracing::error!(
-                is_down,
-                "no endpoint can be reached; if so, our own network is down"
-            );
+            if is_down {
+                tracing::error!("no endpoint can be reached: our own network seems down");
+            } else {
+                tracing::info!("endpoints can be reached again");
+            }
             self.context.metrics.network_down.set(i64::from(is_down));
         }
         if !self.network_is_down {
@@ -289,8 +290,7 @@ impl<S: Sender> Deliver<S> {
                     self.network.succeeded(endpoint, tenant, host, now.mono_ms);
                 }
             }
-            Reason::Connect | Reason::Dns => self.network.unreachable(endpoint),
-            _ => self.network.answered(endpoint),
+            failure => self.network.failed(endpoint, failure),
         }
     }
 

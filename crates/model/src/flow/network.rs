@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::hash::StableHash;
+use crate::outcome::Reason;
 
 /// An endpoint counts for this long after it last succeeded.
 const RECENT_MS: i64 = 5 * 60 * 1000;
@@ -94,14 +95,14 @@ impl<E: Ord + Clone, T: Ord + Clone> NetworkHealth<E, T> {
         self.reassess();
     }
 
-    /// An endpoint could not be connected to, or its name not be resolved.
-    pub fn unreachable(&mut self, endpoint: &E) {
-        self.mark(endpoint, true);
-    }
-
-    /// An endpoint failed in another way, so it was reached.
-    pub fn answered(&mut self, endpoint: &E) {
-        self.mark(endpoint, false);
+    /// An endpoint did not take a webhook. If it could be connected to, it was reached; one that only did not answer in time was
+    /// perhaps connected to long before.
+    pub fn failed(&mut self, endpoint: &E, reason: Reason) {
+        match reason {
+            Reason::Connect | Reason::Dns => self.mark(endpoint, true),
+            Reason::Timeout => {}
+            _ => self.mark(endpoint, false),
+        }
     }
 
     /// Whether our own network is down, as far as is known.

@@ -19,7 +19,7 @@ fn host_of(tenant: u64) -> String {
 
 fn fail(health: &mut Health, tenants: std::ops::Range<u64>) {
     for tenant in tenants {
-        health.unreachable(&(tenant, 0));
+        health.failed(&(tenant, 0), Reason::Connect);
     }
 }
 
@@ -46,7 +46,7 @@ fn takes_three_tenants_and_three_hosts() {
         health.succeeded(&(tenant, 0), &tenant, &host_of(tenant % 2), 0);
     }
     for tenant in 0..50_u64 {
-        health.unreachable(&(tenant, 0));
+        health.failed(&(tenant, 0), Reason::Connect);
     }
     assert!(!health.is_down(10_000), "two hosts are down, not we");
 }
@@ -61,7 +61,7 @@ fn hosts_of_one_tenant_do_not_make_an_outage_of_one_host_ours() {
         health.succeeded(&(*tenant, endpoint), tenant, host, 0);
     }
     for (endpoint, (tenant, _)) in (0..).zip(&endpoints) {
-        health.unreachable(&(*tenant, endpoint));
+        health.failed(&(*tenant, endpoint), Reason::Connect);
     }
     assert!(!health.is_down(10_000));
 }
@@ -74,7 +74,9 @@ fn any_success_ends_it_and_answers_count_as_reached() {
     health.succeeded(&(3, 0), &3, &host_of(3), 10_000);
     assert!(!health.is_down(14_999));
     assert!(health.is_down(15_000));
-    health.answered(&(4, 0));
+    health.failed(&(4, 0), Reason::Timeout);
+    assert!(health.is_down(15_000), "on a connection from before");
+    health.failed(&(4, 0), Reason::ServerError);
     assert!(!health.is_down(15_000));
 }
 
@@ -118,7 +120,7 @@ fn a_crowd_neither_fills_the_memory_nor_drives_out_the_others() {
     assert_eq!(health.endpoints.len(), ENDPOINTS_MAX);
     assert_eq!(health.tenants.len(), 11);
     for endpoint in 0..20_000_u64 {
-        health.unreachable(&(1_000, endpoint));
+        health.failed(&(1_000, endpoint), Reason::Connect);
     }
     assert!(!health.is_down(60_000));
     // A latecomer finds a place.
@@ -153,8 +155,8 @@ fn apply(health: &mut Health, report: &Report, now_ms: i64) {
     let endpoint = (report.tenant, report.endpoint);
     match report.what {
         0 => health.succeeded(&endpoint, &report.tenant, &host_of(report.host), now_ms),
-        1 => health.unreachable(&endpoint),
-        _ => health.answered(&endpoint),
+        1 => health.failed(&endpoint, Reason::Connect),
+        _ => health.failed(&endpoint, Reason::ServerError),
     }
 }
 
