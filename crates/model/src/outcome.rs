@@ -91,8 +91,13 @@ macro_rules! reasons {
 
 /// The text names no reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown reason {0:?}")]
+#[error("unknown reason {0:?}; the reasons are {all}", all = all())]
 pub struct UnknownReason(pub String);
+
+fn all() -> String {
+    let names: Vec<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+    names.join(", ")
+}
 
 reasons! {
     /// 2xx.

@@ -42,6 +42,11 @@ pub(crate) enum CallError {
     },
     /// The answer says why not.
     Refused(Refusal),
+    /// The answer is none of the API, or cannot be read.
+    Unreadable {
+        base: String,
+        source: serde_json::Error,
+    },
 }
 
 /// What the API said against a call.
@@ -65,11 +70,17 @@ impl fmt::Display for CallError {
             Self::Unreachable { base, source } if source.is_connect() => {
                 write!(
                     formatter,
-                    "nothing answers at {base}: is `postrider up` running? POSTRIDER_URL says where else"
+                    "nothing answers at {base}: is `postrider up` or `postrider ingest` running there, and ready? POSTRIDER_URL says \
+                     where else"
                 )
             }
             Self::Unreachable { base, .. } => write!(formatter, "no answer from {base}"),
             Self::Refused(refusal) => refusal.fmt(formatter),
+            Self::Unreadable { base, .. } => write!(
+                formatter,
+                "what {base} answered cannot be read as an answer of Postrider's API, so it is not known whether anything was \
+                 done: does POSTRIDER_URL or --api-url name another server?"
+            ),
         }
     }
 }
@@ -79,6 +90,7 @@ impl std::error::Error for CallError {
         match self {
             Self::Unreachable { source, .. } => Some(source),
             Self::Refused(_) => None,
+            Self::Unreadable { source, .. } => Some(source),
         }
     }
 }
@@ -203,8 +215,9 @@ impl Client {
         body: Body,
         etag: Option<&str>,
     ) -> Result<Value, CallError> {
+        let base = || self.base.as_str().trim_end_matches('/').to_owned();
         let unreachable = |source: reqwest::Error| CallError::Unreachable {
-            base: self.base.as_str().trim_end_matches('/').to_owned(),
+            base: base(),
             source: source.without_url(),
         };
         let mut url = self.base.clone();
@@ -226,15 +239,19 @@ impl Client {
         let response = request.send().await.map_err(unreachable)?;
         let (status, headers) = (response.status(), response.headers().clone());
         let bytes = response.bytes().await.map_err(unreachable)?;
-        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        if status == StatusCode::NO_CONTENT {
+            return Ok(Value::Null);
+        }
+        let body = serde_json::from_slice(&bytes);
         if status.is_success() {
-            return Ok(body);
+            let base = base();
+            return body.map_err(|source| CallError::Unreadable { base, source });
         }
         let retry_after = retry_after(&headers);
         Err(CallError::Refused(Refusal {
             status,
             retry_after,
-            problem: body,
+            problem: body.unwrap_or_default(),
         }))
     }
 }
@@ -248,4 +265,45 @@ enum Body {
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::http::StatusCode;
+    use tokio::net::TcpListener;
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    /// What the client makes of such an answer.
+    async fn answered(status: StatusCode, body: &'static str) -> Result<Value, CallError> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let other = Router::new().fallback(async move || (status, body));
+        let mut serving = JoinSet::new();
+        serving.spawn(async { axum::serve(listener, other).await });
+        postrider_daemon::telemetry::install_crypto();
+        let client = Client::new(&url, "key".to_owned()).unwrap();
+        client.send(Method::DELETE, "v1/tenants/acme", None).await
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_another_server_is_no_success() {
+        for body in ["ok", "", "<html></html>"] {
+            let answer = answered(StatusCode::OK, body).await;
+            let error = answer.expect_err(body);
+            assert!(matches!(error, CallError::Unreadable { .. }), "{error}");
+        }
+        assert_eq!(
+            answered(StatusCode::OK, "{}").await.unwrap(),
+            serde_json::json!({})
+        );
+        assert_eq!(
+            answered(StatusCode::NO_CONTENT, "").await.unwrap(),
+            Value::Null
+        );
+        let refused = answered(StatusCode::BAD_GATEWAY, "down").await.unwrap_err();
+        assert!(refused.is_status(StatusCode::BAD_GATEWAY));
+    }
 }

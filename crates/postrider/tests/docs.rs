@@ -34,6 +34,17 @@ fn the_documented_defaults_are_the_defaults() {
     );
 }
 
+#[test]
+fn the_page_of_the_api_names_every_reason() {
+    let page =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/api.md")).unwrap();
+    let (_, reasons) = page.split_once("Reasons of dead letters:").unwrap();
+    let (reasons, _) = reasons.split_once("\n## ").unwrap();
+    for reason in postrider_model::outcome::Reason::ALL {
+        assert!(reasons.contains(&format!("`{reason}`")), "{reason}");
+    }
+}
+
 /// What a snapshot of the chart, `deploy/helm/snapshots/*.yaml`, gives to the program.
 struct Rendered {
     /// The configuration files, each as long as it is indented.

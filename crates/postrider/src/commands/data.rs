@@ -55,7 +55,7 @@ pub(crate) struct ImportArgs {
     /// Tenants, endpoints and settings only.
     #[arg(long)]
     registry_only: bool,
-    /// Only read the file from beginning to end, and say what is in it.
+    /// Only read the file from beginning to end, look whether the log there would take it, and say what is in it.
     #[arg(long)]
     dry_run: bool,
 }
@@ -93,12 +93,13 @@ pub(crate) async fn export(args: &ExportArgs, config: &Config) -> anyhow::Result
 /// Runs `import-data`.
 pub(crate) async fn import(args: &ImportArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let survey = import::survey(&args.file, config, args.registry_only).await?;
+    let log = open(args.into, config).await?;
+    import::refuse_another_registry(&*log, &survey).await?;
     if args.dry_run {
         output::talk(format!("{}", survey.counts));
         return Ok(ExitCode::SUCCESS);
     }
-    let log = open(args.into, config).await?;
-    let counts = import::run(&*log, config, &args.file, &survey, args.registry_only).await?;
+    let counts = import::run(&*log, config, &args.file, args.registry_only).await?;
     output::talk(format!("{counts}\nimported"));
     Ok(ExitCode::SUCCESS)
 }

@@ -145,7 +145,7 @@ async fn publish(args: &PublishArgs, data_dir: &DataDir) -> anyhow::Result<ExitC
                 accepted(&answer, args.api.json);
                 taken += 1;
             }
-            Err(error @ CallError::Unreachable { .. }) => {
+            Err(error @ (CallError::Unreachable { .. } | CallError::Unreadable { .. })) => {
                 return Err(error).with_context(|| {
                     format!("publish event {number}; {taken} before it were accepted")
                 });

@@ -70,7 +70,9 @@ async fn accepted(
             Err(CallError::Refused(refusal)) if refusal.retry_after.is_some() => {
                 refusal.retry_after.unwrap_or(PAUSE)
             }
-            Err(error @ CallError::Refused(_)) => return Err(error),
+            Err(error @ (CallError::Refused(_) | CallError::Unreadable { .. })) => {
+                return Err(error);
+            }
             Err(CallError::Unreachable { .. }) => PAUSE,
         };
         tokio::select! {

@@ -84,10 +84,8 @@ pub(super) async fn run(
     log: &dyn Log,
     config: &Config,
     path: &Path,
-    survey: &Survey,
     registry_only: bool,
 ) -> anyhow::Result<Counts> {
-    refuse_another_registry(log, survey).await?;
     let mut file = Reader::open(path)?;
     let mut importing = Importing {
         log,
@@ -110,8 +108,8 @@ pub(super) async fn run(
     Ok(counts)
 }
 
-/// A registry with entities of its own must stay as it is: versions of two would mix.
-async fn refuse_another_registry(log: &dyn Log, survey: &Survey) -> anyhow::Result<()> {
+/// Refuses to import beside other entities: a registry that has some must stay as it is, as versions of two would mix.
+pub(super) async fn refuse_another_registry(log: &dyn Log, survey: &Survey) -> anyhow::Result<()> {
     let bounds = log.bounds(REGISTRY, 0).await?;
     let mut reader = log.reader(REGISTRY).await?;
     let mut stretch = Stretch::new(0, bounds.start..bounds.end);
