@@ -7,11 +7,10 @@ use bytes::Bytes;
 use postrider_model::signature::{SigningSecret, sign};
 use postrider_tests::{Api, Cluster, LogKind, Plan, Received, Receiver, Reply, eventually};
 use serde_json::{Value, json};
-
-use crate::topic_log::delete_topic;
 use tempfile::TempDir;
 
 use crate::load::LOAD_WITHIN;
+use crate::topic_log::delete_topic;
 
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oDazVmOB8HjEs=";
 const EVENTS: usize = 60;

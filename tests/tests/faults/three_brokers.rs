@@ -20,7 +20,7 @@ const FROZEN_FOR: Duration = Duration::from_secs(25);
 /// What was written before the broker froze has come by then.
 const ON_THE_WAY: Duration = Duration::from_millis(500);
 /// How long a frozen broker may keep anything from anybody.
-const LEFT_WITHIN: Duration = Duration::from_secs(40);
+const LEFT_WITHIN: Duration = Duration::from_secs(30);
 
 on_kafka!(
     of_three_brokers_one_is_not_missed_and_two_refuse_without_loss,

@@ -483,11 +483,7 @@ async fn an_import_has_a_result_for_every_item() {
 
 #[tokio::test]
 async fn an_import_is_bounded() {
-    let world = World::with(|config| config.import_endpoints_max = 2).await;
-    world
-        .put("/v1/tenants/acme", "")
-        .await
-        .expect(StatusCode::CREATED);
+    let world = World::with_tenant_and(|config| config.import_endpoints_max = 2).await;
     let items =
         |count: usize| json!(vec![json!({"url": "https://example.com"}); count]).to_string();
     let path = format!("{ALL}/import");

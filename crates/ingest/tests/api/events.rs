@@ -424,13 +424,11 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
 /// Whoever announces bodies and sends none keeps nobody else from publishing.
 #[tokio::test(start_paused = true)]
 async fn what_was_announced_and_does_not_come_takes_no_room() {
-    let world = World::with(|config| {
+    let world = World::with_tenant_and(|config| {
         config.event_bytes_max = 100;
         config.events_in_flight_bytes_max = 150;
     })
     .await;
-    let tenant = world.put("/v1/tenants/acme", "").await;
-    tenant.expect(StatusCode::CREATED);
     let begun = || {
         let begin = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{"))]);
         let never = futures_util::stream::pending();
@@ -452,11 +450,7 @@ async fn what_was_announced_and_does_not_come_takes_no_room() {
 
 #[tokio::test(start_paused = true)]
 async fn the_more_are_refused_the_later_they_are_asked_to_come_again() {
-    let world = World::with(|config| config.events_in_flight_max = 1).await;
-    world
-        .put("/v1/tenants/acme", "")
-        .await
-        .expect(StatusCode::CREATED);
+    let world = World::with_tenant_and(|config| config.events_in_flight_max = 1).await;
     let delay = Duration::from_secs(30);
     let fate = AppendFate::Acked;
     world
@@ -478,11 +472,7 @@ async fn the_more_are_refused_the_later_they_are_asked_to_come_again() {
 
 #[tokio::test(start_paused = true)]
 async fn fewer_are_let_in_while_the_log_takes_its_time() {
-    let world = World::with(|config| config.events_in_flight_max = 300).await;
-    world
-        .put("/v1/tenants/acme", "")
-        .await
-        .expect(StatusCode::CREATED);
+    let world = World::with_tenant_and(|config| config.events_in_flight_max = 300).await;
     let (delay, fate) = (Duration::from_secs(2), AppendFate::Acked);
     for _ in 0..250 {
         world
@@ -504,7 +494,7 @@ async fn fewer_are_let_in_while_the_log_takes_its_time() {
 #[tokio::test(start_paused = true)]
 async fn refuses_early_when_too_much_is_under_way() {
     for by_bytes in [false, true] {
-        let world = World::with(|config| {
+        let world = World::with_tenant_and(|config| {
             if by_bytes {
                 config.event_bytes_max = GOOD.len();
                 config.events_in_flight_bytes_max = GOOD.len();
@@ -513,10 +503,6 @@ async fn refuses_early_when_too_much_is_under_way() {
             }
         })
         .await;
-        world
-            .put("/v1/tenants/acme", "")
-            .await
-            .expect(StatusCode::CREATED);
         let delay = Duration::from_secs(3);
         world.faults().next_append(
             EVENTS,

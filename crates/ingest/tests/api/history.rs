@@ -258,11 +258,7 @@ async fn ids_of_ours_are_found_at_any_age_and_others_by_since() {
 
 #[tokio::test]
 async fn a_history_that_is_cut_says_so_and_goes_on() {
-    let world = World::with(|config| config.read_bytes_max = 1).await;
-    world
-        .put("/v1/tenants/acme", "")
-        .await
-        .expect(StatusCode::CREATED);
+    let world = World::with_tenant_and(|config| config.read_bytes_max = 1).await;
     let noise = publish(&world, r#"{"type":"a","data":1}"#).await;
     let event = publish(&world, r#"{"type":"a","data":2,"ordering_key":"k"}"#).await;
     // One batch holds a MiB, so that each request reads one of these.
@@ -372,11 +368,7 @@ async fn attempts_of_an_endpoint_are_listed_newest_first() {
 
 #[tokio::test]
 async fn a_list_that_is_cut_goes_on_until_everything_was_shown() {
-    let world = World::with(|config| config.read_bytes_max = 1).await;
-    world
-        .put("/v1/tenants/acme", "")
-        .await
-        .expect(StatusCode::CREATED);
+    let world = World::with_tenant_and(|config| config.read_bytes_max = 1).await;
     create_endpoint(&world, "ep_a").await;
     let event = publish(&world, r#"{"type":"a","data":1}"#).await;
     for number in 1..=500 {

@@ -241,11 +241,7 @@ async fn why_nothing_is_sent_is_said_at_once() {
 
 #[tokio::test]
 async fn a_status_that_could_not_be_read_to_the_end_says_so() {
-    let world = World::with(|limits| limits.read_bytes_max = 200).await;
-    world
-        .put("/v1/tenants/acme", "")
-        .await
-        .expect(StatusCode::CREATED);
+    let world = World::with_tenant_and(|limits| limits.read_bytes_max = 200).await;
     let body = json!({"id": "ep_a", "url": "https://example.com/hooks"}).to_string();
     world
         .post("/v1/tenants/acme/endpoints", body)

@@ -109,7 +109,12 @@ impl World {
 
     /// A world with the tenant `acme`.
     pub(crate) async fn with_tenant() -> Self {
-        let world = Self::new().await;
+        Self::with_tenant_and(|_| ()).await
+    }
+
+    /// A world with that tenant and other limits.
+    pub(crate) async fn with_tenant_and(limits: impl FnOnce(&mut IngestConfig)) -> Self {
+        let world = Self::with(limits).await;
         world
             .put("/v1/tenants/acme", "")
             .await
