@@ -11,7 +11,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::api::ApiError;
 use crate::config::IngestConfig;
 use crate::metrics::{IngestMetrics, Raised};
 use crate::problem::Problem;
@@ -94,24 +93,8 @@ impl Room {
 }
 
 impl Admission {
-    pub(crate) fn try_new(
-        config: &IngestConfig,
-        metrics: &IngestMetrics,
-    ) -> Result<Self, ApiError> {
-        if config.events_in_flight_max == 0 {
-            return Err(ApiError::Limit("events_in_flight_max"));
-        }
-        if config.again_after_max_s == 0 {
-            return Err(ApiError::Limit("again_after_max_s"));
-        }
-        // An event waits for others on purpose for as long as the linger.
-        if config.events_wait_max() <= config.append_linger() {
-            return Err(ApiError::Limit("events_wait_max_ms"));
-        }
-        // Otherwise the largest event allowed would never be admitted.
-        if config.events_in_flight_bytes_max < config.event_bytes_max {
-            return Err(ApiError::Limit("events_in_flight_bytes_max"));
-        }
+    /// Within limits that were checked.
+    pub(crate) fn new(config: &IngestConfig, metrics: &IngestMetrics) -> Self {
         let bytes_max = config.events_in_flight_bytes_max;
         let events = Limit::new(
             config.events_in_flight_max,
@@ -120,7 +103,7 @@ impl Admission {
         );
         let mut watching = JoinSet::new();
         watching.spawn(Limit::watch(Arc::clone(&events)));
-        Ok(Self {
+        Self {
             _watching: watching,
             room: Arc::new(Room {
                 events,
@@ -129,7 +112,7 @@ impl Admission {
             }),
             events_gauge: metrics.events_in_flight.clone(),
             bytes_gauge: metrics.events_in_flight_bytes.clone(),
-        })
+        }
     }
 
     /// The log took so long to acknowledge an event.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::admission::Admission;
 use crate::auth::InvalidOperatorKey;
-use crate::config::IngestConfig;
+use crate::config::{IngestConfig, InvalidIngest};
 use crate::entrance::Entrance;
 use crate::metrics::IngestMetrics;
 use crate::problem::Problem;
@@ -54,9 +54,9 @@ pub enum ApiError {
     /// There is no usable operator key.
     #[error(transparent)]
     OperatorKey(#[from] InvalidOperatorKey),
-    /// A limit allows nothing at all.
-    #[error("{0} must be larger")]
-    Limit(&'static str),
+    /// Limits that cannot be kept.
+    #[error(transparent)]
+    Config(#[from] InvalidIngest),
     /// The log gave no producer.
     #[error("open a producer")]
     Log(#[from] LogError),
@@ -102,7 +102,8 @@ impl Api {
             halt,
         } = context;
         let metrics = entrance.metrics().clone();
-        let admission = Admission::try_new(&config, &metrics)?;
+        config.check()?;
+        let admission = Admission::new(&config, &metrics);
         let producing = Producing::open(&*log, &config, halt).await?;
         let readers = Readers::new(log, &config);
         let shared = Shared {

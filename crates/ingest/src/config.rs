@@ -56,6 +56,22 @@ pub struct IngestConfig {
     pub secret_overlap_default_s: u64,
 }
 
+/// What is wrong with the section.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidIngest {
+    /// The key cannot be used.
+    #[error("`ingest.operator_key`: {0}")]
+    OperatorKey(#[from] InvalidOperatorKey),
+    /// A limit allows nothing, or does not go with another.
+    #[error("`ingest.{key}`: {why}")]
+    Limit {
+        /// Its key in the section.
+        key: &'static str,
+        /// What it must be.
+        why: &'static str,
+    },
+}
+
 impl Default for IngestConfig {
     fn default() -> Self {
         Self {
@@ -84,13 +100,33 @@ impl Default for IngestConfig {
 }
 
 impl IngestConfig {
-    /// Whether the operator key, if there is one, can be used.
+    /// Whether the limits let anything in, and the operator key, if there is one, can be used.
     ///
     /// # Errors
-    /// When it could be guessed, or not be sent.
-    pub fn check(&self) -> Result<(), InvalidOperatorKey> {
+    /// When they don't, or it could be guessed or not be sent.
+    pub fn check(&self) -> Result<(), InvalidIngest> {
+        let wrong = |key, why| Err(InvalidIngest::Limit { key, why });
+        if self.events_in_flight_max == 0 {
+            return wrong("events_in_flight_max", "must be at least 1");
+        }
+        if self.again_after_max_s == 0 {
+            return wrong("again_after_max_s", "must be at least 1");
+        }
+        // An event waits for others on purpose for as long as the linger.
+        if self.events_wait_max_ms <= self.append_linger_ms {
+            return wrong(
+                "events_wait_max_ms",
+                "must exceed `ingest.append_linger_ms`",
+            );
+        }
+        if self.events_in_flight_bytes_max < self.event_bytes_max {
+            return wrong(
+                "events_in_flight_bytes_max",
+                "must be at least `ingest.event_bytes_max`, or the largest event would never be let in",
+            );
+        }
         match &self.operator_key {
-            Some(key) => OperatorKey::try_new(Some(key)).map(drop),
+            Some(key) => Ok(OperatorKey::try_new(Some(key)).map(drop)?),
             None => Ok(()),
         }
     }

@@ -40,5 +40,5 @@ mod views;
 
 pub use api::{Api, ApiContext, ApiError};
 pub use auth::InvalidOperatorKey;
-pub use config::IngestConfig;
+pub use config::{IngestConfig, InvalidIngest};
 pub use entrance::Entrance;

@@ -412,9 +412,7 @@ impl Config {
         if self.embedded.maintain_interval_s == 0 {
             return Err("`embedded.maintain_interval_s`: must be at least 1".to_owned());
         }
-        self.ingest
-            .check()
-            .map_err(|error| format!("`ingest.operator_key`: {error}"))?;
+        self.ingest.check().map_err(|error| error.to_string())?;
         if let Some(keyring) = &self.keys.encryption {
             Keyring::from_text(keyring.expose())
                 .map_err(|error| format!("`keys.encryption`: {error}"))?;
@@ -647,6 +645,22 @@ mod tests {
                 "100000",
                 "ingest.event_bytes_max",
             ),
+            (
+                "INGEST__EVENTS_IN_FLIGHT_MAX",
+                "0",
+                "ingest.events_in_flight_max",
+            ),
+            (
+                "INGEST__EVENTS_IN_FLIGHT_BYTES_MAX",
+                "1000",
+                "ingest.event_bytes_max",
+            ),
+            (
+                "INGEST__APPEND_LINGER_MS",
+                "100",
+                "ingest.events_wait_max_ms",
+            ),
+            ("INGEST__AGAIN_AFTER_MAX_S", "0", "ingest.again_after_max_s"),
             (
                 "TOPICS__DERIVED_BYTES_MAX",
                 "30000000",
