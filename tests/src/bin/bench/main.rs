@@ -3,6 +3,7 @@
 //! `make bench ARGS="isolation --seconds 20"` runs one part. Each scenario prints what it measured for people and as a
 //! line of JSON. Figures of one run compare with each other only.
 
+mod cpu;
 mod flow;
 mod isolation;
 mod overload;

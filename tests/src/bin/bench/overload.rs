@@ -14,6 +14,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use crate::cpu;
 use crate::report::{at_per_mille, record};
 use crate::say;
 
@@ -60,6 +61,8 @@ struct Answers {
     refused_us: Vec<u64>,
     /// What else came, or why nothing did.
     other: Vec<String>,
+    /// CPU seconds that each process took meanwhile.
+    cpu_s: Vec<(String, f64)>,
 }
 
 pub(crate) async fn bench() {
@@ -123,7 +126,17 @@ async fn publish(cluster: &Cluster, load: Load, bytes: usize) -> Answers {
             call(api, body, began, load.wait).await
         });
     }
+    let before = {
+        tokio::time::sleep_until((began + BEGINS_FOR).into()).await;
+        cpu::seconds(cluster, "callers")
+    };
     let mut all = Answers::default();
+    tokio::time::sleep_until((began + BEGINS_FOR + MEASURED_FOR).into()).await;
+    let after = cpu::seconds(cluster, "callers");
+    let took = after.into_iter().zip(before);
+    all.cpu_s = took
+        .map(|((name, after), (_, before))| (name, after - before))
+        .collect();
     while let Some(one) = calling.join_next().await {
         let one = one.expect("a caller ends by itself");
         all.accepted_us.extend(one.accepted_us);
@@ -169,6 +182,7 @@ fn tell(load: Load, answers: Answers, peak: usize, memory_bytes: u64) -> Value {
         accepted_us,
         refused_us,
         other,
+        cpu_s,
     } = answers;
     let of_peak = accepted_us.len() as f64 / peak as f64;
     let [accepted_ms, refused_ms] =
@@ -191,6 +205,17 @@ fn tell(load: Load, answers: Answers, peak: usize, memory_bytes: u64) -> Value {
         other.len(),
         if kept { "kept" } else { "NOT KEPT" },
     ));
+    let per_event_us = |(name, seconds): &(String, f64)| {
+        format!("{name} {:.0}", seconds * 1e6 / accepted_us.len() as f64)
+    };
+    say(&format!(
+        "    CPU for each event accepted, in microseconds: {}",
+        cpu_s
+            .iter()
+            .map(per_event_us)
+            .collect::<Vec<_>>()
+            .join(", ")
+    ));
     if let Some(other) = other.first() {
         say(&format!("    such as {other}"));
     }
@@ -203,6 +228,7 @@ fn tell(load: Load, answers: Answers, peak: usize, memory_bytes: u64) -> Value {
         "refused_p50_ms": refused_ms[0],
         "refused_p99_ms": refused_ms[1],
         "other": other.len(),
+        "cpu_s": cpu_s.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
         "memory_bytes": memory_bytes,
         "of_peak": of_peak,
         "kept": kept,

@@ -13,6 +13,7 @@ use futures_util::{StreamExt, stream};
 use postrider_tests::{Api, Cluster, KafkaBroker, LogKind, Plan};
 use serde_json::json;
 
+use crate::cpu;
 use crate::receiver_process::{ReceiverProcess, now_us};
 use crate::say;
 
@@ -23,8 +24,6 @@ const WARM_UP_EVENTS: usize = 40_000;
 const PUBLISHERS: usize = 64;
 const PACED_EVENTS: usize = 5_000;
 const PACED_PER_SECOND: u32 = 500;
-/// Clock ticks of /proc, per second, on every Linux.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 pub(crate) async fn bench(log: LogKind) {
     say(&format!(
@@ -120,54 +119,7 @@ async fn publish_paced(api: &Api) {
 
 /// CPU seconds that each process took so far.
 fn cpu_seconds(cluster: &Cluster, receiver: &ReceiverProcess) -> Vec<(String, f64)> {
-    let mut processes: Vec<_> = cluster
-        .processes()
-        .map(|(name, process)| (name.to_owned(), process.id()))
-        .collect();
-    if cluster.log() == LogKind::Kafka {
-        processes.extend(brokers().into_iter().map(|id| ("kafka".to_owned(), id)));
-    }
-    processes.push(("receiver".to_owned(), receiver.id()));
-    processes.push(("publisher".to_owned(), std::process::id()));
-    processes
-        .into_iter()
-        .map(|(name, id)| (name, cpu_seconds_of(id)))
-        .collect()
-}
-
-fn cpu_seconds_of(id: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    // The second field may hold anything but ends at the last parenthesis.
-    let fields: Vec<&str> = stat
-        .rsplit(") ")
-        .next()
-        .unwrap_or_default()
-        .split(' ')
-        .collect();
-    let ticks = |index: usize| {
-        fields
-            .get(index)
-            .and_then(|field| field.parse::<f64>().ok())
-            .unwrap_or_default()
-    };
-    (ticks(11) + ticks(12)) / TICKS_PER_SECOND
-}
-
-/// The brokers that this program started: java processes whose parents lead here.
-fn brokers() -> Vec<u32> {
-    let own = std::process::id();
-    let ids = std::fs::read_dir("/proc")
-        .expect("/proc can be listed")
-        .flatten();
-    let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    ids.filter(|id| {
-        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-        stat.contains("(java)") && parent(*id).and_then(parent) == Some(own)
-    })
-    .collect()
-}
-
-fn parent(id: u32) -> Option<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    stat.rsplit(") ").next()?.split(' ').nth(1)?.parse().ok()
+    let mut seconds = cpu::seconds(cluster, "publisher");
+    seconds.push(("receiver".to_owned(), cpu::seconds_of(receiver.id())));
+    seconds
 }
