@@ -3,11 +3,7 @@
 use std::time::Duration;
 
 use postrider_model::delivery::RESPONSE_EXCERPT_BYTES_MAX;
-use postrider_model::flow::breaker::BreakerLimits;
-use postrider_model::flow::concurrency::ConcurrencyLimits;
 use serde::{Deserialize, Serialize};
-
-use crate::deliver::{LaneLimits, OrderLimits};
 
 /// Limits of the three stages.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -300,36 +296,12 @@ impl Default for DeliverConfig {
 }
 
 impl DeliverConfig {
-    pub(crate) fn lane_limits(&self) -> LaneLimits {
-        LaneLimits {
-            queue_max: self.lane_queue_max,
-            queue_bytes_max: self.lane_queue_bytes_max,
-            window_max: self.lane_queue_max.saturating_mul(2),
-            hold_ms_max: millis(self.hold_ms_max),
-            expires_after_ms: millis(self.expires_after_ms),
-            order: OrderLimits {
-                keys_max: self.lane_blocked_keys_max,
-                offsets_max: self.lane_blocked_offsets_max,
-            },
-            breaker: BreakerLimits {
-                failures_to_open: self.breaker_failures,
-                pause_ms_min: millis(self.breaker_pause_ms_min),
-                pause_ms_max: millis(self.breaker_pause_ms_max),
-            },
-            concurrency: ConcurrencyLimits {
-                initial: self.lane_attempts_in_flight_initial,
-                max: self.lane_attempts_in_flight_max,
-                slow_from_ms: self.slow_after_ms,
-            },
-        }
-    }
-
     pub(crate) fn blocked_ms_max(&self) -> i64 {
         millis(self.blocked_ms_max)
     }
 
-    pub(crate) fn slow_from_ms(&self) -> i64 {
-        i64::from(self.slow_after_ms)
+    pub(crate) fn disable_failing_after_ms(&self) -> i64 {
+        millis(self.disable_failing_after_ms)
     }
 
     pub(crate) fn state_interval_ms(&self) -> i64 {
@@ -341,7 +313,8 @@ impl DeliverConfig {
     }
 }
 
-fn millis(limit: u64) -> i64 {
+/// As times are counted here.
+pub(crate) fn millis(limit: u64) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 

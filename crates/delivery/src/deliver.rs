@@ -1,66 +1,75 @@
 //! Deliver: a delivery waits in its endpoint's lane, is attempted, and is settled.
 //!
-//! All traffic of an endpoint comes through one partition and so has one owner, this process. The owner takes the
-//! partition's records in order: a copy of a step that was settled is dropped, a step whose work is already under way
-//! waits beside it, and everything else goes to its lane. Lanes stand in line for the process's attempts, tenant by
-//! tenant; [`carry`] takes a delivery from there to its settlement. A lane that cannot keep up goes behind: a cursor in
-//! `endpoint-state` holds its place, and what does not fit into memory is read again from the log when there is room.
+//! All traffic of an endpoint comes through one partition and so has one owner, this process. The way of a delivery:
+//! 1. [`Deliver::admit`] decodes its record; [`partition`] drops a duplicate, and gives the rest to the [`lane`] of the endpoint.
+//! 2. [`dispatch`] has the lanes in line, tenant by tenant, and permits for the attempts.
+//! 3. [`attempt`] looks up, signs, sends, asks for the verdict, and writes what follows.
+//! 4. [`Deliver::attempt_ended`] gives the end back to the partition, which resolves the offset.
 //!
-//! [`partition`] and [`lane`] have the rules and know no runtime. This file does what they ask for: attempts, reads and
+//! A lane that cannot keep up goes behind (`lane/cover.rs`): a cursor in `endpoint-state` says where it goes on, and what does
+//! not fit into memory is read again from the log (`partition/catch_up.rs`) when there is room.
+//!
+//! The partition and what is in it have the rules and know no runtime. This file does what they ask for: attempts, reads and
 //! writes, each a task, and time. Nothing of a partition's state outlives its assignment: what the next owner must know
 //! is in the log.
 
-mod carry;
+mod attempt;
+mod dispatch;
 #[cfg(test)]
 mod fixtures;
 mod lane;
-mod order;
+mod lanes;
+mod limits;
+mod lines;
 mod partition;
 mod pending;
-mod reading;
+mod read;
 mod rebuild;
 mod settled;
 mod state;
+mod state_id;
 mod status;
+mod step;
 mod take_over;
-mod waiting;
+mod tally;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use postrider_daemon::telemetry;
 use postrider_log::{
-    Assignment, Batch, Commit, Generation, Log, LogError, Offset, Partition as PartitionNumber,
-    Producer, Reader, Record,
+    Assignment, Commit, Generation, Log, Offset, Partition as PartitionNumber, Producer, Reader,
+    Record,
 };
 use postrider_model::commit_note::CommitNote;
-use postrider_model::delivery::{Delivery, Settlement};
+use postrider_model::delivery::{Attempt, Delivery, Settlement};
 use postrider_model::event::TraceContext;
-use postrider_model::flow::network::NetworkHealth;
-use postrider_model::ids::{EndpointId, TenantId};
+use postrider_model::ids::EndpointId;
 use postrider_model::outcome::Reason;
 use postrider_model::topics::{DELIVERIES, GROUP_DELIVER};
+use postrider_model::verdict::Seen;
 use postrider_model::wire::InvalidRecord;
 use postrider_registry::{Gate, Lookup};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-pub use carry::CarryContext;
-use carry::{Carried, Carry};
-pub(crate) use lane::LaneLimits;
-use lane::{Memory, Now, Seen, Step, Turn};
-use order::Again;
-pub(crate) use order::OrderLimits;
-use partition::{Partition, Taken};
-pub use pending::PendingDeliveries;
-use state::{NotWritten, Written};
-pub use status::{LaneAnswers, LaneQuestions, LaneStatus, lane_questions};
-use take_over::{TakenOver, take_over};
-use waiting::{LaneKey, Waiting};
-
+pub use self::attempt::DeliverContext;
+use self::attempt::{AttemptEnd, AttemptJob};
+use self::dispatch::Dispatch;
+use self::lane::{NextAttempt, Turn};
+use self::limits::LaneLimits;
+use self::lines::LaneKey;
+use self::partition::{Partition, StatesToWrite, Taken};
+pub use self::pending::PendingDeliveries;
+use self::read::{ReadBatch, read};
+use self::state::{NotWritten, Written};
+use self::state_id::StateId;
+pub use self::status::{LaneAnswers, LaneQuestions, LaneStatus, lane_questions};
+use self::step::{Memory, Now, Step};
+use self::take_over::{TakenOver, take_over};
+use self::tally::Tally;
 use crate::dead_letter;
 use crate::metrics::Held;
 use crate::progress::Lease;
@@ -68,68 +77,54 @@ use crate::sender::Sender;
 use crate::stage::{Preparation, Stage, StageContext, StageError, run_stage};
 
 const LEASE_CHECK: Duration = Duration::from_millis(100);
-const NETWORK_PROBE_INTERVAL_MS: i64 = 1_000;
 
 /// The stage over `deliveries`.
 struct Deliver<S> {
     log: Arc<dyn Log>,
-    context: Arc<CarryContext<S>>,
+    context: Arc<DeliverContext<S>>,
     limits: LaneLimits,
     raw_record_bytes_max: usize,
     lease: Lease,
     answers: Arc<LaneAnswers>,
     base: Instant,
     partitions: BTreeMap<PartitionNumber, Partition>,
-    waiting: Waiting,
-    in_flight: usize,
-    slow_in_flight: usize,
+    dispatch: Dispatch,
+    /// The memory that unsettled deliveries take.
+    memory: Tally,
+    /// How much room they left when it was looked last.
+    memory_was: Memory,
     tick_at_ms: i64,
     /// Reads the log again; here when nobody uses it.
     reader: Option<Box<dyn Reader>>,
-    read_turn: PartitionNumber,
-    /// Keys of states that no longer count, to be removed when a commit has named the new id.
-    stale: BTreeMap<PartitionNumber, Vec<Bytes>>,
-    /// What endpoints answered lately, and whether it is our own network that is down.
-    network: NetworkHealth<EndpointId, TenantId>,
-    network_is_down: bool,
-    network_probe_at_ms: i64,
+    /// The partition that was read for last.
+    read_last: PartitionNumber,
     tasks: JoinSet<Finished>,
 }
 
-/// What a task ended with.
-enum Finished {
-    Carried {
-        carried: Box<Carried>,
-        generation: Generation,
-        carry: Carry,
-    },
-    Buried {
-        partition: PartitionNumber,
-        generation: Generation,
-        offset: Offset,
-    },
-    Read {
-        partition: PartitionNumber,
-        generation: Generation,
-        from: Offset,
-        reader: Option<Box<dyn Reader>>,
-        batch: Result<Batch, LogError>,
-    },
-    Written {
-        partition: PartitionNumber,
-        generation: Generation,
-        written: Result<Written, NotWritten>,
-    },
-    Removed,
-    Abandoned {
-        slow: bool,
-    },
+/// What a task ended with, and in which assignment of a partition it was begun. Results of an earlier assignment are ignored.
+struct Finished {
+    partition: PartitionNumber,
+    generation: Generation,
+    result: TaskResult,
+}
+
+enum TaskResult {
+    /// An attempt ended.
+    Attempted(Box<AttemptJob>, AttemptEnd),
+    /// The dead letter of a record that is no delivery is durable.
+    DeadLettered(Offset),
+    /// Records were read again.
+    Read(Option<Box<dyn Reader>>, ReadBatch),
+    /// States of lanes were written, or not.
+    Written(Result<Written, NotWritten>),
+    /// Nothing that anybody has to know.
+    Nothing,
 }
 
 /// Runs the stage until told to stop. `context` is made anew, with a producer of its own, each time the stage starts.
 pub async fn run<S: Sender>(
     stage: StageContext,
-    context: impl Fn(Arc<dyn Producer>) -> CarryContext<S>,
+    context: impl Fn(Arc<dyn Producer>) -> DeliverContext<S>,
     answers: LaneAnswers,
     stop: CancellationToken,
 ) {
@@ -151,30 +146,26 @@ impl<S: Sender> Deliver<S> {
     /// A stage that owns nothing yet.
     fn new(
         log: Arc<dyn Log>,
-        context: Arc<CarryContext<S>>,
+        context: Arc<DeliverContext<S>>,
         raw_record_bytes_max: usize,
         lease: Lease,
         answers: Arc<LaneAnswers>,
     ) -> Self {
         Self {
             log,
-            limits: context.config.lane_limits(),
+            limits: LaneLimits::from(&context.config),
+            dispatch: Dispatch::new(&context.config),
             context,
             raw_record_bytes_max,
             lease,
             answers,
             base: Instant::now(),
             partitions: BTreeMap::new(),
-            waiting: Waiting::default(),
-            in_flight: 0,
-            slow_in_flight: 0,
+            memory: Tally::default(),
+            memory_was: Memory::Free,
             tick_at_ms: i64::MAX,
             reader: None,
-            read_turn: 0,
-            stale: BTreeMap::new(),
-            network: NetworkHealth::default(),
-            network_is_down: false,
-            network_probe_at_ms: 0,
+            read_last: 0,
             tasks: JoinSet::new(),
         }
     }
@@ -188,14 +179,10 @@ impl<S: Sender> Deliver<S> {
     }
 
     fn memory(&self) -> Memory {
-        let bytes: usize = self.partitions.values().map(Partition::bytes).sum();
-        let bytes_max = self.context.config.unsettled_bytes_max;
-        match bytes {
-            _ if bytes >= bytes_max / 4 * 5 => Memory::Exceeded,
-            _ if bytes >= bytes_max => Memory::Full,
-            _ if bytes >= bytes_max / 2 => Memory::Tight,
-            _ => Memory::Free,
-        }
+        Memory::of(
+            self.memory.amount(),
+            self.context.config.unsettled_bytes_max,
+        )
     }
 
     fn owned_under(
@@ -206,268 +193,211 @@ impl<S: Sender> Deliver<S> {
         under(&mut self.partitions, partition, generation)
     }
 
-    // ---- lanes in line ----
+    // ---- records come in ----
+
+    fn admit(&mut self, record: &Record, now: Now) {
+        let memory = self.memory();
+        let Some(owned) = self.partitions.get_mut(&record.partition) else {
+            return;
+        };
+        match decode(record) {
+            Ok(delivery) => {
+                let step = Step::new(record, delivery, &self.memory);
+                let key = (record.partition, step.delivery.endpoint.clone());
+                match owned.admit(step, &self.limits, memory, now) {
+                    Taken::Queued => self.line_up(key, now),
+                    Taken::Duplicate => self.context.metrics.copies_dropped.inc(),
+                    Taken::Passed => {}
+                }
+            }
+            Err(invalid) => self.dead_letter(record, &invalid, now),
+        }
+        self.tick_at_ms = self.tick_at_ms.min(now.mono_ms + 100);
+    }
+
+    /// Writes a dead letter of a record that is no delivery.
+    fn dead_letter(&mut self, record: &Record, invalid: &InvalidRecord, now: Now) {
+        let Some(owned) = self.partitions.get_mut(&record.partition) else {
+            return;
+        };
+        owned.dead_letter(record.offset);
+        let letter = dead_letter::of_record(
+            DELIVERIES,
+            record,
+            invalid.reason(),
+            invalid.to_string(),
+            self.raw_record_bytes_max,
+            now.wall_ms,
+        );
+        let (permit, context) = (self.dispatch.permit(false), self.context.clone());
+        let (partition, offset) = (record.partition, record.offset);
+        self.spawn(partition, async move {
+            let _permit = permit;
+            let (producer, metrics) = (&*context.producer, &context.metrics);
+            dead_letter::keep(producer, metrics, DELIVERIES, letter, (partition, offset)).await;
+            TaskResult::DeadLettered(offset)
+        });
+    }
+
+    // ---- attempts ----
 
     /// Puts a lane in line if it may start now, or sets the time when it may.
     fn line_up(&mut self, key: LaneKey, now: Now) {
-        let Some(owned) = self
-            .partitions
-            .get_mut(&key.0)
-            .filter(|owned| !owned.draining)
-        else {
+        let owned = self.partitions.get_mut(&key.0);
+        let Some(owned) = owned.filter(|owned| !owned.draining) else {
             return;
         };
-        let turn = owned.turn(&key.1, &self.limits, now);
-        let Some(lane) = owned.lanes.get_mut(&key.1) else {
-            return;
-        };
-        match turn {
-            Turn::At(at_ms) => {
-                self.waiting.until(at_ms, key);
-            }
-            Turn::Now if !lane.in_line => {
-                let Some(tenant) = lane.tenant().cloned() else {
+        match owned.turn(&key.1, &self.limits, now) {
+            Turn::At(at_ms) => self.dispatch.lines.until(at_ms, key),
+            Turn::Now => {
+                let Some(mut lane) = owned.lane_mut(&key.1) else {
                     return;
                 };
-                lane.in_line = true;
-                let slow = lane.is_slow(self.context.config.slow_from_ms(), now);
-                self.waiting.line_up(tenant, key, slow);
+                if let (false, Some(tenant)) = (lane.in_line, lane.tenant().cloned()) {
+                    lane.in_line = true;
+                    let slow = lane.is_slow(self.limits.slow_from_ms, now);
+                    self.dispatch.lines.line_up(tenant, key, slow);
+                }
             }
-            Turn::Now | Turn::Later => {}
+            Turn::Later => {}
         }
-    }
-
-    /// The slow together have only their share of the attempts.
-    fn slow_has_room(&self) -> bool {
-        self.slow_in_flight < self.context.config.slow_attempts_in_flight_max()
     }
 
     /// Starts attempts, one for each lane in line, while there is room and the lease holds.
     fn start_attempts(&mut self) {
-        while self.in_flight < self.context.config.attempts_in_flight_max && self.lease.holds() {
+        while self.dispatch.has_room() && self.lease.holds() {
             let now = self.now();
-            if !self.network_lets_start(now) {
+            self.look_at_network(now);
+            if let Err(at_ms) = self.dispatch.network_lets_start(now) {
+                self.tick_at_ms = self.tick_at_ms.min(at_ms);
                 return;
             }
-            let Some(key) = self.waiting.next(self.slow_has_room()) else {
+            let slow_has_room = self.dispatch.slow_has_room();
+            let Some(key) = self.dispatch.lines.next(slow_has_room) else {
                 return;
             };
-            self.start_attempt(key, now);
-        }
-    }
-
-    /// While our own network is down, one attempt a second finds out when it is back.
-    fn network_lets_start(&mut self, now: Now) -> bool {
-        let was_down = self.network_is_down;
-        self.network_is_down = self.network.is_down(now.mono_ms);
-        if self.network_is_down != was_down {
-            let is_down = self.network_is_down;
-            if is_down {
-                tracing::error!("no endpoint can be reached: our own network seems down");
-            } else {
-                tracing::info!("endpoints can be reached again");
-            }
-            self.context.metrics.network_down.set(i64::from(is_down));
-        }
-        if !self.network_is_down {
-            return true;
-        }
-        let probes = now.mono_ms >= self.network_probe_at_ms;
-        if probes {
-            self.network_probe_at_ms = now.mono_ms + NETWORK_PROBE_INTERVAL_MS;
-        }
-        self.tick_at_ms = self.tick_at_ms.min(self.network_probe_at_ms);
-        probes
-    }
-
-    /// Learns about the network from how an attempt ended.
-    fn learn_network(&mut self, step: &Step, reason: Reason, now: Now) {
-        let (endpoint, tenant) = (&step.delivery.endpoint, &step.delivery.event.tenant);
-        match reason {
-            Reason::Ok => {
-                if let Lookup::Found(found) = self.context.registry.endpoint(endpoint) {
-                    let host = found.value.url.host_str().unwrap_or_default();
-                    self.network.succeeded(endpoint, tenant, host, now.mono_ms);
+            match self.next_job(&key, now) {
+                Ok(job) => {
+                    if let Some(job) = job {
+                        self.spawn_attempt(job);
+                    }
+                    self.line_up(key, now);
                 }
+                Err(at_ms) => self.dispatch.lines.until(at_ms, key),
             }
-            failure => self.network.failed(endpoint, failure),
         }
     }
 
-    fn start_attempt(&mut self, key: LaneKey, now: Now) {
+    fn look_at_network(&mut self, now: Now) {
+        if !self.dispatch.look_at_network(now) {
+            return;
+        }
+        let is_down = self.dispatch.network_is_down();
+        if is_down {
+            tracing::error!("no endpoint can be reached: our own network seems down");
+        } else {
+            tracing::info!("endpoints can be reached again");
+        }
+        self.context.metrics.network_down.set(i64::from(is_down));
+    }
+
+    /// The next attempt of a lane whose turn has come, if it may still start; or when it may, at the rate that the endpoint
+    /// asked for.
+    fn next_job(&mut self, key: &LaneKey, now: Now) -> Result<Option<AttemptJob>, i64> {
         let wishes = Wishes::of(&self.context, &key.1);
-        let slow_has_room = self.slow_has_room();
+        let limits = &self.limits;
         let Some(owned) = self.partitions.get_mut(&key.0) else {
-            return;
+            return Ok(None);
         };
-        let turn = owned.turn(&key.1, &self.limits, now);
-        let Some(lane) = owned.lanes.get_mut(&key.1) else {
-            return;
+        let Some(mut lane) = owned.lane_mut(&key.1) else {
+            return Ok(None);
         };
         lane.in_line = false;
-        lane.park(wishes.parked);
-        let expires = lane.head_expires(&self.limits, now);
-        if (wishes.parked && !expires) || turn != Turn::Now {
-            self.line_up(key, now);
-            return;
+        lane.pause(wishes.paused);
+        if lane.turn(limits, now) != Turn::Now {
+            return Ok(None);
         }
-        let slow = lane.is_slow(self.context.config.slow_from_ms(), now);
-        if slow && !slow_has_room {
-            self.line_up(key, now);
-            return;
+        let slow = lane.is_slow(limits.slow_from_ms, now);
+        if slow && !self.dispatch.slow_has_room() {
+            return Ok(None);
         }
-        lane.set_rate(wishes.rate, now);
-        if !expires && let Err(at_ms) = lane.take_token(now) {
-            self.waiting.until(at_ms, key);
-            return;
+        let expires = lane.head_expires(limits, now);
+        if !expires {
+            lane.take_token(wishes.rate, now)?;
         }
         let failing_since_ms = lane.failing_since_ms();
-        let Some((step, probe)) = owned.start(&key.1, expires, now) else {
-            return;
+        drop(lane);
+        let permit = self.dispatch.permit(slow);
+        let Some((step, probes)) = owned.start(&key.1, expires, permit, now) else {
+            return Ok(None);
         };
-        self.in_flight += 1;
-        self.slow_in_flight += usize::from(slow);
-        let failed_at_ms = owned.failed_at_ms(&step.delivery);
-        let interruptions = owned.settled.interruptions(&step.delivery.work_id());
-        let carried = Carried {
+        Ok(Some(AttemptJob {
             partition: key.0,
-            step,
-            interruptions,
-            probe,
-            slow,
+            interruptions: owned.settled.interruptions(&step.delivery.work_id()),
+            probes,
             failing_since_ms,
-            failed_at_ms,
-            spared: self.network_is_down,
+            failed_at_ms: owned.failed_at_ms(&step.delivery),
+            network_is_down: self.dispatch.network_is_down(),
             expires,
-        };
-        self.spawn_carry(carried);
-        self.line_up(key, now);
+            step,
+        }))
     }
 
-    fn spawn_carry(&mut self, carried: Carried) {
-        let Some(owned) = self.partitions.get(&carried.partition) else {
+    fn spawn_attempt(&mut self, job: AttemptJob) {
+        let Some(owned) = self.partitions.get(&job.partition) else {
             return;
         };
-        let (generation, cut, gone) = (owned.generation, owned.cut.clone(), owned.gone.clone());
-        let (context, lease) = (self.context.clone(), self.lease.clone());
-        self.tasks.spawn(async move {
-            let carry = tokio::select! {
-                biased;
-                () = gone.cancelled() => return Finished::Abandoned { slow: carried.slow },
-                carry = context.carry(&carried, &lease, &cut) => carry,
-            };
-            Finished::Carried {
-                carried: Box::new(carried),
-                generation,
-                carry,
-            }
+        let (context, lease, cut) = (self.context.clone(), self.lease.clone(), owned.cut.clone());
+        self.spawn(job.partition, async move {
+            let end = context.attempt(&job, &lease, &cut).await;
+            TaskResult::Attempted(Box::new(job), end)
         });
     }
 
-    // ---- tasks end ----
-
-    fn finish(&mut self, finished: Finished) {
-        match finished {
-            Finished::Removed => {}
-            Finished::Abandoned { slow } => {
-                self.in_flight -= 1;
-                self.slow_in_flight = self.slow_in_flight.saturating_sub(usize::from(slow));
-            }
-            Finished::Buried {
-                partition,
-                generation,
-                offset,
-            } => {
-                self.in_flight -= 1;
-                if let Some(owned) = self.owned_under(partition, generation) {
-                    owned.buried(offset);
-                }
-            }
-            Finished::Carried {
-                carried,
-                generation,
-                carry,
-            } => {
-                self.in_flight -= 1;
-                self.slow_in_flight = self
-                    .slow_in_flight
-                    .saturating_sub(usize::from(carried.slow));
-                if self.owned_under(carried.partition, generation).is_some() {
-                    self.finish_carried(*carried, carry);
-                }
-            }
-            Finished::Read {
-                partition,
-                generation,
-                from,
-                reader,
-                batch,
-            } => {
-                self.reader = reader;
-                if self.owned_under(partition, generation).is_some() {
-                    self.finish_read(partition, from, batch);
-                }
-            }
-            Finished::Written {
-                partition,
-                generation,
-                written,
-            } => {
-                if let Some(owned) = self.owned_under(partition, generation) {
-                    match written {
-                        Ok(written) => owned.written(written),
-                        Err(NotWritten) => owned.not_written(),
-                    }
-                }
-            }
-        }
-    }
-
-    fn finish_carried(&mut self, carried: Carried, carry: Carry) {
+    fn attempt_ended(&mut self, job: AttemptJob, end: AttemptEnd) {
         let now = self.now();
-        let Carried {
-            partition,
-            step,
-            probe,
-            failed_at_ms: carried_failed_at_ms,
-            ..
-        } = carried;
+        let (partition, step, probes) = (job.partition, job.step, job.probes);
         let Some(owned) = self.partitions.get_mut(&partition) else {
             return;
         };
-        let endpoint = step.delivery.endpoint.clone();
-        match carry {
-            Carry::Settled {
+        let key = (partition, step.delivery.endpoint.clone());
+        match end {
+            AttemptEnd::Interrupted => owned.unsettled(step, probes, false, now),
+            AttemptEnd::NotSent => owned.unsettled(step, probes, true, now),
+            AttemptEnd::Settled {
                 attempt,
                 place,
                 at_ms,
                 seen,
             } => {
                 owned.settled.note_own(&attempt, place, at_ms, step.offset);
-                match attempt.settlement {
-                    Some(Settlement::RetryScheduled { due_at_ms })
-                        if step.delivery.order_key().is_some() =>
-                    {
-                        let again = Again {
-                            attempt: attempt.number + 1,
-                            due_at_ms,
-                            failed_at_ms: carried_failed_at_ms.unwrap_or(attempt.started_at_ms),
-                        };
-                        owned.block(&step, probe, seen, again, now);
-                    }
-                    _ => {
-                        let copies = owned.settle(&step, probe, seen, now);
-                        self.context.metrics.copies_dropped.inc_by(copies);
-                    }
+                if let Some(next) = next_in_place(&attempt, &step, job.failed_at_ms) {
+                    owned.block(&step, probes, seen, next, now);
+                } else {
+                    let duplicates = owned.settle(&step, probes, seen, now);
+                    self.context.metrics.copies_dropped.inc_by(duplicates);
                 }
                 if seen != Seen::Nothing {
-                    self.learn_network(&step, attempt.reason, now);
+                    self.learn_network(&step.delivery, attempt.reason, now);
                 }
             }
-            Carry::Interrupted => owned.unsettled(step, probe, false, now),
-            Carry::Unstarted => owned.unsettled(step, probe, true, now),
         }
-        self.line_up((partition, endpoint), now);
+        self.line_up(key, now);
+    }
+
+    /// Learns about the network from how an attempt ended.
+    fn learn_network(&mut self, delivery: &Delivery, reason: Reason, now: Now) {
+        let network = &mut self.dispatch.network;
+        match reason {
+            Reason::Ok => {
+                if let Lookup::Found(found) = self.context.registry.endpoint(&delivery.endpoint) {
+                    let host = found.value.url.host_str().unwrap_or_default();
+                    let tenant = &delivery.event.tenant;
+                    network.succeeded(&delivery.endpoint, tenant, host, now.mono_ms);
+                }
+            }
+            failure => network.failed(&delivery.endpoint, failure),
+        }
     }
 
     /// What keeps this process from sending anything to an endpoint, besides the endpoint.
@@ -476,19 +406,87 @@ impl<S: Sender> Deliver<S> {
         if !self.lease.holds() {
             obstacles.push("this process has not committed for longer than its lease".to_owned());
         }
-        if self.network_is_down {
+        if self.dispatch.network_is_down() {
             obstacles.push("the network of this process seems to be down".to_owned());
         }
         obstacles
+    }
+
+    // ---- reading again ----
+
+    /// Reads on for a lane that has room; one read at a time, the partitions in turn.
+    fn start_read(&mut self) {
+        let (now, memory) = (self.now(), self.memory());
+        if memory < self.memory_was {
+            let owned = self.partitions.values_mut();
+            owned.for_each(Partition::look_at_all);
+        }
+        self.memory_was = memory;
+        if self.partitions.values().any(Partition::is_reading) {
+            return;
+        }
+        let numbers = self.partitions.keys().copied();
+        let (before, after): (Vec<_>, Vec<_>) =
+            numbers.partition(|number| *number <= self.read_last);
+        for partition in after.into_iter().chain(before) {
+            let Some(owned) = self.partitions.get_mut(&partition) else {
+                continue;
+            };
+            let Some(again) = owned.next_read(&self.limits, memory, now) else {
+                continue;
+            };
+            self.read_last = partition;
+            let (log, reader) = (self.log.clone(), self.reader.take());
+            let bytes_max = self.context.config.catch_up_read_bytes_max;
+            self.spawn_always(partition, async move {
+                let (reader, batch) = read(&*log, reader, partition, again, bytes_max).await;
+                TaskResult::Read(reader, batch)
+            });
+            return;
+        }
+    }
+
+    fn read_ended(&mut self, partition: PartitionNumber, read: ReadBatch) {
+        let (now, memory) = (self.now(), self.memory());
+        let Some(owned) = self.partitions.get_mut(&partition) else {
+            return;
+        };
+        owned.read_ended();
+        let batch = match read.batch {
+            Ok(batch) => batch,
+            Err(error) => {
+                tracing::warn!(partition, %error, "deliveries cannot be read again, repeating it");
+                return;
+            }
+        };
+        if batch.from > read.from
+            && let Some(lost_from) = owned.truncated(batch.from, now)
+        {
+            tracing::error!(
+                partition,
+                from = lost_from,
+                to = batch.from,
+                "retention took deliveries of lanes that are behind"
+            );
+            let records = u64::try_from(batch.from - lost_from).unwrap_or_default();
+            let lost = &self.context.metrics.records_lost;
+            lost.with_label_values(&[DELIVERIES]).inc_by(records);
+        }
+        let (from, to) = (batch.from, batch.next);
+        let (grown, duplicates) = owned.feed(from, &batch.records, to, &self.limits, memory, now);
+        self.context.metrics.copies_dropped.inc_by(duplicates);
+        for endpoint in grown {
+            self.line_up((partition, endpoint), now);
+        }
     }
 
     // ---- time passes ----
 
     fn wake(&mut self) {
         let now = self.now();
-        while let Some(key) = self.waiting.due(now.mono_ms) {
+        while let Some(key) = self.dispatch.lines.due(now.mono_ms) {
             if let Some(owned) = self.partitions.get_mut(&key.0) {
-                owned.hunger();
+                owned.look_at(&key.1);
             }
             self.line_up(key, now);
         }
@@ -499,153 +497,132 @@ impl<S: Sender> Deliver<S> {
 
     fn tick(&mut self, now: Now) {
         let memory = self.memory();
-        let slow_from_ms = self.context.config.slow_from_ms();
-        let (mut slow_in_flight, mut unparked) = (0, Vec::new());
-        for (number, owned) in &mut self.partitions {
+        let mut ready = Vec::new();
+        for (&number, owned) in &mut self.partitions {
             if owned.draining {
                 continue;
             }
             let pressed = owned.held() > self.context.config.partition_unsettled_max / 2;
-            let parked = |endpoint: &EndpointId| Wishes::of(&self.context, endpoint).parked;
-            let ready = owned.tick(&self.limits, pressed, parked, now);
-            unparked.extend(ready.into_iter().map(|endpoint| (*number, endpoint)));
-            if memory == Memory::Free {
-                // Another partition may have given the memory back that this one's lanes wait for.
-                owned.hunger();
-            } else {
-                owned.shed(now);
+            let paused = |endpoint: &EndpointId| Wishes::of(&self.context, endpoint).paused;
+            let unpaused = owned.tick(&self.limits, pressed, paused, now);
+            ready.extend(unpaused.into_iter().map(|endpoint| (number, endpoint)));
+            if memory != Memory::Free {
+                owned.evict(now);
             }
-            slow_in_flight += owned.slow_in_flight(slow_from_ms, now);
         }
-        self.slow_in_flight = slow_in_flight;
-        for key in unparked {
+        for key in ready {
             self.line_up(key, now);
         }
         self.write_states(now);
-        self.set_tick(now);
-    }
-
-    fn set_tick(&mut self, now: Now) {
         let soonest = self
             .partitions
             .values()
-            .filter_map(Partition::tick_after_ms)
-            .min();
-        self.tick_at_ms = soonest.map_or(i64::MAX, |after_ms| now.mono_ms.saturating_add(after_ms));
+            .filter_map(Partition::tick_after_ms);
+        let after_ms = soonest.min().unwrap_or(i64::MAX);
+        self.tick_at_ms = now.mono_ms.saturating_add(after_ms);
     }
 
     fn write_states(&mut self, now: Now) {
         let interval_ms = self.context.config.state_interval_ms();
+        let mut writes = Vec::new();
         for (&number, owned) in &mut self.partitions {
-            if owned.writing || owned.draining {
-                continue;
+            if !owned.draining
+                && let Some(states) = owned.states_to_write(&self.limits, interval_ms, now)
+            {
+                writes.push((number, owned.state_id.id(), states));
             }
-            let (generation, state_id) = (owned.generation, owned.state_id());
+        }
+        for (partition, id, states) in writes {
             let producer = self.context.producer.clone();
-            if owned.needs_new_id {
-                self.stale
-                    .entry(number)
-                    .or_default()
-                    .extend(owned.state_keys());
-                let states = owned.rewrite(&self.limits, now);
-                self.tasks.spawn(async move {
-                    let written = state::write_all(&*producer, number, &states).await;
-                    Finished::Written {
-                        partition: number,
-                        generation,
-                        written: Ok(written),
+            self.spawn_always(partition, async move {
+                let written = match states {
+                    StatesToWrite::Changes(changes) => {
+                        state::write(&*producer, partition, id, changes).await
                     }
-                });
-                continue;
-            }
-            let due = owned.due_writes(&self.limits, interval_ms, now);
-            if !due.is_empty() {
-                self.tasks.spawn(async move {
-                    let written = state::write(&*producer, number, state_id, due).await;
-                    Finished::Written {
-                        partition: number,
-                        generation,
-                        written,
+                    StatesToWrite::AllAnew(states) => {
+                        Ok(state::write_all(&*producer, partition, &states).await)
                     }
-                });
-            }
+                };
+                TaskResult::Written(written)
+            });
         }
     }
 
-    // ---- records come in ----
+    // ---- tasks ----
 
-    fn admit(&mut self, record: &Record, generation: Generation, memory: Memory, now: Now) {
-        let value = record.value.as_deref().unwrap_or_default();
-        let partition = record.partition;
-        let delivery = Delivery::decode(value)
-            .and_then(|delivery| keyed(record, delivery))
-            .map(|delivery| in_trace(record, delivery));
-        let Some(owned) = self.partitions.get_mut(&partition) else {
+    /// Spawns a task for a partition, which ends when the partition has left.
+    fn spawn(
+        &mut self,
+        partition: PartitionNumber,
+        task: impl Future<Output = TaskResult> + Send + 'static,
+    ) {
+        let Some(gone) = self
+            .partitions
+            .get(&partition)
+            .map(|owned| owned.gone.clone())
+        else {
             return;
         };
-        match delivery {
-            Ok(delivery) => {
-                let step = Step {
-                    offset: record.offset,
-                    bytes: record.size_bytes(),
-                    appended_ms: record.timestamp_ms,
-                    delivery: Box::new(delivery),
-                };
-                let key = (partition, step.delivery.endpoint.clone());
-                match owned.admit(step, &self.limits, memory, now) {
-                    Taken::Queued => self.line_up(key, now),
-                    Taken::Copy => self.context.metrics.copies_dropped.inc(),
-                    Taken::Passed => {}
-                }
-            }
-            Err(invalid) => {
-                owned.pass(record.offset);
-                self.bury(record, generation, &invalid);
-            }
-        }
-        self.tick_at_ms = self.tick_at_ms.min(now.mono_ms + 100);
+        self.spawn_always(partition, async move {
+            let ended = gone.run_until_cancelled(task).await;
+            ended.unwrap_or(TaskResult::Nothing)
+        });
     }
 
-    fn bury(&mut self, record: &Record, generation: Generation, invalid: &InvalidRecord) {
-        let context = self.context.clone();
-        let (partition, offset) = (record.partition, record.offset);
-        let gone = match self.partitions.get_mut(&partition) {
-            Some(owned) => {
-                owned.burying += 1;
-                owned.gone.clone()
-            }
-            None => return,
+    /// Spawns a task for a partition that goes on when the partition has left.
+    fn spawn_always(
+        &mut self,
+        partition: PartitionNumber,
+        task: impl Future<Output = TaskResult> + Send + 'static,
+    ) {
+        let Some(generation) = self
+            .partitions
+            .get(&partition)
+            .map(|owned| owned.generation)
+        else {
+            return;
         };
-        let now_ms = self.context.clock.now_ms();
-        let (reason, detail) = (invalid.reason(), invalid.to_string());
-        let letter = dead_letter::of_record(
-            DELIVERIES,
-            record,
-            reason,
-            detail,
-            self.raw_record_bytes_max,
-            now_ms,
-        );
-        self.in_flight += 1;
         self.tasks.spawn(async move {
-            let place = (partition, offset);
-            tokio::select! {
-                biased;
-                () = gone.cancelled() => Finished::Abandoned { slow: false },
-                () = dead_letter::keep(&*context.producer, &context.metrics, DELIVERIES, letter, place) => {
-                    Finished::Buried { partition, generation, offset }
-                }
+            Finished {
+                partition,
+                generation,
+                result: task.await,
             }
         });
+    }
+
+    fn finish(&mut self, finished: Finished) {
+        let Finished {
+            partition,
+            generation,
+            result,
+        } = finished;
+        let result = match result {
+            TaskResult::Read(reader, batch) => {
+                self.reader = reader;
+                TaskResult::Read(None, batch)
+            }
+            result => result,
+        };
+        let Some(owned) = self.owned_under(partition, generation) else {
+            return;
+        };
+        match result {
+            TaskResult::Attempted(job, end) => self.attempt_ended(*job, end),
+            TaskResult::DeadLettered(offset) => owned.dead_lettered(offset),
+            TaskResult::Read(_, batch) => self.read_ended(partition, batch),
+            TaskResult::Written(Ok(written)) => owned.written(written),
+            TaskResult::Written(Err(NotWritten)) => owned.not_written(),
+            TaskResult::Nothing => {}
+        }
     }
 
     fn resolved(&mut self) -> Vec<(PartitionNumber, Generation, Offset)> {
         let mut resolved = Vec::new();
         for (number, owned) in &mut self.partitions {
-            let generation = owned.generation;
+            let (generation, offsets) = (owned.generation, owned.resolved());
             resolved.extend(
-                owned
-                    .resolved()
+                offsets
                     .into_iter()
                     .map(|offset| (*number, generation, offset)),
             );
@@ -655,14 +632,14 @@ impl<S: Sender> Deliver<S> {
 
     /// When there is something to do although nothing happens.
     fn wakes_at(&self) -> Option<Instant> {
-        let due_ms = self.waiting.first_at_ms().unwrap_or(i64::MAX);
+        let due_ms = self.dispatch.lines.first_at_ms().unwrap_or(i64::MAX);
         let first = due_ms.min(self.tick_at_ms);
         let at = u64::try_from(first).ok().filter(|_| first < i64::MAX)?;
         Some(self.base + Duration::from_millis(at))
     }
 }
 
-/// A partition, if it is still the assignment that somebody worked for: what is left of a former one is for nobody.
+/// A partition, if this is still the assignment that a task worked for.
 fn under(
     partitions: &mut BTreeMap<PartitionNumber, Partition>,
     partition: PartitionNumber,
@@ -673,44 +650,54 @@ fn under(
         .filter(|owned| owned.generation == generation)
 }
 
-/// Its key finds a delivery again when it is read a second time, so it must be that of its endpoint.
-fn keyed(record: &Record, delivery: Delivery) -> Result<Delivery, InvalidRecord> {
-    if record.key.as_ref() == delivery.endpoint.as_str().as_bytes() {
-        return Ok(delivery);
+/// The delivery in a record. Its key finds it again when it is read a second time, so it must be that of its endpoint. It goes
+/// on from where whoever appended it was in the trace, if they said so.
+fn decode(record: &Record) -> Result<Delivery, InvalidRecord> {
+    let mut delivery = Delivery::decode(record.value.as_deref().unwrap_or_default())?;
+    if record.key.as_ref() != delivery.endpoint.as_str().as_bytes() {
+        return Err(InvalidRecord::Malformed {
+            field: "key",
+            detail: "is not the endpoint's id".to_owned(),
+        });
     }
-    Err(InvalidRecord::Malformed {
-        field: "key",
-        detail: "is not the endpoint's id".to_owned(),
-    })
-}
-
-/// The delivery goes on from where whoever appended it was in the trace, if they said so.
-fn in_trace(record: &Record, mut delivery: Delivery) -> Delivery {
     if let Some((traceparent, tracestate)) = telemetry::context_in(&record.headers) {
         delivery.event.trace = TraceContext {
             traceparent: traceparent.to_owned(),
             tracestate: tracestate.to_owned(),
         };
     }
-    delivery
+    Ok(delivery)
+}
+
+/// Where order matters, a delivery that is retried keeps its place: this is its next attempt.
+fn next_in_place(attempt: &Attempt, step: &Step, failed_at_ms: Option<i64>) -> Option<NextAttempt> {
+    step.delivery.order_key()?;
+    match attempt.settlement? {
+        Settlement::RetryScheduled { due_at_ms } => Some(NextAttempt {
+            number: attempt.number + 1,
+            due_at_ms,
+            failed_at_ms: failed_at_ms.unwrap_or(attempt.started_at_ms),
+        }),
+        Settlement::Delivered | Settlement::DeadLettered | Settlement::Dropped => None,
+    }
 }
 
 /// How an endpoint wants to be called, as the registry has it now.
 #[derive(Debug, Default)]
 struct Wishes {
-    /// It is not to be called for now. What is deleted or unknown is not parked: it is settled.
-    parked: bool,
+    /// It is not to be called for now. What is deleted or unknown is not paused: it is settled.
+    paused: bool,
     rate: Option<(f64, u32)>,
 }
 
 impl Wishes {
-    fn of<S>(context: &CarryContext<S>, endpoint: &EndpointId) -> Self {
+    fn of<S>(context: &DeliverContext<S>, endpoint: &EndpointId) -> Self {
         let Lookup::Found(endpoint) = context.registry.endpoint(endpoint) else {
             return Self::default();
         };
         let rate = endpoint.value.rate_limit.as_ref();
         Self {
-            parked: context.registry.gate(&endpoint.value) != Gate::Open,
+            paused: context.registry.gate(&endpoint.value) != Gate::Open,
             rate: rate.map(|limit| (limit.per_second(), limit.burst())),
         }
     }
@@ -735,23 +722,25 @@ impl<S: Sender> Stage for Deliver<S> {
 
     fn begin(&mut self, assignment: &Assignment, taken: TakenOver) {
         let now = self.now();
-        let number = assignment.partition;
-        let committed = assignment
-            .committed
-            .as_ref()
-            .map_or(0, |committed| committed.offset);
-        let from = committed.max(assignment.bounds.start);
-        let mut owned = Partition::new(assignment.generation, from, committed, taken.settled);
-        owned.restore(taken.written, taken.states, &self.limits, now);
-        self.partitions.insert(number, owned);
-        self.stale.insert(number, taken.stale);
+        let committed = assignment.committed.as_ref();
+        let committed = committed.map_or(0, |committed| committed.offset);
+        let mut owned = Partition::new(
+            assignment.generation,
+            committed.max(assignment.bounds.start),
+            committed,
+            taken.settled,
+            StateId::new(taken.written, taken.stale),
+            self.memory.clone(),
+        );
+        owned.restore(taken.states, &self.limits, now);
+        self.partitions.insert(assignment.partition, owned);
         self.tick_at_ms = self.tick_at_ms.min(now.mono_ms);
     }
 
     fn take(&mut self, record: Record, generation: Generation) {
         if self.owned_under(record.partition, generation).is_some() {
-            let (memory, now) = (self.memory(), self.now());
-            self.admit(&record, generation, memory, now);
+            let now = self.now();
+            self.admit(&record, now);
         }
     }
 
@@ -760,7 +749,7 @@ impl<S: Sender> Stage for Deliver<S> {
         self.start_read();
         let mut resolved = self.resolved();
         if resolved.is_empty() {
-            let lease_expired = self.waiting.is_anybody_in_line() && !self.lease.holds();
+            let lease_expired = self.dispatch.lines.is_anybody_in_line() && !self.lease.holds();
             let wakes_at = self.wakes_at();
             tokio::select! {
                 biased;
@@ -771,14 +760,8 @@ impl<S: Sender> Stage for Deliver<S> {
                 () = sleep_until(wakes_at.unwrap_or(self.base)), if wakes_at.is_some() => {}
                 () = sleep(LEASE_CHECK), if lease_expired => {}
                 Some((endpoint, answer)) = self.answers.next() => {
-                    let now = self.now();
-                    let mut owned = self.partitions.iter();
-                    let mut status = owned.find_map(|(number, owned)| owned.status(*number, &endpoint, &self.limits, now));
-                    if let Some(status) = &mut status {
-                        status.obstacles = self.obstacles(&endpoint);
-                    }
                     // Whoever asked may have gone.
-                    drop(answer.send(status));
+                    drop(answer.send(self.status(&endpoint)));
                 }
                 else => std::future::pending().await,
             }
@@ -815,8 +798,8 @@ impl<S: Sender> Stage for Deliver<S> {
         };
         CommitNote {
             rebuild_from: Some(owned.rebuild_from(offset, now_ms)),
-            state_id: Some(owned.state_id()),
-            state_written: Some(owned.state_written()),
+            state_id: Some(owned.state_id.id()),
+            state_written: Some(owned.state_id.last()),
             behind_from: owned.behind_from(),
             owner: self.context.config.advertised_address.clone(),
             ..CommitNote::default()
@@ -825,19 +808,18 @@ impl<S: Sender> Stage for Deliver<S> {
 
     fn committed(&mut self, commits: &[Commit]) {
         for commit in commits {
-            let Some(owned) = self.owned_under(commit.partition, commit.generation) else {
+            let partition = commit.partition;
+            let Some(owned) = self.owned_under(partition, commit.generation) else {
                 continue;
             };
             owned.committed(commit.committed.offset);
             let named = CommitNote::decode(&commit.committed.metadata).state_id;
-            if named == Some(owned.state_id())
-                && !owned.needs_new_id
-                && let Some(keys) = self.stale.remove(&commit.partition)
-            {
-                let (producer, partition) = (self.context.producer.clone(), commit.partition);
-                self.tasks.spawn(async move {
-                    state::remove(&*producer, partition, keys).await;
-                    Finished::Removed
+            let stale = owned.state_id.named(named);
+            if !stale.is_empty() {
+                let producer = self.context.producer.clone();
+                self.spawn_always(partition, async move {
+                    state::remove(&*producer, partition, stale).await;
+                    TaskResult::Nothing
                 });
             }
         }
@@ -846,9 +828,9 @@ impl<S: Sender> Stage for Deliver<S> {
     fn show(&self) {
         let now = self.now();
         let mut held = Held {
-            in_flight: self.in_flight,
+            in_flight: self.dispatch.in_flight(),
             attempts_max: self.context.config.attempts_in_flight_max,
-            bytes: self.partitions.values().map(Partition::bytes).sum(),
+            bytes: self.memory.amount(),
             bytes_max: self.context.config.unsettled_bytes_max,
             ..Held::default()
         };
@@ -866,7 +848,7 @@ impl<S: Sender> Stage for Deliver<S> {
                 owned.drain();
             }
         }
-        self.waiting.leave(partitions);
+        self.dispatch.lines.remove(partitions);
     }
 
     fn cut(&mut self, partitions: &[PartitionNumber]) {
@@ -879,17 +861,27 @@ impl<S: Sender> Stage for Deliver<S> {
     }
 
     fn is_idle(&self, partition: PartitionNumber) -> bool {
-        self.partitions
-            .get(&partition)
-            .is_none_or(|owned| owned.in_flight() + owned.burying == 0)
+        let owned = self.partitions.get(&partition);
+        owned.is_none_or(Partition::is_idle)
     }
 
     fn forget(&mut self, partition: PartitionNumber) {
         if let Some(owned) = self.partitions.remove(&partition) {
             owned.gone.cancel();
         }
-        self.stale.remove(&partition);
-        self.waiting.leave(&[partition]);
+        self.dispatch.lines.remove(&[partition]);
+    }
+}
+
+impl<S: Sender> Deliver<S> {
+    /// What is known of an endpoint's lane, if it is here.
+    fn status(&self, endpoint: &EndpointId) -> Option<LaneStatus> {
+        let now = self.now();
+        let mut owned = self.partitions.iter();
+        let mut status =
+            owned.find_map(|(number, owned)| owned.status(*number, endpoint, &self.limits, now))?;
+        status.obstacles = self.obstacles(endpoint);
+        Some(status)
     }
 }
 
@@ -899,9 +891,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_of_a_former_assignment_is_for_nobody() {
+    fn results_of_a_former_assignment_are_ignored() {
         let settled = SettledSet::new(0, 0, 1_000, 10);
-        let mut partitions = BTreeMap::from([(3, Partition::new(8, 0, 0, settled))]);
+        let written = Written {
+            id: 0,
+            first: 0,
+            last: 0,
+        };
+        let state_id = StateId::new(written, Vec::new());
+        let owned = Partition::new(8, 0, 0, settled, state_id, Tally::default());
+        let mut partitions = BTreeMap::from([(3, owned)]);
         assert!(under(&mut partitions, 3, 7).is_none());
         assert!(under(&mut partitions, 3, 8).is_some());
         assert!(under(&mut partitions, 4, 8).is_none());

@@ -206,7 +206,7 @@ impl Held {
     pub fn add(&mut self, lane: &LaneStatus) {
         self.queued += lane.queued;
         let state = match lane.behind_since_ms {
-            _ if lane.parked => "parked",
+            _ if lane.paused => "parked",
             Some(_) => "behind",
             None => "live",
         };

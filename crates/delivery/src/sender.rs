@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_model::ids::TenantId;
-use postrider_model::outcome::{Outcome, Reason};
+use postrider_model::outcome::Outcome;
 use url::Url;
 
 pub use http::{HttpSender, SenderError};
@@ -63,14 +63,6 @@ impl WebhookResponse {
             Outcome::Answered { status, .. } => Some(status),
             Outcome::Unanswered(_) | Outcome::Unsendable(_) => None,
         }
-    }
-
-    /// Whether no connection came about.
-    pub fn is_unreachable(&self) -> bool {
-        matches!(
-            self.outcome,
-            Outcome::Unanswered(Reason::Connect | Reason::Dns)
-        )
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_delivery::config::DeliveryConfig;
-use postrider_delivery::deliver::{CarryContext, lane_questions};
+use postrider_delivery::deliver::{DeliverContext, lane_questions};
 use postrider_delivery::fan_out::FanOutContext;
 use postrider_delivery::scheduler::SchedulerContext;
 use postrider_delivery::sender::{MayLeave, Sender, WebhookRequest, WebhookResponse};
@@ -146,7 +146,7 @@ async fn carry(log: Arc<MemoryLog>, sender: Kept) {
         raw_record_bytes_max: config.stage.raw_record_bytes_max,
         metrics: metrics.clone(),
     };
-    let carry = move |producer| CarryContext {
+    let carry = move |producer| DeliverContext {
         registry: registry.clone(),
         sender: sender.clone(),
         clock: clock.clone(),

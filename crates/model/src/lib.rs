@@ -20,4 +20,5 @@ pub mod retry;
 pub mod signature;
 pub mod tenant;
 pub mod topics;
+pub mod verdict;
 pub mod wire;

@@ -1,7 +1,5 @@
-//! What an attempt's outcome means: the one place where a retry is decided.
-//!
-//! [`decide`] is the table of the design: outcome, attempt number and schedule in, settlement out. Everything else
-//! (writing the retry, committing the offset) only carries out what it says.
+//! How an attempt ended, and why: the closed list of reasons, and what an answer says beside its status.
+//! What follows from it is [`crate::verdict`]'s.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,15 +7,8 @@ use std::str::FromStr;
 use jiff::SignedDuration;
 use jiff::civil::{self, DateTime};
 
-use crate::delivery::{Settlement, WorkId};
-use crate::endpoint::WhenBlocked;
-use crate::retry::RetrySchedule;
-
 /// Longest wait that a `Retry-After` can ask for.
 pub const RETRY_AFTER_MS_MAX: i64 = 24 * 60 * 60 * 1000;
-
-/// A delivery that is tried for ever is not tried more often, even where the schedule has no delays.
-const WAIT_MS_MIN: i64 = 60_000;
 
 const WEEKDAYS: [&str; 7] = [
     "Monday",
@@ -49,8 +40,30 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Why the attempt ended as it did.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Answered { status, .. } => reason_of_status(*status),
+            Self::Unanswered(reason) | Self::Unsendable(reason) => *reason,
+        }
+    }
+
+    /// Whether the endpoint is overwhelmed.
+    pub(crate) fn throttles(&self) -> bool {
+        match self {
+            Self::Answered { status, .. } => matches!(status, 429 | 502 | 503 | 504),
+            Self::Unanswered(reason) => *reason == Reason::Timeout,
+            Self::Unsendable(_) => false,
+        }
+    }
+
+    /// Whether no connection came about.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unanswered(Reason::Connect | Reason::Dns))
+    }
+
     /// How long the endpoint asked to be left alone.
-    fn asked_wait_ms(&self) -> i64 {
+    pub(crate) fn asked_wait_ms(&self) -> i64 {
         match self {
             Self::Answered { retry_after_ms, .. } => {
                 retry_after_ms.unwrap_or(0).clamp(0, RETRY_AFTER_MS_MAX)
@@ -157,114 +170,6 @@ reasons! {
 impl fmt::Display for Reason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.as_str())
-    }
-}
-
-/// What follows from an outcome.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decision {
-    /// Why the attempt ended as it did.
-    pub reason: Reason,
-    /// What becomes of the delivery.
-    pub settlement: Settlement,
-    /// Why the delivery ended, where that differs from the attempt: `exhausted`, `endpoint_gone`.
-    pub dead_letter_reason: Option<Reason>,
-    /// The endpoint asked to be called no more: disable it before settling.
-    pub disables_endpoint: bool,
-    /// The endpoint is overwhelmed: call it less.
-    pub throttles: bool,
-}
-
-/// Decides what follows from an outcome: `attempt` is the number of the attempt made, from 1, that ended at `now_ms`.
-pub fn decide(
-    outcome: &Outcome,
-    work: &WorkId,
-    attempt: u32,
-    schedule: &RetrySchedule,
-    now_ms: i64,
-) -> Decision {
-    let (reason, throttles) = match outcome {
-        Outcome::Answered { status, .. } => (
-            reason_of_status(*status),
-            matches!(status, 429 | 502 | 503 | 504),
-        ),
-        Outcome::Unanswered(reason) => (*reason, *reason == Reason::Timeout),
-        Outcome::Unsendable(reason) => (*reason, false),
-    };
-    let settled = |settlement, dead_letter_reason| Decision {
-        reason,
-        settlement,
-        dead_letter_reason,
-        disables_endpoint: reason == Reason::EndpointGone,
-        throttles,
-    };
-    match (outcome, reason) {
-        (_, Reason::Ok) => settled(Settlement::Delivered, None),
-        (_, Reason::EndpointGone) | (Outcome::Unsendable(_), _) => {
-            settled(Settlement::DeadLettered, Some(reason))
-        }
-        _ => match schedule.delay_after(work, attempt) {
-            None => settled(Settlement::DeadLettered, Some(Reason::Exhausted)),
-            Some(delay_ms) => {
-                let wait_ms = delay_ms.max(outcome.asked_wait_ms());
-                settled(
-                    Settlement::RetryScheduled {
-                        due_at_ms: now_ms.saturating_add(wait_ms),
-                    },
-                    None,
-                )
-            }
-        },
-    }
-}
-
-/// How a delivery holds back the others of its ordering key.
-#[derive(Debug, Clone, Copy)]
-pub struct Blocks {
-    /// What the endpoint wants to become of it in the end.
-    pub when_blocked: WhenBlocked,
-    /// When it failed first.
-    pub since_ms: i64,
-    /// How long it may hold them back where it is dead-lettered in the end.
-    pub wait_ms_max: i64,
-}
-
-impl Decision {
-    /// The decision where the delivery holds back others: it is tried for so long, and a last time at the end of it; or for
-    /// ever, with the longest delay of the schedule.
-    #[must_use]
-    pub fn of_head(
-        self,
-        outcome: &Outcome,
-        blocks: Blocks,
-        schedule: &RetrySchedule,
-        now_ms: i64,
-    ) -> Self {
-        let (settlement, dead_letter_reason) = match (blocks.when_blocked, self.settlement) {
-            (WhenBlocked::Wait, Settlement::DeadLettered)
-                if self.dead_letter_reason == Some(Reason::Exhausted) =>
-            {
-                let longest_ms = schedule.delays_ms().iter().max().copied().unwrap_or(0);
-                let due_at_ms = now_ms.saturating_add(longest_ms.max(WAIT_MS_MIN));
-                (Settlement::RetryScheduled { due_at_ms }, None)
-            }
-            (WhenBlocked::DeadLetter, Settlement::RetryScheduled { due_at_ms }) => {
-                let ends_ms = blocks.since_ms.saturating_add(blocks.wait_ms_max);
-                let not_before_ms = now_ms.saturating_add(outcome.asked_wait_ms());
-                let due_at_ms = due_at_ms.min(ends_ms.max(not_before_ms));
-                if now_ms >= ends_ms {
-                    (Settlement::DeadLettered, Some(Reason::BlockedTooLong))
-                } else {
-                    (Settlement::RetryScheduled { due_at_ms }, None)
-                }
-            }
-            _ => return self,
-        };
-        Self {
-            settlement,
-            dead_letter_reason,
-            ..self
-        }
     }
 }
 

@@ -1,10 +1,16 @@
 //! Deliveries for unit tests.
 
 use bytes::Bytes;
-use postrider_log::Offset;
+use postrider_log::{Offset, Record};
 use postrider_model::delivery::Delivery;
 use postrider_model::event::{Event, EventPosition, TraceContext};
 use postrider_model::identity::RegistryStamp;
+
+use super::step::Step;
+use super::tally::Tally;
+
+/// When the records of the deliveries were appended.
+pub(super) const APPENDED_MS: i64 = 1_700_000_000_000;
 
 /// The first attempt of an event of its own at `ep_a`, as it would stand at this offset.
 pub(super) fn delivery(offset: Offset) -> Delivery {
@@ -41,4 +47,22 @@ pub(super) fn ordered(offset: Offset, key: &str) -> Delivery {
     delivery.ordered = true;
     key.clone_into(&mut delivery.event.ordering_key);
     delivery
+}
+
+/// The record of a delivery.
+pub(super) fn record_of(offset: Offset, delivery: &Delivery) -> Record {
+    Record {
+        partition: 0,
+        offset,
+        timestamp_ms: APPENDED_MS,
+        key: Bytes::copy_from_slice(delivery.endpoint.as_str().as_bytes()),
+        value: Some(delivery.encode()),
+        headers: Vec::new(),
+    }
+}
+
+/// A delivery in memory.
+pub(super) fn step_of(offset: Offset, delivery: Delivery) -> Step {
+    let record = record_of(offset, &delivery);
+    Step::new(&record, delivery, &Tally::default())
 }

@@ -82,7 +82,7 @@ impl PendingDeliveries {
         // Where order matters, a failed attempt is made again from the same record.
         match delivery.order_key() {
             Some(_) => self.settled.has_ended(&work),
-            None => self.settled.is_copy(&work, delivery.attempt),
+            None => self.settled.is_duplicate(&work, delivery.attempt),
         }
     }
 

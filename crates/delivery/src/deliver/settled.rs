@@ -1,8 +1,8 @@
-//! What was settled lately, so that a copy of a record is dropped.
+//! What was settled lately, so that a duplicate of a record is dropped.
 //!
 //! Fan-out, scheduler and redrive append and then commit: a crash between the two appends again. Per piece of work
 //! this set keeps the highest settled attempt and whether it was the end; what is at or below it, or comes after the
-//! end, is a copy. The set is rebuilt from `attempts` when a partition is assigned, from the position that the
+//! end, is a duplicate. The set is rebuilt from `attempts` when a partition is assigned, from the position that the
 //! commit's metadata names, so an entry stays at least until the commit has passed the record it settled.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use postrider_log::Offset;
 use postrider_model::delivery::{Attempt, Delivery, Settlement, WorkId};
 use postrider_model::ids::EndpointId;
 
-use super::order::Again;
+use super::lane::NextAttempt;
 
 /// The settlements of one partition.
 #[derive(Debug)]
@@ -129,7 +129,7 @@ impl SettledSet {
     }
 
     /// Whether this step of the work was settled already.
-    pub(super) fn is_copy(&self, work: &WorkId, attempt: u32) -> bool {
+    pub(super) fn is_duplicate(&self, work: &WorkId, attempt: u32) -> bool {
         self.by_work
             .get(work)
             .is_some_and(|entry| entry.ended || attempt <= entry.attempt)
@@ -140,12 +140,12 @@ impl SettledSet {
         self.by_work.get(work).is_some_and(|entry| entry.ended)
     }
 
-    /// How the work goes on after the last attempt, if it failed: where order matters, nothing else says so at once.
-    pub(super) fn again(&self, work: &WorkId) -> Option<Again> {
+    /// The next attempt of the work, if the last one failed: where order matters, nothing else says so at once.
+    pub(super) fn next_attempt(&self, work: &WorkId) -> Option<NextAttempt> {
         let entry = self.by_work.get(work).filter(|entry| !entry.ended)?;
         let (due_at_ms, failed_at_ms) = entry.due_at_ms.zip(entry.failed_at_ms)?;
-        Some(Again {
-            attempt: entry.attempt + 1,
+        Some(NextAttempt {
+            number: entry.attempt + 1,
             due_at_ms,
             failed_at_ms,
         })
@@ -244,13 +244,13 @@ mod tests {
     #[test]
     fn knows_copies_from_steps() {
         let mut set = SettledSet::new(0, 0, 1_000, 10);
-        assert!(!set.is_copy(&work(1), 1));
+        assert!(!set.is_duplicate(&work(1), 1));
         set.note(&attempt(1, 1, RETRY), 0, 0, 0);
-        assert!(set.is_copy(&work(1), 1));
-        assert!(!set.is_copy(&work(1), 2));
+        assert!(set.is_duplicate(&work(1), 1));
+        assert!(!set.is_duplicate(&work(1), 2));
         set.note(&attempt(1, 2, Some(Settlement::Delivered)), 1, 0, 5);
-        assert!(set.is_copy(&work(1), 3), "nothing comes after the end");
-        assert!(!set.is_copy(&work(2), 1));
+        assert!(set.is_duplicate(&work(1), 3), "nothing comes after the end");
+        assert!(!set.is_duplicate(&work(2), 1));
     }
 
     #[test]
@@ -259,8 +259,8 @@ mod tests {
         set.note_own(&attempt(1, 1, RETRY), 104, 0, 0);
         set.note_own(&attempt(2, 1, RETRY), 3, 0, 1);
         set.note_own(&attempt(3, 1, RETRY), 4, 0, 2);
-        assert!(set.is_copy(&work(2), 1) && set.is_copy(&work(3), 1));
-        assert!(!set.is_copy(&work(1), 1), "its record is gone");
+        assert!(set.is_duplicate(&work(2), 1) && set.is_duplicate(&work(3), 1));
+        assert!(!set.is_duplicate(&work(1), 1), "its record is gone");
         assert_eq!(set.expire(0, |_, _| false), 3);
     }
 
@@ -269,7 +269,7 @@ mod tests {
         let mut set = SettledSet::new(0, 0, 1_000, 10);
         set.note(&attempt(1, 2, RETRY), 0, 0, 0);
         set.note(&attempt(1, 1, RETRY), 1, 0, 0);
-        assert!(set.is_copy(&work(1), 2));
+        assert!(set.is_duplicate(&work(1), 2));
     }
 
     #[test]
@@ -278,7 +278,10 @@ mod tests {
         set.note(&attempt(1, 1, None), 0, 0, 0);
         set.note(&attempt(1, 1, None), 1, 0, 0);
         assert_eq!(set.interruptions(&work(1)), 2);
-        assert!(!set.is_copy(&work(1), 1), "an interruption settles nothing");
+        assert!(
+            !set.is_duplicate(&work(1), 1),
+            "an interruption settles nothing"
+        );
         set.note(&attempt(1, 1, RETRY), 2, 0, 0);
         assert_eq!(set.interruptions(&work(1)), 0);
     }
@@ -306,14 +309,14 @@ mod tests {
             10,
             "offset 7 is not committed"
         );
-        assert!(set.is_copy(&work(1), 1));
+        assert!(set.is_duplicate(&work(1), 1));
         assert_eq!(set.expire(1_000_000, |_, settles| settles < 8), 11);
         assert_eq!(
             set.expire(1_000_000, |_, settles| settles < 9),
             12,
             "empty: the next record's place"
         );
-        assert!(!set.is_copy(&work(1), 1));
+        assert!(!set.is_duplicate(&work(1), 1));
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub struct LaneStatus {
     pub next_probe_at_ms: Option<i64>,
     /// It is paused or disabled, which whoever asks knows.
     #[serde(skip)]
-    pub parked: bool,
+    pub paused: bool,
     /// Since when nothing succeeded.
     #[serde(rename = "failing_since", serialize_with = "as_rfc3339")]
     pub failing_since_ms: Option<i64>,

@@ -5,7 +5,7 @@ use postrider_log::{Assignment, Log, LogError};
 use postrider_model::commit_note::CommitNote;
 use postrider_model::delivery::LaneState;
 
-use super::carry::CarryContext;
+use super::attempt::DeliverContext;
 use super::rebuild;
 use super::settled::SettledSet;
 use super::state::{self, Found, Written};
@@ -48,7 +48,7 @@ pub(super) async fn left_behind(
 /// Learns what the former owner knew, and writes its lanes' states under an id of our own, before anything is read.
 pub(super) async fn take_over<S>(
     log: &dyn Log,
-    context: &CarryContext<S>,
+    context: &DeliverContext<S>,
     assignment: &Assignment,
 ) -> Result<TakenOver, LogError> {
     let now_ms = context.clock.now_ms();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrider_delivery::config::DeliveryConfig;
-use postrider_delivery::deliver::{CarryContext, lane_questions};
+use postrider_delivery::deliver::{DeliverContext, lane_questions};
 use postrider_delivery::fan_out::FanOutContext;
 use postrider_delivery::scheduler::SchedulerContext;
 use postrider_delivery::{DeliveryMetrics, StageContext, deliver, fan_out, scheduler};
@@ -108,7 +108,7 @@ async fn work(means: Means, stop: CancellationToken) {
         raw_record_bytes_max: config.stage.raw_record_bytes_max,
         metrics: metrics.clone(),
     };
-    let carry = |producer| CarryContext {
+    let carry = |producer| DeliverContext {
         registry: registry.clone(),
         sender: ScriptedSender {
             network: network.clone(),

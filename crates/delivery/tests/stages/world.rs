@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_delivery::config::DeliveryConfig;
-use postrider_delivery::deliver::{CarryContext, lane_questions};
+use postrider_delivery::deliver::{DeliverContext, lane_questions};
 use postrider_delivery::fan_out::FanOutContext;
 use postrider_delivery::scheduler::SchedulerContext;
 use postrider_delivery::sender::{MayLeave, Sender, WebhookRequest, WebhookResponse};
@@ -264,7 +264,7 @@ impl World {
         stop: CancellationToken,
     ) -> impl Future<Output = ()> + Send + 'static {
         let (clock, config) = (self.clock.clone(), self.config.deliver.clone());
-        let context = move |producer| CarryContext {
+        let context = move |producer| DeliverContext {
             registry: registry.clone(),
             sender: Agreeing,
             clock: clock.clone(),

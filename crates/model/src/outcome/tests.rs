@@ -1,26 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::EventPosition;
-use crate::ids::EndpointId;
 
 const NOW_MS: i64 = 1_700_000_000_000;
-
-fn work() -> WorkId {
-    WorkId {
-        position: EventPosition {
-            partition: 3,
-            offset: 42,
-            appended_at_ms: 5,
-        },
-        endpoint: EndpointId::try_new("ep_1").unwrap(),
-        run: 0,
-    }
-}
-
-fn decide_at_first(outcome: &Outcome) -> Decision {
-    decide(outcome, &work(), 1, &RetrySchedule::standard(), NOW_MS)
-}
 
 fn answered(status: u16) -> Outcome {
     Outcome::Answered {
@@ -33,75 +15,23 @@ fn answered(status: u16) -> Outcome {
 fn the_table_of_statuses_is_kept() {
     for (status, reason, throttles) in [
         (100, Reason::ClientError, false),
+        (200, Reason::Ok, false),
+        (204, Reason::Ok, false),
+        (299, Reason::Ok, false),
         (301, Reason::Redirect, false),
         (400, Reason::ClientError, false),
         (404, Reason::ClientError, false),
+        (410, Reason::EndpointGone, false),
         (429, Reason::RateLimited, true),
         (500, Reason::ServerError, false),
         (502, Reason::ServerError, true),
         (503, Reason::ServerError, true),
         (504, Reason::ServerError, true),
     ] {
-        let decision = decide_at_first(&answered(status));
-        assert_eq!(
-            (decision.reason, decision.throttles),
-            (reason, throttles),
-            "{status}"
-        );
-        assert!(!decision.settlement.is_end(), "{status}");
+        let outcome = answered(status);
+        assert_eq!(outcome.reason(), reason, "{status}");
+        assert_eq!(outcome.throttles(), throttles, "{status}");
     }
-}
-
-#[test]
-fn success_ends_the_delivery() {
-    for status in [200, 204, 299] {
-        let decision = decide_at_first(&answered(status));
-        assert_eq!(decision.settlement, Settlement::Delivered);
-        assert_eq!(decision.dead_letter_reason, None);
-    }
-}
-
-#[test]
-fn gone_disables_the_endpoint_and_ends_the_delivery() {
-    let decision = decide_at_first(&answered(410));
-    assert!(decision.disables_endpoint);
-    assert_eq!(decision.settlement, Settlement::DeadLettered);
-    assert_eq!(decision.dead_letter_reason, Some(Reason::EndpointGone));
-}
-
-#[test]
-fn what_cannot_be_sent_is_not_tried_again() {
-    let decision = decide_at_first(&Outcome::Unsendable(Reason::FormatMismatch));
-    assert_eq!(decision.settlement, Settlement::DeadLettered);
-    assert_eq!(decision.dead_letter_reason, Some(Reason::FormatMismatch));
-}
-
-#[test]
-fn only_a_timeout_throttles_among_what_is_unanswered() {
-    for reason in [
-        Reason::Timeout,
-        Reason::Connect,
-        Reason::Tls,
-        Reason::Dns,
-        Reason::AddressForbidden,
-    ] {
-        let decision = decide_at_first(&Outcome::Unanswered(reason));
-        assert_eq!(decision.throttles, reason == Reason::Timeout);
-        assert!(matches!(
-            decision.settlement,
-            Settlement::RetryScheduled { .. }
-        ));
-    }
-}
-
-#[test]
-fn the_last_attempt_exhausts_the_schedule() {
-    let schedule = RetrySchedule::standard();
-    let at = |attempt| decide(&answered(500), &work(), attempt, &schedule, NOW_MS);
-    assert!(!at(9).settlement.is_end());
-    assert_eq!(at(10).settlement, Settlement::DeadLettered);
-    assert_eq!(at(10).reason, Reason::ServerError);
-    assert_eq!(at(10).dead_letter_reason, Some(Reason::Exhausted));
 }
 
 #[test]
@@ -181,38 +111,6 @@ fn retry_after_is_seconds_or_a_date() {
 
 proptest! {
     #[test]
-    fn a_retry_is_never_before_schedule_or_retry_after(
-        status in 400..=599_u16,
-        attempt in 1..=9_u32,
-        retry_after_ms in prop::option::of(any::<i64>()),
-        now_ms in 0..=NOW_MS * 2,
-    ) {
-        prop_assume!(status != 410);
-        let schedule = RetrySchedule::standard();
-        let outcome = Outcome::Answered { status, retry_after_ms };
-        let decision = decide(&outcome, &work(), attempt, &schedule, now_ms);
-        let Settlement::RetryScheduled { due_at_ms } = decision.settlement else {
-            return Err(TestCaseError::fail("not scheduled"));
-        };
-        let wait_ms = due_at_ms - now_ms;
-        let scheduled_ms = schedule.delays_ms()[attempt as usize - 1];
-        let floor_ms = retry_after_ms.unwrap_or(0).clamp(0, RETRY_AFTER_MS_MAX);
-        prop_assert!(wait_ms >= scheduled_ms && wait_ms >= floor_ms);
-        prop_assert!(wait_ms <= RETRY_AFTER_MS_MAX * 6 / 5);
-    }
-
-    #[test]
-    fn every_status_is_decided_and_only_success_delivers(status: u16, attempt: u32, now_ms: i64) {
-        let decision =
-            decide(&answered(status), &work(), attempt, &RetrySchedule::standard(), now_ms);
-        let is_success = (200..300).contains(&status);
-        prop_assert_eq!(decision.settlement == Settlement::Delivered, is_success);
-        prop_assert_eq!(decision.disables_endpoint, status == 410);
-        let is_dead = decision.settlement == Settlement::DeadLettered;
-        prop_assert_eq!(decision.dead_letter_reason.is_some(), is_dead);
-    }
-
-    #[test]
     fn retry_after_is_always_in_range(header in "\\PC{0,60}", now_ms: i64) {
         if let Some(wait_ms) = retry_after(&header, now_ms) {
             prop_assert!((0..=RETRY_AFTER_MS_MAX).contains(&wait_ms));
@@ -230,75 +128,4 @@ proptest! {
             prop_assert!((0..=RETRY_AFTER_MS_MAX).contains(&wait_ms));
         }
     }
-}
-
-fn of_head(decision: Decision, when_blocked: WhenBlocked, now_ms: i64) -> Decision {
-    let blocks = Blocks {
-        when_blocked,
-        since_ms: 0,
-        wait_ms_max: 3_600_000,
-    };
-    decision.of_head(&answered(500), blocks, &RetrySchedule::standard(), now_ms)
-}
-
-#[test]
-fn a_head_is_tried_a_last_time_at_the_end_of_its_hour() {
-    let schedule = RetrySchedule::standard();
-    let third = |now_ms| decide(&answered(500), &work(), 4, &schedule, now_ms);
-    let last = of_head(third(2_100_000), WhenBlocked::DeadLetter, 2_100_000);
-    assert_eq!(
-        last.settlement,
-        Settlement::RetryScheduled {
-            due_at_ms: 3_600_000
-        }
-    );
-    let ended = of_head(third(3_600_000), WhenBlocked::DeadLetter, 3_600_000);
-    assert_eq!(ended.settlement, Settlement::DeadLettered);
-    assert_eq!(ended.dead_letter_reason, Some(Reason::BlockedTooLong));
-    assert_eq!(
-        ended.reason,
-        Reason::ServerError,
-        "what the attempt ended with is still told"
-    );
-}
-
-#[test]
-fn a_head_that_waits_is_never_given_up() {
-    let schedule = RetrySchedule::standard();
-    let exhausted = decide(&answered(500), &work(), 1_000, &schedule, 0);
-    assert_eq!(exhausted.settlement, Settlement::DeadLettered);
-    let waits = of_head(exhausted, WhenBlocked::Wait, 0);
-    assert_eq!(
-        waits.settlement,
-        Settlement::RetryScheduled {
-            due_at_ms: 86_400_000
-        }
-    );
-    let gone = decide(&answered(410), &work(), 1, &schedule, 0);
-    assert_eq!(
-        of_head(gone, WhenBlocked::Wait, 0),
-        gone,
-        "what cannot succeed is not tried again"
-    );
-}
-
-#[test]
-fn a_head_is_not_tried_before_the_endpoint_asked_for() {
-    let asks = Outcome::Answered {
-        status: 503,
-        retry_after_ms: Some(7_200_000),
-    };
-    let blocks = Blocks {
-        when_blocked: WhenBlocked::DeadLetter,
-        since_ms: 0,
-        wait_ms_max: 3_600_000,
-    };
-    let schedule = RetrySchedule::standard();
-    let decision = decide(&asks, &work(), 1, &schedule, 0).of_head(&asks, blocks, &schedule, 0);
-    assert_eq!(
-        decision.settlement,
-        Settlement::RetryScheduled {
-            due_at_ms: 7_200_000
-        }
-    );
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use postrider_delivery::config::{DeliverConfig, EgressConfig};
-use postrider_delivery::deliver::CarryContext;
+use postrider_delivery::deliver::DeliverContext;
 use postrider_delivery::fan_out::FanOutContext;
 use postrider_delivery::scheduler::SchedulerContext;
 use postrider_delivery::sender::HttpSender;
@@ -135,7 +135,7 @@ impl Parts {
                 ..config.delivery.deliver.clone()
             },
         );
-        let context = move |producer: Arc<dyn Producer>| CarryContext {
+        let context = move |producer: Arc<dyn Producer>| DeliverContext {
             registry: registry.clone(),
             sender: sender.clone(),
             clock: clock.clone(),

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::config::DeliverConfig;
-use crate::deliver::fixtures::delivery;
+use crate::deliver::dispatch::Dispatch;
+use crate::deliver::fixtures::{APPENDED_MS, delivery, step_of};
+use crate::deliver::step::Step;
 
 fn endpoint() -> EndpointId {
     EndpointId::try_new("ep_a").unwrap()
@@ -11,25 +13,21 @@ fn endpoint() -> EndpointId {
 fn at(ms: i64) -> Now {
     Now {
         mono_ms: ms,
-        wall_ms: 1_700_000_000_000 + ms,
+        wall_ms: APPENDED_MS + ms,
         ages_tell: true,
     }
 }
 
 fn step(offset: Offset) -> Step {
-    Step {
-        offset,
-        bytes: 100,
-        appended_ms: at(0).wall_ms,
-        delivery: Box::new(delivery(offset)),
-    }
+    step_of(offset, delivery(offset))
 }
 
 /// Starts whatever may start now; the offsets, and whether each is a probe.
 fn start_all(lane: &mut Lane, limits: &LaneLimits, now: Now) -> Vec<(Offset, bool)> {
     let mut started = Vec::new();
     while lane.turn(limits, now) == Turn::Now {
-        let (step, probe) = lane.start(0, false, now).unwrap();
+        let permit = Dispatch::new(&DeliverConfig::default()).permit(false);
+        let (step, probe) = lane.start(0, false, permit, now).unwrap();
         started.push((step.offset, probe));
     }
     started
@@ -44,14 +42,14 @@ fn finish_all(lane: &mut Lane, started: &[(Offset, bool)], seen: Seen, now: Now)
 
 #[test]
 fn who_comes_back_is_met_by_a_ramp_and_not_by_a_wall() {
-    let limits = DeliverConfig::default().lane_limits();
-    let mut lane = Lane::new(&endpoint(), &limits, at(0));
+    let limits = LaneLimits::from(&DeliverConfig::default());
+    let mut lane = Lane::new(endpoint(), &limits, at(0));
     for offset in 0..900 {
         lane.take(step(offset), at(0));
     }
     let (mut now_ms, answered) = (0, Seen::Succeeded { latency_ms: 50 });
     // It answers until it is given all there is, and then no more.
-    while lane.limit.limit() < limits.concurrency.max {
+    while lane.pace.limit().limit() < limits.concurrency.max {
         let started = start_all(&mut lane, &limits, at(now_ms));
         now_ms += 50;
         finish_all(&mut lane, &started, answered, at(now_ms));
@@ -80,7 +78,7 @@ fn who_comes_back_is_met_by_a_ramp_and_not_by_a_wall() {
         "{pauses:?}"
     );
     // It is back: what waits comes in rounds, each at most twice the one before.
-    now_ms += lane.breaker.wait_ms(now_ms);
+    now_ms += lane.pace.breaker().wait_ms(now_ms);
     let mut rounds = Vec::new();
     while rounds.last() != Some(&limits.concurrency.max) {
         let started = start_all(&mut lane, &limits, at(now_ms));
@@ -100,11 +98,12 @@ fn who_comes_back_is_met_by_a_ramp_and_not_by_a_wall() {
 fn nothing_expires_while_ages_tell_nothing() {
     let limits = LaneLimits {
         expires_after_ms: 1_000,
-        ..DeliverConfig::default().lane_limits()
+        ..LaneLimits::from(&DeliverConfig::default())
     };
-    let mut lane = Lane::new(&endpoint(), &limits, at(0));
-    lane.park(true);
+    let mut lane = Lane::new(endpoint(), &limits, at(0));
+    lane.pause(true);
     lane.take(step(0), at(0));
+    lane.leave_in_log(1, 2, at(0));
     let late = at(7 * 86_400_000);
     assert!(lane.head_expires(&limits, late) && lane.is_old(&limits, late));
     assert_eq!(lane.turn(&limits, late), Turn::Now);

@@ -7,13 +7,18 @@ use postrider_model::delivery::{
 };
 use postrider_model::ids::EndpointId;
 use postrider_model::outcome::Reason;
+use postrider_model::verdict::Seen;
 
-use super::{Partition, Taken};
+use super::{Partition, StatesToWrite, Taken};
 use crate::config::DeliverConfig;
-use crate::deliver::fixtures::{delivery, ordered};
-use crate::deliver::lane::{LaneLimits, Memory, Now, Seen, Step};
+use crate::deliver::dispatch::Dispatch;
+use crate::deliver::fixtures::{delivery, ordered, record_of, step_of};
+use crate::deliver::limits::LaneLimits;
 use crate::deliver::settled::SettledSet;
 use crate::deliver::state::Written;
+use crate::deliver::state_id::StateId;
+use crate::deliver::step::{Memory, Now, Step};
+use crate::deliver::tally::Tally;
 
 /// Where the next record of `attempts` is expected when a test begins.
 const ATTEMPTS_END: Offset = 5;
@@ -28,7 +33,7 @@ fn limits(queue_max: usize) -> LaneLimits {
         lane_queue_max: queue_max,
         ..DeliverConfig::default()
     };
-    config.lane_limits()
+    LaneLimits::from(&config)
 }
 
 fn at(mono_ms: i64) -> Now {
@@ -41,29 +46,44 @@ fn at(mono_ms: i64) -> Now {
 }
 
 fn record(offset: Offset) -> Record {
-    Record {
-        partition: 0,
-        offset,
-        timestamp_ms: at(0).wall_ms,
-        key: Bytes::from_static(b"ep_a"),
-        value: Some(delivery(offset).encode()),
-        headers: Vec::new(),
-    }
+    record_of(offset, &delivery(offset))
 }
 
 fn step(offset: Offset) -> Step {
-    Step {
-        offset,
-        bytes: 1,
-        appended_ms: at(0).wall_ms,
-        delivery: Box::new(delivery(offset)),
-    }
+    step_of(offset, delivery(offset))
 }
 
-/// A partition of which everything below an offset was read and committed.
+/// A partition of which everything below an offset was read and committed, with its states under id 0.
 fn partition(from: Offset) -> Partition {
+    partition_under(
+        from,
+        StateId::new(
+            Written {
+                id: 0,
+                first: 0,
+                last: 0,
+            },
+            Vec::new(),
+        ),
+    )
+}
+
+fn partition_under(from: Offset, state_id: StateId) -> Partition {
     let settled = SettledSet::new(ATTEMPTS_END, at(0).wall_ms, 1_000, 1_000);
-    Partition::new(1, from, from, settled)
+    Partition::new(1, from, from, settled, state_id, Tally::default())
+}
+
+/// The states that are to be written now because they have changed.
+fn due_writes(
+    partition: &mut Partition,
+    limits: &LaneLimits,
+    now: Now,
+) -> Vec<(EndpointId, Option<LaneState>)> {
+    match partition.states_to_write(limits, 1_000, now) {
+        None => Vec::new(),
+        Some(StatesToWrite::Changes(changes)) => changes,
+        Some(StatesToWrite::AllAnew(states)) => panic!("{states:?}"),
+    }
 }
 
 /// The same, with a lane that a former owner left behind.
@@ -77,7 +97,7 @@ fn behind_with(
     settled: &[Offset],
     blocked: Vec<BlockedKey>,
 ) -> Partition {
-    let mut partition = partition(from);
+    let mut partition = partition_under(from, StateId::new(written(0, 1), Vec::new()));
     let cursor = Cursor {
         lowest_unsettled,
         settled: settled.iter().copied().collect(),
@@ -92,7 +112,7 @@ fn behind_with(
         breaker_openings: 0,
         breaker_open_until_ms: 0,
     };
-    partition.restore(written(0, 1), vec![state], &limits(8), at(0));
+    partition.restore(vec![state], &limits(8), at(0));
     partition
 }
 
@@ -107,7 +127,11 @@ fn feed(partition: &mut Partition, from: Offset, to: Offset, limits: &LaneLimits
 }
 
 fn start(partition: &mut Partition) -> Step {
-    partition.start(&endpoint(), false, at(0)).unwrap().0
+    let permit = Dispatch::new(&DeliverConfig::default()).permit(false);
+    partition
+        .start(&endpoint(), false, permit, at(0))
+        .unwrap()
+        .0
 }
 
 /// The attempt succeeded, and its record is at this place in `attempts`.
@@ -154,7 +178,7 @@ fn a_cursor_releases_the_commit_when_it_is_durable_and_not_before() {
     let mut partition = partition(0);
     assert_eq!(admit(&mut partition, 0, &limits), Taken::Queued);
     admit(&mut partition, 1, &limits);
-    let due = partition.due_writes(&limits, 1_000, at(LATE));
+    let due = due_writes(&mut partition, &limits, at(LATE));
     assert!(matches!(&due[..], [(_, Some(state))] if state.cursor.is_some()));
     admit(&mut partition, 2, &limits);
     partition.tick(&limits, false, |_| false, at(LATE));
@@ -170,16 +194,15 @@ fn a_cursor_releases_the_commit_when_it_is_durable_and_not_before() {
 #[test]
 fn a_cursor_written_below_what_was_written_before_releases_nothing_until_all_are_written_again() {
     let limits = limits(1);
-    let mut partition = partition(0);
-    partition.restore(written(7, 8), Vec::new(), &limits, at(0));
+    let mut partition = partition_under(0, StateId::new(written(7, 8), Vec::new()));
     admit(&mut partition, 0, &limits);
     admit(&mut partition, 1, &limits);
-    assert_eq!(partition.due_writes(&limits, 1_000, at(LATE)).len(), 1);
+    assert_eq!(due_writes(&mut partition, &limits, at(LATE)).len(), 1);
     // Of the states that this one was written after, none is in the topic any more.
     partition.written(written(8, 8));
     assert_eq!(partition.resolved(), [] as [Offset; 0]);
-    assert!(partition.needs_new_id);
-    assert_eq!(partition.rewrite(&limits, at(LATE)).len(), 1);
+    let anew = partition.states_to_write(&limits, 1_000, at(LATE));
+    assert!(matches!(anew, Some(StatesToWrite::AllAnew(states)) if states.len() == 1));
     let anew = Written {
         id: 2,
         first: 2,
@@ -187,7 +210,7 @@ fn a_cursor_written_below_what_was_written_before_releases_nothing_until_all_are
     };
     partition.written(anew);
     assert_eq!(partition.resolved(), [0, 1]);
-    assert_eq!(partition.state_written(), 4);
+    assert_eq!(partition.state_id.last(), 4);
 }
 
 #[test]
@@ -200,14 +223,13 @@ fn a_step_that_an_older_release_settled_is_a_copy_though_its_record_has_the_time
     let former = start(&mut partition);
     settle(&mut partition, &former, ATTEMPTS_END);
     let again = |offset, accepted_at_ms| {
-        let mut again = step(0);
-        again.offset = offset;
+        let mut again = step_of(offset, delivery(0));
         again.delivery.event.accepted_at_ms = accepted_at_ms;
         again
     };
     let accepted_at_ms = former.delivery.event.accepted_at_ms;
     let mut admit = |step| partition.admit(step, &limits, Memory::Free, at(0));
-    assert_eq!(admit(again(1, accepted_at_ms)), Taken::Copy);
+    assert_eq!(admit(again(1, accepted_at_ms)), Taken::Duplicate);
     let other = again(2, accepted_at_ms + 1);
     assert_eq!(
         admit(other),
@@ -256,15 +278,15 @@ fn a_lane_goes_live_when_the_commit_has_passed_what_its_cursor_says_is_settled()
     let last = start(&mut partition);
     settle(&mut partition, &last, ATTEMPTS_END);
     for write in 1..4 {
-        let due = partition.due_writes(&limits, 1_000, at(LATE * write));
+        let due = due_writes(&mut partition, &limits, at(LATE * write));
         assert!(
             due.iter().all(|(_, state)| state.is_some()),
             "the cursor is taken back, but offset 4 will be read again: {due:?}"
         );
-        partition.written(written(2, 3));
+        partition.written(written(2 * write, 2 * write + 1));
     }
     partition.committed(5);
-    let due = partition.due_writes(&limits, 1_000, at(LATE * 4));
+    let due = due_writes(&mut partition, &limits, at(LATE * 4));
     assert_eq!(due, [(endpoint(), None)]);
 }
 

@@ -4,18 +4,17 @@
 //! their bodies; of the rest only the offsets are kept, and the bodies are read from the log when their time comes. A head
 //! that failed keeps its place: its key waits until the next attempt is due, and other keys go on.
 //!
-//! A key whose head failed, or that has more deliveries than fit into memory, *stands aside*: the lane's cursor passes its
-//! deliveries, and a cursor of its own is written beside ([`BlockedKey`]). So however long a key is held back, the lane's
-//! cursor goes on. Where too many stand aside, the lane reads no further.
-//!
-//! Nothing here knows a runtime, a log or a network.
+//! A key whose head failed, or that has more deliveries than fit into memory, is *blocked*: the lane's cursor passes its
+//! deliveries, and a cursor of its own is written beside it ([`BlockedKey`]). So however long a key is blocked, the lane's
+//! cursor goes on. Where too many keys are blocked, the lane reads no further.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use postrider_log::Offset;
 use postrider_model::delivery::{BlockedKey, Cursor};
 
-use super::lane::{Now, Step};
+use crate::deliver::limits::OrderLimits;
+use crate::deliver::step::{Now, Room, Step, Waiting};
 
 /// Deliveries of one key that wait in memory behind its head.
 const WAITING_MAX: usize = 8;
@@ -23,32 +22,22 @@ const WAITING_MAX: usize = 8;
 /// A wall clock that was wrong when a wait was measured makes it longer by no more than this.
 const LOOK_AGAIN_MS: i64 = 60_000;
 
-/// The limits of what stands aside at one endpoint.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct OrderLimits {
-    /// Keys.
-    pub(crate) keys_max: usize,
-    /// Their deliveries.
-    pub(crate) offsets_max: usize,
-}
-
-/// How a head that failed goes on.
+/// The next attempt of a head that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Again {
-    /// Number of its next attempt.
-    pub(super) attempt: u32,
+pub(in crate::deliver) struct NextAttempt {
+    pub(in crate::deliver) number: u32,
     /// Not before this time, on the wall.
-    pub(super) due_at_ms: i64,
-    /// When it failed first.
-    pub(super) failed_at_ms: i64,
+    pub(in crate::deliver) due_at_ms: i64,
+    /// When the head failed first.
+    pub(in crate::deliver) failed_at_ms: i64,
 }
 
-/// What became of a delivery that was offered.
+/// Where a delivery is in the order of its key.
 #[derive(Debug)]
-pub(super) enum Placed {
-    /// It is its key's head, and may be attempted.
+pub(in crate::deliver) enum Rank {
+    /// It is the head, and may be attempted.
     Head(Step),
-    /// It waits in memory.
+    /// It waits in memory behind the head.
     Waits,
     /// It stays in the log, or is in memory already.
     Stays,
@@ -63,10 +52,10 @@ struct Key {
     /// The head is in the lane's queue or under way.
     head_is_out: bool,
     /// Bodies of what comes right after the head.
-    waiting: VecDeque<Step>,
-    /// How the head goes on, if it failed.
-    again: Option<Again>,
-    stands_aside: bool,
+    waiting: VecDeque<Waiting>,
+    /// If the head failed.
+    next_attempt: Option<NextAttempt>,
+    is_blocked: bool,
 }
 
 impl Key {
@@ -77,8 +66,8 @@ impl Key {
 
     /// When to look again, if the head is not due yet.
     fn due_later_ms(&self, now: Now) -> Option<i64> {
-        let again = self.again.filter(|again| again.due_at_ms > now.wall_ms)?;
-        Some(mono_ms(again.due_at_ms, now))
+        let due_at_ms = self.next_attempt?.due_at_ms;
+        (due_at_ms > now.wall_ms).then(|| mono_ms(due_at_ms, now))
     }
 
     /// The head and what follows it, as far as it is not in memory and would fit there.
@@ -94,46 +83,61 @@ impl Key {
 
 /// The keys of a lane.
 #[derive(Debug, Default)]
-pub(super) struct Order {
+pub(in crate::deliver) struct Order {
     keys: BTreeMap<String, Key>,
-    /// Unsettled deliveries of keys that do not stand aside.
+    /// Where what waits in memory is counted.
+    room: Room,
+    /// Unsettled deliveries of keys that are not blocked.
     open: BTreeSet<Offset>,
     /// When heads that are not in memory are to be read, on the clock that never goes back.
     due: BTreeSet<(i64, String)>,
     /// What is to be read now.
-    wanted: BTreeSet<Offset>,
-    aside: usize,
-    offsets_aside: usize,
-    waiting: usize,
-    /// The lane was taken over and is not read up to here yet: below, only keys that stand aside have unsettled deliveries.
+    to_read: BTreeSet<Offset>,
+    blocked_keys: usize,
+    blocked_offsets: usize,
+    /// The lane was taken over and is not read up to here yet: below, only blocked keys have unsettled deliveries.
     unread_below: Offset,
-    /// Settled or failed since a state was last made; and before that, but not in the state that is durable.
-    news: BTreeSet<Offset>,
-    news_sent: BTreeSet<Offset>,
+    /// Settled or failed since a state was last sent: no state reflects it.
+    unreflected: BTreeSet<Offset>,
+    /// The state on its way reflects it, the durable one does not.
+    unreflected_by_durable: BTreeSet<Offset>,
 }
 
 impl Order {
+    /// What waits in memory is counted in `room`.
+    pub(super) fn new(room: Room) -> Self {
+        Self {
+            room,
+            ..Self::default()
+        }
+    }
+
     /// The keys as a former owner left them beside the lane's cursor. Those with nothing unsettled before the cursor are
     /// found again when the lane is read.
-    pub(super) fn restored(blocked: Vec<BlockedKey>, cursor: &Cursor, now: Now) -> Self {
+    pub(super) fn restored(
+        blocked: Vec<BlockedKey>,
+        cursor: &Cursor,
+        room: Room,
+        now: Now,
+    ) -> Self {
         let unread_below = cursor.lowest_unsettled;
         let mut order = Self {
             unread_below,
-            ..Self::default()
+            ..Self::new(room)
         };
         for blocked in blocked.into_iter().filter(|key| key.cursor < unread_below) {
-            order.aside += 1;
-            let again = blocked.failed_at_ms.map(|failed_at_ms| Again {
-                attempt: blocked.attempt,
+            order.blocked_keys += 1;
+            let next_attempt = blocked.failed_at_ms.map(|failed_at_ms| NextAttempt {
+                number: blocked.attempt,
                 due_at_ms: blocked.due_at_ms,
                 failed_at_ms,
             });
-            let due_ms = again.map_or(now.mono_ms, |again| mono_ms(again.due_at_ms, now));
+            let due_ms = next_attempt.map_or(now.mono_ms, |next| mono_ms(next.due_at_ms, now));
             order.due.insert((due_ms, blocked.ordering_key.clone()));
             let key = Key {
                 cursor: blocked.cursor,
-                stands_aside: true,
-                again,
+                is_blocked: true,
+                next_attempt,
                 ..Key::default()
             };
             order.keys.insert(blocked.ordering_key, key);
@@ -143,14 +147,14 @@ impl Order {
 
     // ---- deliveries come in ----
 
-    /// Puts a delivery into its key's order.
-    pub(super) fn place(&mut self, name: &str, step: Step, now: Now) -> Placed {
+    /// Puts a delivery into the order of its key.
+    pub(super) fn rank(&mut self, name: &str, step: Step, now: Now) -> Rank {
         let key = self.keys.entry(name.to_owned()).or_default();
         let offset = step.offset;
-        self.wanted.remove(&offset);
+        self.to_read.remove(&offset);
         if key.unsettled.insert(offset) {
-            if key.stands_aside {
-                self.offsets_aside += 1;
+            if key.is_blocked {
+                self.blocked_offsets += 1;
             } else {
                 self.open.insert(offset);
             }
@@ -158,64 +162,62 @@ impl Order {
         let rank = key.unsettled.range(..offset).count();
         if rank == 0 {
             if key.head_is_out {
-                return Placed::Stays;
+                return Rank::Stays;
             }
             // It may have been read as due before the wall clock was set back.
             if let Some(due_ms) = key.due_later_ms(now) {
                 self.due.insert((due_ms, name.to_owned()));
-                return Placed::Stays;
+                return Rank::Stays;
             }
             key.head_is_out = true;
-            return Placed::Head(step);
+            return Rank::Head(step);
         }
         if rank <= key.waiting.len() {
-            return Placed::Stays;
+            return Rank::Stays;
         }
         if key.head_is_out && rank == key.waiting.len() + 1 && rank <= WAITING_MAX {
-            key.waiting.push_back(step);
-            self.waiting += 1;
-            return Placed::Waits;
+            key.waiting.push_back(self.room.keep(step));
+            return Rank::Waits;
         }
-        self.stand_aside(name);
-        Placed::Stays
+        self.mark_blocked(name);
+        Rank::Stays
     }
 
-    fn stand_aside(&mut self, name: &str) {
+    fn mark_blocked(&mut self, name: &str) {
         if let Some(key) = self.keys.get_mut(name)
-            && !key.stands_aside
+            && !key.is_blocked
         {
-            key.stands_aside = true;
-            self.aside += 1;
-            self.offsets_aside += key.unsettled.len();
+            key.is_blocked = true;
+            self.blocked_keys += 1;
+            self.blocked_offsets += key.unsettled.len();
             for offset in &key.unsettled {
                 self.open.remove(offset);
             }
         }
     }
 
-    /// How the head of a key goes on, if it failed.
-    pub(super) fn again(&self, name: &str) -> Option<Again> {
-        self.keys.get(name)?.again
+    /// The next attempt of a key's head, if that failed.
+    pub(super) fn next_attempt(&self, name: &str) -> Option<NextAttempt> {
+        self.keys.get(name)?.next_attempt
     }
 
     // ---- heads end ----
 
-    /// The head failed: its key waits. Answers with what is no longer in memory.
-    pub(super) fn block(&mut self, name: &str, again: Again, now: Now) -> Vec<Step> {
-        self.stand_aside(name);
+    /// The head failed: its key is blocked. Answers with what is no longer in memory.
+    pub(super) fn block(&mut self, name: &str, next: NextAttempt, now: Now) -> Vec<Step> {
+        self.mark_blocked(name);
         let Some(key) = self.keys.get_mut(name) else {
             return Vec::new();
         };
-        key.again = Some(again);
+        key.next_attempt = Some(next);
         key.head_is_out = false;
-        self.news.extend(key.unsettled.first());
+        self.unreflected.extend(key.unsettled.first());
         for offset in key.unsettled.iter().take(1 + WAITING_MAX) {
-            self.wanted.remove(offset);
+            self.to_read.remove(offset);
         }
         self.due
-            .insert((mono_ms(again.due_at_ms, now), name.to_owned()));
-        self.waiting -= key.waiting.len();
-        std::mem::take(&mut key.waiting).into()
+            .insert((mono_ms(next.due_at_ms, now), name.to_owned()));
+        steps(&mut key.waiting)
     }
 
     /// A delivery of the key is settled. Answers with the key's next head, if that is in memory.
@@ -225,35 +227,33 @@ impl Order {
             return None;
         }
         self.open.remove(&offset);
-        self.wanted.remove(&offset);
-        self.news.insert(offset);
-        self.offsets_aside -= usize::from(key.stands_aside);
+        self.to_read.remove(&offset);
+        self.unreflected.insert(offset);
+        self.blocked_offsets -= usize::from(key.is_blocked);
         key.cursor = offset + 1;
-        key.again = None;
+        key.next_attempt = None;
         key.head_is_out = false;
-        let next = key.waiting.pop_front();
+        let next = key.waiting.pop_front().map(|waiting| waiting.step);
         if next.is_some() {
             key.head_is_out = true;
-            self.waiting -= 1;
         } else if !key.unsettled.is_empty() {
             self.due.insert((now.mono_ms, name.to_owned()));
-        } else if !key.stands_aside || self.unread_below == 0 {
-            self.aside -= usize::from(key.stands_aside);
+        } else if !key.is_blocked || self.unread_below == 0 {
+            self.blocked_keys -= usize::from(key.is_blocked);
             self.keys.remove(name);
         }
         next
     }
 
     /// A head that was in the queue goes back to the log with what waits behind it. Answers with what is no longer in
-    /// memory, and with whether the lane must read it again: a key that stands aside reads for itself.
-    pub(super) fn shed(&mut self, name: &str, now: Now) -> (Vec<Step>, bool) {
+    /// memory, and with whether the lane must read it again: a blocked key reads for itself.
+    pub(super) fn evict(&mut self, name: &str, now: Now) -> (Vec<Step>, bool) {
         let Some(key) = self.keys.get_mut(name) else {
             return (Vec::new(), false);
         };
         key.head_is_out = false;
-        self.waiting -= key.waiting.len();
-        let freed = std::mem::take(&mut key.waiting).into();
-        if key.stands_aside {
+        let freed = steps(&mut key.waiting);
+        if key.is_blocked {
             self.due.insert((now.mono_ms, name.to_owned()));
             return (freed, false);
         }
@@ -266,13 +266,12 @@ impl Order {
 
     /// Forgets what waits in memory: the partition leaves.
     pub(super) fn clear(&mut self) {
-        self.waiting = 0;
         for key in self.keys.values_mut() {
             key.waiting.clear();
         }
     }
 
-    // ---- reading for keys that stand aside ----
+    // ---- reading for blocked keys ----
 
     /// When the next head is to be read, on the clock that never goes back.
     pub(super) fn next_due_ms(&self) -> Option<i64> {
@@ -280,8 +279,8 @@ impl Order {
     }
 
     /// Whether something is to be read now. At `next` is the live stream, which comes first.
-    pub(super) fn wants(&self, next: Offset, now: Now) -> bool {
-        self.wanted.first().is_some_and(|wanted| *wanted < next)
+    pub(super) fn has_to_read(&self, next: Offset, now: Now) -> bool {
+        self.to_read.first().is_some_and(|offset| *offset < next)
             || self
                 .next_due_ms()
                 .is_some_and(|due_ms| due_ms <= now.mono_ms)
@@ -289,7 +288,12 @@ impl Order {
 
     /// What is to be read now: the heads that are due, `heads_max` of them at most, and what comes right after them. Answers
     /// with the lowest.
-    pub(super) fn want(&mut self, heads_max: usize, next: Offset, now: Now) -> Option<Offset> {
+    pub(super) fn plan_reads(
+        &mut self,
+        heads_max: usize,
+        next: Offset,
+        now: Now,
+    ) -> Option<Offset> {
         let mut heads = 0;
         while heads < heads_max
             && let Some((due_ms, _)) = self.due.first()
@@ -303,20 +307,23 @@ impl Order {
                 self.due.insert((due_ms, name));
                 continue;
             }
-            self.wanted.extend(key.missing());
+            self.to_read.extend(key.missing());
             heads += 1;
         }
-        self.wanted.first().copied().filter(|wanted| *wanted < next)
+        self.to_read
+            .first()
+            .copied()
+            .filter(|offset| *offset < next)
     }
 
     /// Whether it is to be read although the lane's cursor has passed it.
-    pub(super) fn is_wanted(&self, offset: Offset) -> bool {
-        self.wanted.contains(&offset)
+    pub(super) fn is_to_read(&self, offset: Offset) -> bool {
+        self.to_read.contains(&offset)
     }
 
     /// The log no longer has what is before `start`: the keys go on without it.
     pub(super) fn truncated(&mut self, start: Offset, now: Now) {
-        self.wanted = self.wanted.split_off(&start);
+        self.to_read = self.to_read.split_off(&start);
         let names: Vec<_> = self.keys.keys().cloned().collect();
         for name in names {
             while let Some(key) = self.keys.get(&name)
@@ -325,7 +332,7 @@ impl Order {
                     .first()
                     .filter(|first| **first < start)
                     .copied()
-                && key.stands_aside
+                && key.is_blocked
                 && !key.head_is_out
             {
                 self.settle(&name, first, now);
@@ -339,23 +346,18 @@ impl Order {
         self.keys.is_empty()
     }
 
-    /// Keys that stand aside.
-    pub(super) fn aside(&self) -> usize {
-        self.aside
+    pub(super) fn blocked_keys(&self) -> usize {
+        self.blocked_keys
     }
 
-    /// Deliveries that wait in memory behind heads.
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting
-    }
-
-    /// Whether so much stands aside that nothing more is to be read, but for what was read before.
+    /// Whether so much is blocked that nothing more is to be read, but for what was read before.
     pub(super) fn is_full(&self, limits: &OrderLimits) -> bool {
-        let is_full = self.aside >= limits.keys_max || self.offsets_aside >= limits.offsets_max;
+        let is_full =
+            self.blocked_keys >= limits.keys_max || self.blocked_offsets >= limits.offsets_max;
         is_full && self.unread_below == 0
     }
 
-    /// The lowest unsettled delivery of the keys that do not stand aside.
+    /// The lowest unsettled delivery of the keys that are not blocked.
     pub(super) fn lowest_open(&self) -> Option<Offset> {
         self.open.first().copied()
     }
@@ -373,7 +375,7 @@ impl Order {
     /// Whether a delivery that the cursor of a lane taken over has passed is settled.
     pub(super) fn has_passed(&self, name: Option<&str>, offset: Offset) -> bool {
         let key = name.and_then(|name| self.keys.get(name));
-        key.is_none_or(|key| !key.stands_aside || offset < key.cursor)
+        key.is_none_or(|key| !key.is_blocked || offset < key.cursor)
     }
 
     /// The lane is read up to where it was taken over: all deliveries of the keys are known.
@@ -381,56 +383,62 @@ impl Order {
         self.unread_below = 0;
         let before = self.keys.len();
         self.keys.retain(|_, key| !key.unsettled.is_empty());
-        self.aside -= before - self.keys.len();
+        self.blocked_keys -= before - self.keys.len();
     }
 
     // ---- what is written ----
 
-    /// What stands aside, to be written beside the cursor; from now on the state on its way knows everything.
+    /// The blocked keys, to be written beside the cursor.
     pub(super) fn blocked(&self) -> Vec<BlockedKey> {
-        let aside = self.keys.iter().filter(|(_, key)| key.stands_aside);
-        aside
-            .map(|(name, key)| BlockedKey {
-                ordering_key: name.clone(),
-                cursor: key.lowest(),
-                attempt: key.again.map_or(1, |again| again.attempt),
-                due_at_ms: key.again.map_or(0, |again| again.due_at_ms),
-                failed_at_ms: key.again.map(|again| again.failed_at_ms),
-            })
-            .collect()
+        let blocked = self.keys.iter().filter(|(_, key)| key.is_blocked);
+        let written = blocked.map(|(name, key)| BlockedKey {
+            ordering_key: name.clone(),
+            cursor: key.lowest(),
+            attempt: key.next_attempt.map_or(1, |next| next.number),
+            due_at_ms: key.next_attempt.map_or(0, |next| next.due_at_ms),
+            failed_at_ms: key.next_attempt.map(|next| next.failed_at_ms),
+        });
+        written.collect()
     }
 
-    /// A state that knows everything is on its way.
-    pub(super) fn sent(&mut self) {
-        self.news_sent.append(&mut self.news);
+    /// A state that reflects everything is on its way.
+    pub(super) fn state_sent(&mut self) {
+        self.unreflected_by_durable.append(&mut self.unreflected);
     }
 
-    /// What is durable knows everything up to when it was sent.
-    pub(super) fn written(&mut self) {
-        self.news_sent.clear();
+    /// The state that was sent is durable.
+    pub(super) fn state_acknowledged(&mut self) {
+        self.unreflected_by_durable.clear();
     }
 
-    /// What is durable knows everything.
-    pub(super) fn nothing_new(&mut self) {
-        self.news.clear();
+    /// The durable state is as a new one would be.
+    pub(super) fn state_is_current(&mut self) {
+        self.unreflected.clear();
     }
 
-    /// What was sent may not be durable.
-    pub(super) fn not_written(&mut self) {
-        self.news.append(&mut self.news_sent);
+    /// The state that was sent may not be durable.
+    pub(super) fn state_not_acknowledged(&mut self) {
+        self.unreflected.append(&mut self.unreflected_by_durable);
     }
 
-    /// Whether the durable state may not know how it stands with this offset. `position` is where the lane is read on.
-    pub(super) fn has_news_of(&self, offset: Offset, position: Option<Offset>) -> bool {
+    /// Whether the durable state may not reflect how it stands with this offset. From `unread_from` on the lane is not read.
+    pub(super) fn is_unreflected(&self, offset: Offset, unread_from: Option<Offset>) -> bool {
         let is_unread =
-            offset < self.unread_below && position.is_some_and(|unread| offset >= unread);
+            offset < self.unread_below && unread_from.is_some_and(|unread| offset >= unread);
         // What a former owner settled is unsettled here until its turn comes to be recognised.
         let is_open = || {
             let mut keys = self.keys.values();
             keys.any(|key| key.unsettled.contains(&offset))
         };
-        is_unread || self.news.contains(&offset) || self.news_sent.contains(&offset) || is_open()
+        is_unread
+            || self.unreflected.contains(&offset)
+            || self.unreflected_by_durable.contains(&offset)
+            || is_open()
     }
+}
+
+fn steps(waiting: &mut VecDeque<Waiting>) -> Vec<Step> {
+    waiting.drain(..).map(|waiting| waiting.step).collect()
 }
 
 /// When to look at what is due then: not much later than the wall clock could be set right.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::deliver::fixtures::ordered;
+use crate::deliver::fixtures::{ordered, step_of};
 
 const NOW: Now = Now {
     mono_ms: 1_000,
@@ -20,24 +20,19 @@ fn at(wall_ms: i64) -> Now {
 }
 
 fn step(offset: Offset, key: &str) -> Step {
-    Step {
-        offset,
-        bytes: 10,
-        appended_ms: 0,
-        delivery: Box::new(ordered(offset, key)),
-    }
+    step_of(offset, ordered(offset, key))
 }
 
-fn again(due_at_ms: i64) -> Again {
-    Again {
-        attempt: 2,
+fn again(due_at_ms: i64) -> NextAttempt {
+    NextAttempt {
+        number: 2,
         due_at_ms,
         failed_at_ms: NOW.wall_ms,
     }
 }
 
 fn is_head(order: &mut Order, offset: Offset, key: &str) -> bool {
-    matches!(order.place(key, step(offset, key), NOW), Placed::Head(_))
+    matches!(order.rank(key, step(offset, key), NOW), Rank::Head(_))
 }
 
 #[test]
@@ -72,20 +67,20 @@ fn a_failed_head_keeps_its_place_and_the_cursor_passes_it() {
         (blocked[0].cursor, blocked[0].attempt, blocked[0].due_at_ms),
         (1, 2, 9_000)
     );
-    assert!(!order.wants(10, at(8_999)), "never early");
-    assert!(order.wants(10, at(9_000)));
-    assert_eq!(order.want(4, 10, at(9_000)), Some(1));
+    assert!(!order.has_to_read(10, at(8_999)), "never early");
+    assert!(order.has_to_read(10, at(9_000)));
+    assert_eq!(order.plan_reads(4, 10, at(9_000)), Some(1));
     assert!(
-        order.is_wanted(1) && order.is_wanted(2),
+        order.is_to_read(1) && order.is_to_read(2),
         "what comes next is read with it"
     );
     assert!(matches!(
-        order.place("a", step(1, "a"), at(9_000)),
-        Placed::Head(_)
+        order.rank("a", step(1, "a"), at(9_000)),
+        Rank::Head(_)
     ));
     assert!(matches!(
-        order.place("a", step(2, "a"), at(9_000)),
-        Placed::Waits
+        order.rank("a", step(2, "a"), at(9_000)),
+        Rank::Waits
     ));
     assert_eq!(
         order.settle("a", 1, at(9_000)).map(|step| step.offset),
@@ -99,12 +94,12 @@ fn a_head_read_before_its_time_stays_in_the_log() {
     is_head(&mut order, 1, "a");
     order.block("a", again(9_000), NOW);
     assert!(matches!(
-        order.place("a", step(1, "a"), at(8_999)),
-        Placed::Stays
+        order.rank("a", step(1, "a"), at(8_999)),
+        Rank::Stays
     ));
     assert!(matches!(
-        order.place("a", step(1, "a"), at(9_000)),
-        Placed::Head(_)
+        order.rank("a", step(1, "a"), at(9_000)),
+        Rank::Head(_)
     ));
 }
 
@@ -118,7 +113,7 @@ fn a_clock_that_was_set_back_makes_no_head_early() {
         wall_ms: 6_000,
         ages_tell: true,
     };
-    assert_eq!(order.want(4, 10, set_back), None);
+    assert_eq!(order.plan_reads(4, 10, set_back), None);
     assert_eq!(order.next_due_ms(), Some(8_000));
 }
 
@@ -127,18 +122,22 @@ fn a_clock_that_is_set_back_while_a_head_is_read_takes_no_head_away() {
     let mut order = Order::default();
     is_head(&mut order, 1, "a");
     order.block("a", again(6_000), NOW);
-    assert_eq!(order.want(1, 9, at(6_000)), Some(1));
+    assert_eq!(order.plan_reads(1, 9, at(6_000)), Some(1));
     let set_back = Now {
         mono_ms: 2_000,
         wall_ms: -100_000_000,
         ages_tell: true,
     };
     assert!(matches!(
-        order.place("a", step(1, "a"), set_back),
-        Placed::Stays
+        order.rank("a", step(1, "a"), set_back),
+        Rank::Stays
     ));
     let later = at(6_000 + LOOK_AGAIN_MS);
-    assert_eq!(order.want(1, 9, later), Some(1), "the clock is right again");
+    assert_eq!(
+        order.plan_reads(1, 9, later),
+        Some(1),
+        "the clock is right again"
+    );
 }
 
 #[test]
@@ -147,8 +146,8 @@ fn more_of_a_key_than_fits_stays_in_the_log_in_order() {
     for offset in 0..20 {
         is_head(&mut order, offset, "a");
     }
-    assert_eq!((order.waiting(), order.aside()), (WAITING_MAX, 1));
-    assert!(order.is_full(&LIMITS), "20 offsets stand aside");
+    assert_eq!((order.room.steps(), order.blocked_keys()), (WAITING_MAX, 1));
+    assert!(order.is_full(&LIMITS), "20 offsets are blocked");
     let mut served = vec![0];
     while let Some(last) = served.last().copied()
         && served.len() < 20
@@ -156,7 +155,7 @@ fn more_of_a_key_than_fits_stays_in_the_log_in_order() {
         let next = match order.settle("a", last, NOW) {
             Some(step) => step.offset,
             None => {
-                let wanted = order.want(1, 20, NOW).unwrap();
+                let wanted = order.plan_reads(1, 20, NOW).unwrap();
                 assert!(is_head(&mut order, wanted, "a"));
                 wanted
             }
@@ -178,18 +177,18 @@ fn a_lane_taken_over_knows_what_its_keys_have_before_the_cursor() {
         settled: BTreeSet::new(),
         behind_since_ms: 0,
     };
-    let mut taken = Order::restored(order.blocked(), &cursor, NOW);
+    let mut taken = Order::restored(order.blocked(), &cursor, Room::default(), NOW);
     assert_eq!(taken.lowest(), Some(1));
     assert!(!taken.has_passed(Some("a"), 2));
     assert!(taken.has_passed(Some("b"), 3) && taken.has_passed(None, 4));
     assert!(
-        taken.has_news_of(2, Some(1)),
+        taken.is_unreflected(2, Some(1)),
         "not read yet, so nobody knows"
     );
-    assert!(!taken.has_news_of(2, Some(3)));
+    assert!(!taken.is_unreflected(2, Some(3)));
     assert!(matches!(
-        taken.place("a", step(1, "a"), at(9_000)),
-        Placed::Head(_)
+        taken.rank("a", step(1, "a"), at(9_000)),
+        Rank::Head(_)
     ));
     taken.settle("a", 1, at(9_000));
     assert!(
@@ -201,7 +200,7 @@ fn a_lane_taken_over_knows_what_its_keys_have_before_the_cursor() {
 }
 
 #[test]
-fn a_lane_taken_over_finds_what_stands_aside_after_its_cursor_by_reading() {
+fn a_lane_taken_over_finds_what_is_blocked_after_its_cursor_by_reading() {
     let mut order = Order::default();
     is_head(&mut order, 1, "a");
     for (offset, key) in [(2, "b"), (3, "c")] {
@@ -214,7 +213,7 @@ fn a_lane_taken_over_finds_what_stands_aside_after_its_cursor_by_reading() {
         behind_since_ms: 0,
     };
     assert!(order.is_full(&LIMITS));
-    let taken = Order::restored(order.blocked(), &cursor, NOW);
+    let taken = Order::restored(order.blocked(), &cursor, Room::default(), NOW);
     assert!(taken.is_empty(), "they come after the lane's cursor");
     assert!(!taken.is_full(&LIMITS), "so the lane must be read");
 }
@@ -225,26 +224,26 @@ fn what_a_former_owner_settled_behind_a_head_is_not_known_to_a_state() {
     is_head(&mut order, 1, "a");
     is_head(&mut order, 2, "a");
     assert!(
-        order.has_news_of(2, None),
+        order.is_unreflected(2, None),
         "it is to be recognised after the head"
     );
     order.settle("a", 1, NOW);
     order.settle("a", 2, NOW);
-    order.sent();
-    order.written();
-    assert!(!order.has_news_of(2, None));
+    order.state_sent();
+    order.state_acknowledged();
+    assert!(!order.is_unreflected(2, None));
 }
 
 #[test]
-fn what_is_not_written_is_news() {
+fn what_is_not_written_is_unreflected() {
     let mut order = Order::default();
     is_head(&mut order, 1, "a");
     order.settle("a", 1, NOW);
-    assert!(order.has_news_of(1, None));
-    order.sent();
-    assert!(order.has_news_of(1, None), "it is not durable yet");
-    order.not_written();
-    order.sent();
-    order.written();
-    assert!(!order.has_news_of(1, None));
+    assert!(order.is_unreflected(1, None));
+    order.state_sent();
+    assert!(order.is_unreflected(1, None), "it is not durable yet");
+    order.state_not_acknowledged();
+    order.state_sent();
+    order.state_acknowledged();
+    assert!(!order.is_unreflected(1, None));
 }

@@ -1,4 +1,4 @@
-//! Lanes that wait: in line for an attempt, or for the time when they may stand in line.
+//! Lanes in line for an attempt, and those that wait for the time when they may stand in line.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ pub(super) type LaneKey = (Partition, EndpointId);
 
 /// Lanes that may start an attempt, and when others may. The lines are fair over tenants, then lanes.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
+pub(super) struct Lines {
     /// Those that answer quickly, each once.
     quick: FairLine<TenantId, LaneKey>,
     /// The others, each once.
@@ -20,7 +20,7 @@ pub(super) struct Waiting {
     times: BTreeSet<(i64, LaneKey)>,
 }
 
-impl Waiting {
+impl Lines {
     /// Puts a lane in line. It must not be in line already.
     pub(super) fn line_up(&mut self, tenant: TenantId, key: LaneKey, slow: bool) {
         let line = if slow {
@@ -72,7 +72,7 @@ impl Waiting {
     }
 
     /// Takes the lanes of these partitions out.
-    pub(super) fn leave(&mut self, partitions: &[Partition]) {
+    pub(super) fn remove(&mut self, partitions: &[Partition]) {
         let stays = |(partition, _): &LaneKey| !partitions.contains(partition);
         self.quick.retain(stays);
         self.slow.retain(stays);
@@ -92,58 +92,58 @@ mod tests {
         "acme".parse().unwrap()
     }
 
-    fn of_three_quick_and_three_slow() -> Waiting {
-        let mut waiting = Waiting::default();
+    fn of_three_quick_and_three_slow() -> Lines {
+        let mut lines = Lines::default();
         for number in 0..3 {
-            waiting.line_up(tenant(), lane(number, "ep_quick"), false);
-            waiting.line_up(tenant(), lane(number, "ep_slow"), true);
+            lines.line_up(tenant(), lane(number, "ep_quick"), false);
+            lines.line_up(tenant(), lane(number, "ep_slow"), true);
         }
-        waiting
+        lines
     }
 
-    fn names(waiting: &mut Waiting, slow_has_room: bool) -> Vec<String> {
-        let next = std::iter::from_fn(|| waiting.next(slow_has_room));
+    fn names(lines: &mut Lines, slow_has_room: bool) -> Vec<String> {
+        let next = std::iter::from_fn(|| lines.next(slow_has_room));
         next.map(|(_, endpoint)| endpoint.to_string()).collect()
     }
 
     #[test]
     fn quick_and_slow_take_turns() {
-        let mut waiting = of_three_quick_and_three_slow();
+        let mut lines = of_three_quick_and_three_slow();
         let (quick, slow) = ("ep_quick", "ep_slow");
         assert_eq!(
-            names(&mut waiting, true),
+            names(&mut lines, true),
             [quick, slow, quick, slow, quick, slow]
         );
-        assert!(!waiting.is_anybody_in_line());
+        assert!(!lines.is_anybody_in_line());
     }
 
     #[test]
     fn the_slow_stay_in_line_while_they_have_no_room() {
-        let mut waiting = of_three_quick_and_three_slow();
-        assert_eq!(names(&mut waiting, false), ["ep_quick"; 3]);
-        assert!(waiting.is_anybody_in_line());
-        assert_eq!(names(&mut waiting, true), ["ep_slow"; 3]);
+        let mut lines = of_three_quick_and_three_slow();
+        assert_eq!(names(&mut lines, false), ["ep_quick"; 3]);
+        assert!(lines.is_anybody_in_line());
+        assert_eq!(names(&mut lines, true), ["ep_slow"; 3]);
     }
 
     #[test]
     fn who_waits_for_time_is_due_then_and_not_before() {
-        let mut waiting = Waiting::default();
-        waiting.until(20, lane(0, "ep_later"));
-        waiting.until(10, lane(0, "ep_sooner"));
-        assert_eq!((waiting.first_at_ms(), waiting.due(9)), (Some(10), None));
-        assert_eq!(waiting.due(10), Some(lane(0, "ep_sooner")));
-        assert_eq!(waiting.due(10), None);
+        let mut lines = Lines::default();
+        lines.until(20, lane(0, "ep_later"));
+        lines.until(10, lane(0, "ep_sooner"));
+        assert_eq!((lines.first_at_ms(), lines.due(9)), (Some(10), None));
+        assert_eq!(lines.due(10), Some(lane(0, "ep_sooner")));
+        assert_eq!(lines.due(10), None);
     }
 
     #[test]
     fn lanes_of_a_partition_that_goes_leave_both_lines_and_wait_for_nothing() {
-        let mut waiting = of_three_quick_and_three_slow();
-        waiting.until(10, lane(0, "ep_quick"));
-        waiting.until(10, lane(1, "ep_quick"));
-        waiting.leave(&[0, 2]);
-        let left: Vec<_> = std::iter::from_fn(|| waiting.next(true)).collect();
+        let mut lines = of_three_quick_and_three_slow();
+        lines.until(10, lane(0, "ep_quick"));
+        lines.until(10, lane(1, "ep_quick"));
+        lines.remove(&[0, 2]);
+        let left: Vec<_> = std::iter::from_fn(|| lines.next(true)).collect();
         assert_eq!(left, [lane(1, "ep_quick"), lane(1, "ep_slow")]);
-        assert_eq!(waiting.due(10), Some(lane(1, "ep_quick")));
-        assert_eq!(waiting.due(10), None);
+        assert_eq!(lines.due(10), Some(lane(1, "ep_quick")));
+        assert_eq!(lines.due(10), None);
     }
 }
