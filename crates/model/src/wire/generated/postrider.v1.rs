@@ -65,7 +65,7 @@ pub struct EventPosition {
     #[prost(int64, tag = "3")]
     pub appended_at_ms: i64,
 }
-/// Which endpoints one event matched. The value of every record in `routes`; no endpoint is an answer too.
+/// Which endpoints one event matched, also if there are none. The value of every record in `routes`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Route {
     /// The event's id.
@@ -92,7 +92,7 @@ pub struct Route {
     /// When it was matched.
     #[prost(int64, tag = "8")]
     pub routed_at_ms: i64,
-    /// True: a repeat of an event id inside the window; nothing was delivered for this record.
+    /// True: an event with this id came before, within the window; nothing was delivered for this record.
     #[prost(bool, tag = "9")]
     pub repeated_event: bool,
     /// W3C Trace Context of the event.
@@ -120,7 +120,7 @@ pub struct Delivery {
     /// Position of the registry the event was matched at.
     #[prost(uint64, tag = "6")]
     pub registry_position: u64,
-    /// In `retry`: not before this time.
+    /// In `retry`: when the attempt is due; it is never made before.
     #[prost(int64, tag = "7")]
     pub due_at_ms: i64,
     /// The endpoint is ordered: of one ordering key, one delivery at a time.
@@ -213,7 +213,7 @@ pub struct RawRecord {
     #[prost(uint64, tag = "6")]
     pub value_bytes: u64,
 }
-/// A delivery given up, or a record that could not be understood. The value of every record in `dead-letters`.
+/// A delivery that was given up, or a record that could not be understood. The value of every record in `dead-letters`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeadLetter {
     /// `dl_…`, the same when the same thing is written twice.
@@ -258,7 +258,7 @@ pub enum AttemptOutcome {
     Succeeded = 1,
     /// The endpoint refused, could not be reached or did not answer in time.
     Failed = 2,
-    /// Cut short by us; it settles nothing and is not counted.
+    /// We cut it short; it settles nothing and is not counted.
     Interrupted = 3,
     /// Settled without an attempt.
     None = 4,
@@ -289,19 +289,19 @@ impl AttemptOutcome {
         }
     }
 }
-/// What durably ended a record of the log.
+/// What durably became of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Settlement {
-    /// Nothing: an interrupted attempt.
+    /// Nothing was settled: the attempt was interrupted.
     Unspecified = 0,
     /// The endpoint has it.
     Delivered = 1,
-    /// A later attempt is in `retry`.
+    /// A later attempt is due: it is in `retry`, or, at an ordered endpoint, the delivery keeps its place in its lane.
     RetryScheduled = 2,
     /// It is in `dead-letters`.
     DeadLettered = 3,
-    /// Given up without a trace elsewhere, for the reason given.
+    /// Given up; only this record says so, with the reason.
     Dropped = 4,
 }
 impl Settlement {
@@ -360,12 +360,12 @@ pub struct LaneState {
     /// Since when the lane is behind.
     #[prost(int64, tag = "8")]
     pub behind_since_ms: i64,
-    /// Of an ordered endpoint that is behind: ordering keys with deliveries before the cursor that are not settled.
+    /// Of an ordered endpoint: the blocked ordering keys, those with unsettled deliveries before the cursor.
     #[prost(message, repeated, tag = "9")]
     pub blocked: ::prost::alloc::vec::Vec<BlockedKey>,
 }
-/// An ordering key that is held back by its lowest unsettled delivery. Everything of the key before it is settled, and
-/// nothing of the key from there on.
+/// An ordering key that is blocked by its lowest unsettled delivery, its head. Every delivery of the key before the head is
+/// settled, and none of the key after it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BlockedKey {
     /// The ordering key.
@@ -377,7 +377,7 @@ pub struct BlockedKey {
     /// Number of that delivery's next attempt.
     #[prost(uint32, tag = "3")]
     pub attempt: u32,
-    /// Not before this time; 0: at once.
+    /// When that attempt is due; 0: at once.
     #[prost(int64, tag = "4")]
     pub due_at_ms: i64,
     /// When that delivery failed first, 0 if it did not.
@@ -397,7 +397,7 @@ pub struct RegistryRecord {
     /// When it was written.
     #[prost(int64, tag = "3")]
     pub written_at_ms: i64,
-    /// True: the entity is gone, its id is never used again, and no later version counts.
+    /// True: the entity is gone, its id is never used again, and nobody writes a later version.
     #[prost(bool, tag = "4")]
     pub deleted: bool,
     /// The entity.
@@ -551,7 +551,7 @@ pub struct Endpoint {
     /// Deliveries matched at a registry position before this one are dropped: a backlog that was discarded. 0: none are.
     #[prost(uint64, tag = "18")]
     pub discard_matched_before: u64,
-    /// Of an ordered endpoint: a delivery that fails for long keeps its ordering key waiting, instead of being dead-lettered.
+    /// Of an ordered endpoint: a delivery that fails for long keeps its ordering key blocked, instead of being dead-lettered.
     #[prost(bool, tag = "19")]
     pub waits_when_blocked: bool,
 }
