@@ -302,15 +302,38 @@ pub async fn found(log: &dyn Log, created: &[String]) -> Result<Vec<&'static str
                 .filter(|one| one.committed.is_none() && one.standing == Standing::At(0));
             unfounded.map(|one| one.partition).collect()
         };
-        // Nothing is known of them, whatever other records say.
-        let beginning = Standing::At(0).decided(0);
-        let beginnings: BTreeMap<Partition, Committed> = unfounded
-            .into_iter()
-            .map(|partition| (partition, beginning.clone()))
-            .collect();
+        let beginnings = beginnings(log, group, unfounded).await?;
         decide(log, group, topic, beginnings).await?;
     }
     Ok(made_again)
+}
+
+/// The first commits of partitions. Nothing is known of them, whatever other records say: nothing of them was settled before what
+/// `attempts` has by now.
+async fn beginnings(
+    log: &dyn Log,
+    group: &str,
+    partitions: Vec<Partition>,
+) -> Result<BTreeMap<Partition, Committed>, LogError> {
+    let mut beginnings = BTreeMap::new();
+    for partition in partitions {
+        let rebuild_from = match log.bounds(ATTEMPTS, partition).await {
+            _ if group != GROUP_DELIVER => None,
+            Ok(bounds) => Some(bounds.end),
+            Err(LogError::NoSuchTopic(_)) => Some(0),
+            Err(error) => return Err(error),
+        };
+        let note = CommitNote {
+            rebuild_from,
+            ..CommitNote::void_past()
+        };
+        let beginning = Committed {
+            offset: 0,
+            metadata: note.encode(),
+        };
+        beginnings.insert(partition, beginning);
+    }
+    Ok(beginnings)
 }
 
 /// Whether anything was delivered, or about to be, before these topics were created.

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use postrider_delivery::standing::{DecideError, Standing, found};
 use postrider_log::{Committed, Log};
-use postrider_model::topics::{DELIVERIES, GROUP_SCHEDULER, RETRY};
+use postrider_model::commit_note::CommitNote;
+use postrider_model::topics::{DELIVERIES, GROUP_DELIVER, GROUP_SCHEDULER, RETRY};
 use tokio::time::sleep;
 
 use world::World;
@@ -159,6 +160,22 @@ async fn a_topic_that_is_made_again_beside_others_with_a_past_waits_for_a_decisi
         .until("what is new is read", |world| world.read() == 3)
         .await;
     assert_eq!(world.stopped(), 0);
+}
+
+/// However much is settled before the first commit, whoever comes next must find all of it in `attempts`.
+#[tokio::test(start_paused = true)]
+async fn a_founding_says_from_where_on_attempts_tell_what_is_settled() {
+    let world = World::new().await;
+    found(&*world.log, &[]).await.expect("founded");
+    let committed = world.log.committed(GROUP_DELIVER, DELIVERIES).await;
+    let notes: Vec<_> = committed
+        .expect("commits")
+        .into_iter()
+        .map(|one| CommitNote::decode(&one.expect("founded").metadata))
+        .collect();
+    let rebuild_from: Vec<_> = notes.iter().map(|note| note.rebuild_from).collect();
+    assert_eq!(rebuild_from, [Some(0); 3]);
+    assert!(notes.iter().all(|note| note.past_is_void));
 }
 
 #[tokio::test(start_paused = true)]

@@ -57,6 +57,7 @@ async fn follow(shared: &Shared, reader: Box<dyn Reader>) -> Infallible {
         reader,
         past: Past::default(),
         look_at: Instant::now() + LOOK_INTERVAL,
+        looks_first: false,
         contradicted: None,
     };
     let mut backoff = BACKOFF_MIN;
@@ -76,7 +77,7 @@ async fn follow(shared: &Shared, reader: Box<dyn Reader>) -> Infallible {
                     .read_failures
                     .fetch_add(1, Ordering::Relaxed);
                 // What was away may come back as another.
-                following.look_at = Instant::now();
+                following.looks_first = true;
                 if !failing {
                     failing = true;
                     let error: &dyn std::error::Error = &error;
@@ -105,6 +106,8 @@ struct Following<'a> {
     past: Past,
     /// When to look next whether the log's past is still the one that was read.
     look_at: Instant,
+    /// It is to be looked before anything more is applied.
+    looks_first: bool,
     /// How the log contradicts what was read, from when that is known until all of it is read again.
     contradicted: Option<String>,
 }
@@ -117,20 +120,31 @@ impl Following<'_> {
         }
         let batch = self.read(position, READ_WAIT).await?;
         let ends_before = batch.end.unsigned_abs() < position;
-        if ends_before || self.past.is_full() || Instant::now() >= self.look_at {
-            let look = self.past.contradiction(self.shared, &mut *self.reader);
-            self.contradicted = look.await?;
-            self.look_at = Instant::now() + LOOK_INTERVAL;
-            if self.contradicted.is_some() {
-                self.shared.distrust_view();
-                return Ok(());
-            }
+        if ends_before || self.looks_first {
+            self.look().await?;
         }
-        if self.past.note(&batch) {
-            // Somebody may have found that records were lost: then all look at once, and soon show the same.
-            self.look_at = Instant::now();
+        if self.contradicted.is_some() {
+            return Ok(());
         }
+        // Somebody may have found that records were lost: then all look at once, and soon show the same.
+        let is_told = self.past.note(&batch);
         apply(self.shared, &batch);
+        // What came is not kept waiting for that.
+        if is_told || self.past.is_full() || Instant::now() >= self.look_at {
+            self.look().await?;
+        }
+        Ok(())
+    }
+
+    /// Looks whether the log still has what was read from it.
+    async fn look(&mut self) -> Result<(), LogError> {
+        let look = self.past.contradiction(self.shared, &mut *self.reader);
+        self.contradicted = look.await?;
+        self.looks_first = false;
+        self.look_at = Instant::now() + LOOK_INTERVAL;
+        if self.contradicted.is_some() {
+            self.shared.distrust_view();
+        }
         Ok(())
     }
 

@@ -75,7 +75,8 @@ impl SettledSet {
             entry.interruptions += 1;
             return;
         };
-        if attempt.number <= entry.attempt && !settlement.is_end() {
+        // After the end nothing says more, though a former owner that knew nothing of it may have gone on.
+        if !settlement.is_end() && (entry.ended || attempt.number <= entry.attempt) {
             return;
         }
         entry.attempt = entry.attempt.max(attempt.number);
@@ -332,6 +333,18 @@ mod tests {
             set.expire(1_001, |_, _| true),
             4,
             "it is as old as what is forgotten"
+        );
+    }
+
+    #[test]
+    fn an_end_stays_known_though_somebody_who_did_not_know_it_went_on() {
+        let mut set = SettledSet::new(0, 0, 1_000, 10);
+        set.note(&attempt(1, 1, Some(Settlement::Delivered)), 0, 0, 0);
+        set.note(&attempt(1, 2, RETRY), 5, 0, 3);
+        assert_eq!(
+            set.expire(0, |_, _| false),
+            0,
+            "from 5 on nothing says that the work has ended"
         );
     }
 

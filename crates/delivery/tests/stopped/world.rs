@@ -14,7 +14,7 @@ use postrider_log::{
     Clock, Committed, Log, NewRecord, Offset, Partition, ProducerOptions, Target, TopicSpec,
 };
 use postrider_model::retry::DelayLadder;
-use postrider_model::topics::{DEAD_LETTERS, DELIVERIES, EVENTS, GROUP_SCHEDULER, RETRY};
+use postrider_model::topics::{ATTEMPTS, DEAD_LETTERS, DELIVERIES, EVENTS, GROUP_SCHEDULER, RETRY};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -55,7 +55,8 @@ impl World {
         };
         let topics = [
             spec(EVENTS, 1),
-            spec(DELIVERIES, 1),
+            spec(DELIVERIES, PARTITIONS),
+            spec(ATTEMPTS, PARTITIONS),
             spec(DEAD_LETTERS, 1),
             spec(RETRY, PARTITIONS),
         ];
