@@ -6,6 +6,7 @@
 //!
 //! This crate knows nothing of tenants, endpoints or webhooks.
 
+mod backoff;
 pub mod clock;
 pub mod embedded;
 pub mod kafka;
@@ -16,6 +17,7 @@ pub mod port;
 pub mod stretch;
 pub mod tracker;
 
+pub use backoff::Backoff;
 pub use clock::{Clock, LogClock, SystemClock, TimeSample};
 pub use partitioner::partition_for;
 pub use port::{

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rdkafka::Statistics;
 
 use super::statistics::{ClientStatistics, ClientTotals};
-use super::watchdog::{Sign, Verdict, Watch, pause};
+use super::watchdog::{REPLACEMENTS, Sign, Verdict, Watch};
 use crate::locked;
 use crate::port::LogError;
 
@@ -333,7 +333,7 @@ impl Place {
         let Verdict::Dead(sign) = verdict else {
             return None;
         };
-        if since_last.is_some_and(|since| since < pause(named.replaced_in_a_row)) {
+        if since_last.is_some_and(|since| since < REPLACEMENTS.pause(named.replaced_in_a_row)) {
             return None;
         }
         named.replaced_at = Some(now);
