@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use postrider_daemon::CancellationToken;
-use postrider_daemon::tasks::{TaskFailure, Tasks, Unfinished, chain};
+use postrider_daemon::errors::chain;
+use postrider_daemon::tasks::{TaskFailure, Tasks, Unfinished};
 use tokio::time::{Instant, timeout};
 
 const LONG: Duration = Duration::from_secs(3600);

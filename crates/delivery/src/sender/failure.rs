@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io;
 
-use postrider_daemon::tasks::chain;
+use postrider_daemon::errors::{causes, chain};
 use postrider_model::outcome::{Outcome, Reason};
 use url::Host;
 
@@ -84,23 +84,5 @@ fn hint(error: &io::Error) -> &'static str {
             "; does the receiver speak TLS 1.3, or 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305?"
         }
         _ => "",
-    }
-}
-
-/// An error and what it wraps, from the outside in.
-pub(super) fn causes<'a>(
-    error: &'a (dyn Error + 'static),
-) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error| cause_of(*error))
-}
-
-/// What an error wraps. An `io::Error` passes over what it wraps itself and names only the cause of that.
-fn cause_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    match error
-        .downcast_ref::<io::Error>()
-        .and_then(io::Error::get_ref)
-    {
-        Some(wrapped) => Some(wrapped),
-        None => error.source(),
     }
 }
