@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
-use rdkafka::error::KafkaError;
-use rdkafka::{ClientContext, metadata::MetadataBroker};
+use rdkafka::metadata::MetadataBroker;
 
 use super::clients::Place;
-use super::context::note_error;
+use super::context::{Context, Hears};
 use super::errors::log_error;
 use super::query;
 use crate::locked;
@@ -87,11 +86,11 @@ pub(super) fn describe(mut config: ClientConfig, place: Place) -> Result<Cluster
     config.set("debug", debug.as_deref().unwrap_or("feature"));
     config.set_log_level(RDKafkaLogLevel::Debug);
     let said = Arc::default();
-    let context = Listening {
-        said: Arc::clone(&said),
+    let context = Context {
         place,
+        own: Listening(Arc::clone(&said)),
     };
-    let client: BaseConsumer<Listening> = config
+    let client: BaseConsumer<Context<Listening>> = config
         .create_with_context(context)
         .map_err(|error| log_error("", &error))?;
     let metadata =
@@ -117,26 +116,19 @@ fn broker(broker: &MetadataBroker) -> Broker {
 }
 
 /// Hears what the client says of the brokers' versions.
-struct Listening {
-    said: Arc<Mutex<Requests>>,
-    place: Place,
-}
+struct Listening(Arc<Mutex<Requests>>);
 
-impl ClientContext for Listening {
-    fn log(&self, _: RDKafkaLogLevel, facility: &str, text: &str) {
+impl Hears for Listening {
+    fn line(&self, _: &str, _: RDKafkaLogLevel, facility: &str, text: &str) {
         if facility == "APIVERSION"
             && let Some((request, versions)) = versions(text)
         {
-            locked(&self.said).0.insert(request, versions);
+            locked(&self.0).0.insert(request, versions);
         }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        note_error(&self.place, &error, reason);
     }
 }
 
-impl ConsumerContext for Listening {}
+impl ConsumerContext for Context<Listening> {}
 
 /// Reads `… ApiKey Fetch (1) Versions 4..18`.
 fn versions(text: &str) -> Option<(i16, (i16, i16))> {

@@ -8,7 +8,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::clients::{ClientKind, Clients};
-use super::context::PlainContext;
+use super::context::Context;
 use super::errors::log_error;
 use super::query;
 use crate::locked;
@@ -22,7 +22,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// The name of clients that ask.
 pub(super) const QUERY: &str = "query";
 
-pub(super) type Client = BaseConsumer<PlainContext>;
+pub(super) type Client = BaseConsumer<Context>;
 
 /// Has a client that can be asked. It has no group.
 pub(super) struct Questions {
@@ -72,9 +72,7 @@ impl std::fmt::Debug for Questions {
 }
 
 fn create(config: &ClientConfig, clients: &Arc<Clients>) -> Result<Arc<Client>, LogError> {
-    let context = PlainContext {
-        place: clients.place(ClientKind::Query, QUERY),
-    };
+    let context = Context::new(clients.place(ClientKind::Query, QUERY));
     let client = config.create_with_context(context);
     client.map(Arc::new).map_err(|error| log_error("", &error))
 }
