@@ -1,8 +1,8 @@
 //! The log: topics of records in partitions, read by groups that share the partitions among them.
 //!
 //! [`port`] says what every log must do; it is Kafka's semantics, with nothing left out. Three adapters do it:
-//! [`kafka`] for production, [`embedded`] for one process on one directory, [`memory`] for tests and simulation,
-//! where it is also the adversary. One conformance suite runs against all three (`tests/conformance`).
+//! [`kafka`] for production, [`embedded`] for one process on one directory, and behind the feature `memory` one for tests
+//! and simulation, where it is also the adversary. One conformance suite runs against all three (`tests/conformance`).
 //!
 //! This crate knows nothing of tenants, endpoints or webhooks.
 
@@ -10,7 +10,12 @@ mod backoff;
 pub mod clock;
 pub mod embedded;
 pub mod kafka;
+#[cfg_attr(
+    not(feature = "memory"),
+    expect(dead_code, reason = "some of it only the log in memory uses")
+)]
 mod local;
+#[cfg(feature = "memory")]
 pub mod memory;
 pub mod partitioner;
 pub mod port;
