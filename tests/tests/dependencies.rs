@@ -144,7 +144,9 @@ fn no_crate_knows_what_it_must_not() {
 #[test]
 fn what_only_tests_use_is_in_no_binary() {
     for (name, needed) in dependencies() {
-        assert!(!needed.contains("postrider-log/memory"), "{name}");
+        for feature in ["postrider-log/memory", "postrider-model/fixtures"] {
+            assert!(!needed.contains(feature), "{name} has {feature}");
+        }
     }
 }
 

@@ -14,10 +14,9 @@ use postrider_log::{
     Clock, Log, NewRecord, Partition, Producer, ProducerOptions, Target, TopicSpec, partition_for,
 };
 use postrider_model::delivery::Delivery;
-use postrider_model::event::{Event, EventPosition, TraceContext};
-use postrider_model::filter::EventTypeName;
-use postrider_model::identity::RegistryStamp;
-use postrider_model::ids::{EndpointId, EventId, TenantId};
+use postrider_model::event::Event;
+use postrider_model::fixtures;
+use postrider_model::ids::EndpointId;
 use postrider_model::retry::{DelayLadder, RetrySchedule};
 use postrider_model::topics::{DEAD_LETTERS, DELIVERIES, EVENTS, GROUP_SCHEDULER, RETRY};
 use tokio::task::JoinSet;
@@ -208,29 +207,14 @@ fn endpoint(number: usize) -> EndpointId {
 }
 
 fn delivery(number: i64, endpoint: &EndpointId, due_at_ms: i64) -> Delivery {
+    let event = Event {
+        accepted_at_ms: STARTED_AT_MS,
+        ..fixtures::event(&format!("evt_{number}"))
+    };
     Delivery {
-        ordered: false,
-        event: Event {
-            id: EventId::try_new(&format!("evt_{number}")).expect("an id"),
-            tenant: TenantId::try_new("acme").expect("an id"),
-            event_type: EventTypeName::try_new("thing.happened").expect("a type"),
-            occurred_at_ms: STARTED_AT_MS,
-            data: Bytes::from_static(b"{}"),
-            ordering_key: String::new(),
-            registry: RegistryStamp::of_unknown(0),
-            accepted_at_ms: STARTED_AT_MS,
-            trace: TraceContext::default(),
-        },
-        endpoint: endpoint.clone(),
-        position: EventPosition {
-            partition: 0,
-            offset: number,
-            appended_at_ms: 5,
-        },
-        run: 0,
         attempt: 2,
-        registry: RegistryStamp::of_unknown(0),
         due_at_ms,
+        ..fixtures::delivery(event, endpoint.as_str(), number)
     }
 }
 
