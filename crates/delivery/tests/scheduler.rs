@@ -1,10 +1,11 @@
 //! Retries come back when they are due, once, and not all at once: the scheduler over the log in memory, on paused time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use postrider_delivery::config::{DeliveryConfig, SchedulerConfig};
 use postrider_delivery::scheduler::{self, SchedulerContext};
 use postrider_delivery::standing::found;
@@ -194,7 +195,7 @@ impl World {
         let noted = who.clone();
         self.log.faults().on_append(move |site, _| {
             if site.topic == DELIVERIES {
-                noted.lock().expect("whole").push(site.process.to_owned());
+                noted.lock().push(site.process.to_owned());
             }
             AppendPlan::default()
         });
@@ -391,7 +392,7 @@ async fn a_partition_that_moves_inside_its_delay_goes_on_with_whoever_has_it() {
             assert!(late_ms <= 1_000, "{late_ms} ms late after {moves} moves");
         }
         let owner = if moves % 2 == 0 { "a" } else { "b" };
-        assert_eq!(*who.lock().expect("whole"), [owner, owner], "{moves} moves");
+        assert_eq!(*who.lock(), [owner, owner], "{moves} moves");
         sleep(Duration::from_secs(10)).await;
         let committed = world.log.committed(GROUP_SCHEDULER, RETRY).await;
         let committed = committed.expect("commits").remove(0).expect("a commit");

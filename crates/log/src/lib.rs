@@ -32,11 +32,3 @@ pub use port::{
 };
 pub use stretch::Stretch;
 pub use tracker::OffsetTracker;
-
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// Locks a mutex whose data is consistent even if a holder panicked: every critical section here either only reads or
-/// leaves the data whole after each statement.
-pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::past::Past;
 use crate::record::{self, RecordKey};
-use crate::registry::{PARTITION, Registry, Shared, TOPIC, lock};
+use crate::registry::{PARTITION, Registry, Shared, TOPIC};
 use crate::view::{Applied, Versioned, View};
 use crate::write::is_settled;
 
@@ -259,11 +259,15 @@ async fn tell_losses(shared: &Arc<Shared>) -> Infallible {
 }
 
 async fn told(registry: &Registry) -> bool {
-    let found = lock(&registry.shared.found_loss).clone();
+    let found = registry.shared.found_loss.lock().clone();
     let Some(found) = found else { return true };
     match registry.record_loss(&found).await {
         Ok(()) => {
-            lock(&registry.shared.found_loss).take_if(|loss| *loss == found);
+            registry
+                .shared
+                .found_loss
+                .lock()
+                .take_if(|loss| *loss == found);
             true
         }
         Err(error) => {

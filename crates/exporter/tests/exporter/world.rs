@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use postrider_exporter::{Exporter, ExporterConfig, ExporterContext, ExporterError};
 use postrider_log::memory::{MemoryLog, MemoryProcess};
 use postrider_log::{
@@ -215,7 +215,7 @@ impl World {
     pub(crate) async fn delivery(&self, endpoint: &str, attempt: u32) {
         let value = delivery(endpoint, attempt, 0).encode();
         let position = self.append(DELIVERIES, Target::Key, endpoint, value).await;
-        let mut first = self.first_deliveries.lock().unwrap();
+        let mut first = self.first_deliveries.lock();
         first.entry(endpoint.to_owned()).or_insert(position);
     }
 
@@ -276,7 +276,7 @@ impl World {
 
     /// The endpoint's lane goes behind from its first delivery on.
     pub(crate) async fn behind(&self, endpoint: &str, failing: bool) {
-        let position = self.first_deliveries.lock().unwrap()[endpoint];
+        let position = self.first_deliveries.lock()[endpoint];
         let state = LaneState {
             blocked: Vec::new(),
             endpoint: endpoint.parse().unwrap(),

@@ -1,14 +1,14 @@
 //! The clients of one log: what each told, how each is, and what became of those before it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use rdkafka::Statistics;
 
 use super::statistics::{ClientStatistics, ClientTotals};
 use super::watchdog::{REPLACEMENTS, Sign, Verdict, Watch};
-use crate::locked;
 use crate::port::LogError;
 
 /// Replacements that are farther apart are not of one trouble.
@@ -205,7 +205,7 @@ impl Clients {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        locked(&self.known)
+        self.known.lock()
     }
 }
 

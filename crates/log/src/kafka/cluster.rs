@@ -1,9 +1,10 @@
 //! What the brokers are: where they say they are, and which version they speak.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::metadata::MetadataBroker;
@@ -12,7 +13,6 @@ use super::clients::Place;
 use super::context::{Context, Hears};
 use super::errors::log_error;
 use super::query;
-use crate::locked;
 use crate::port::LogError;
 
 /// How long what the client says of the brokers' versions may come after their first answer.
@@ -98,12 +98,12 @@ pub(super) fn describe(mut config: ClientConfig, place: Place) -> Result<Cluster
     let mut brokers: Vec<Broker> = metadata.brokers().iter().map(broker).collect();
     brokers.sort_by_key(|broker| broker.id);
     let until = Instant::now() + SAID_WITHIN;
-    while Instant::now() < until && locked(&said).0.len() < 2 {
+    while Instant::now() < until && said.lock().0.len() < 2 {
         drop(client.poll(POLL));
     }
     // The lines of one answer come together.
     drop(client.poll(POLL));
-    let requests = locked(&said).clone();
+    let requests = said.lock().clone();
     Ok(Cluster { brokers, requests })
 }
 
@@ -123,7 +123,7 @@ impl Hears for Listening {
         if facility == "APIVERSION"
             && let Some((request, versions)) = versions(text)
         {
-            locked(&self.0).0.insert(request, versions);
+            self.0.lock().0.insert(request, versions);
         }
     }
 }

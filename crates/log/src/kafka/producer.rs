@@ -6,13 +6,14 @@
 //! client.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rdkafka::config::ClientConfig;
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders, Timestamp};
 use rdkafka::producer::{
@@ -25,7 +26,6 @@ use super::clients::{ClientKind, Clients};
 use super::config::KafkaOptions;
 use super::context::{Context, Hears};
 use super::errors::{append_error, log_error};
-use crate::locked;
 use crate::partitioner::partition_for;
 use crate::port::{
     Append, AppendError, LogError, NewRecord, Partition, Position, Producer, ProducerOptions,
@@ -194,11 +194,11 @@ impl Shared {
     }
 
     fn client(&self) -> Option<Arc<Client>> {
-        locked(&self.client).clone()
+        self.client.lock().clone()
     }
 
     fn swap(&self, client: Option<Arc<Client>>) -> Option<Arc<Client>> {
-        std::mem::replace(&mut *locked(&self.client), client)
+        std::mem::replace(&mut *self.client.lock(), client)
     }
 
     fn flush(&self, timeout: Duration) {

@@ -1,9 +1,10 @@
 //! The client for questions. It asks without end whether brokers answer, and is replaced when it dies.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
@@ -11,7 +12,6 @@ use super::clients::{ClientKind, Clients};
 use super::context::Context;
 use super::errors::log_error;
 use super::query;
-use crate::locked;
 use crate::port::LogError;
 
 /// How often the client is served: its log lines, and what it tells of itself.
@@ -53,13 +53,13 @@ impl Questions {
 
     /// The present client.
     pub(super) fn client(&self) -> Arc<Client> {
-        Arc::clone(&locked(&self.client))
+        Arc::clone(&self.client.lock())
     }
 
     fn replace(&self) {
         match create(&self.config, &self.clients) {
             // Whoever asks the old one at present lets go of it.
-            Ok(fresh) => *locked(&self.client) = fresh,
+            Ok(fresh) => *self.client.lock() = fresh,
             Err(error) => tracing::error!(%error, "creating a kafka client failed"),
         }
     }

@@ -6,11 +6,12 @@
 //! reached the end of the partition. The second carries `next` over gaps at the very end, which no record shows.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -22,7 +23,6 @@ use super::errors::log_error;
 use super::query;
 use super::record::record;
 use super::stopped;
-use crate::locked;
 use crate::port::{Batch, LogError, Offset, Partition, Reader, Record};
 
 /// A read is cut into waits of this length, so that a reader that is dropped is soon at rest.
@@ -66,7 +66,7 @@ impl KafkaReader {
     ) -> Result<T, LogError> {
         let state = Arc::clone(&self.state);
         query::blocking(move || {
-            let mut state = locked(&state);
+            let mut state = state.lock();
             let done = work(&mut state);
             if let (Err(LogError::Unavailable(_)), Some(client)) = (&done, &state.client) {
                 client.context().place.asks();
@@ -123,7 +123,7 @@ impl Drop for KafkaReader {
     fn drop(&mut self) {
         let state = Arc::clone(&self.state);
         close_beside(move || {
-            let mut state = locked(&state);
+            let mut state = state.lock();
             drop(state.client.take());
         });
     }

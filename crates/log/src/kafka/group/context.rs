@@ -1,13 +1,11 @@
 //! What the client tells a member's thread while it polls.
 
-use std::sync::Mutex;
-
+use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::types::RDKafkaRespErr;
 
 use crate::kafka::context::{Context, Hears};
-use crate::locked;
 use crate::port::Partition;
 
 /// Callbacks only note what happened; the thread acts when the poll has returned.
@@ -28,7 +26,7 @@ pub(super) struct Signals(Mutex<Vec<Signal>>);
 
 impl Signals {
     pub(super) fn take(&self) -> Vec<Signal> {
-        std::mem::take(&mut *locked(&self.0))
+        std::mem::take(&mut *self.0.lock())
     }
 }
 
@@ -54,6 +52,6 @@ impl ConsumerContext for Context<Signals> {
                 lost: client.assignment_lost(),
             }
         };
-        locked(&self.own.0).push(signal);
+        self.own.0.lock().push(signal);
     }
 }
