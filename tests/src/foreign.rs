@@ -5,12 +5,13 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -91,17 +92,14 @@ impl LibraryReceiver {
         let heard = Arc::clone(&said);
         thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                heard
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(line);
+                heard.lock().push(line);
             }
         });
         let port = eventually(
             "the receiver listens",
             Duration::from_secs(30),
             async || {
-                let lines = said.lock().unwrap_or_else(PoisonError::into_inner);
+                let lines = said.lock();
                 let first = lines
                     .first()
                     .and_then(|line| serde_json::from_str::<Value>(line).ok());
@@ -131,7 +129,7 @@ impl LibraryReceiver {
 
     /// What it said of every request so far.
     pub fn verdicts(&self) -> Vec<Verdict> {
-        let lines = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = self.said.lock();
         let parse =
             |line: &String| serde_json::from_str(line).expect("a verdict is JSON as agreed");
         lines.iter().skip(1).map(parse).collect()

@@ -1,13 +1,14 @@
 //! A small HTTP client that keeps its connections.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -84,7 +85,7 @@ impl HttpClient {
             let body = axum::body::to_bytes(Body::new(body), ANSWER_BYTES_MAX)
                 .await
                 .map_err(no_answer)?;
-            lock(&self.connections.idle).push(connection);
+            self.connections.idle.lock().push(connection);
             Ok(Answer {
                 status: head.status.as_u16(),
                 headers: head.headers,
@@ -98,7 +99,7 @@ impl HttpClient {
 
     async fn connection(&self) -> Result<SendRequest<Body>, NoAnswer> {
         loop {
-            let Some(mut idle) = lock(&self.connections.idle).pop() else {
+            let Some(mut idle) = self.connections.idle.lock().pop() else {
                 break;
             };
             if idle.ready().await.is_ok() {
@@ -108,7 +109,7 @@ impl HttpClient {
         let stream = TcpStream::connect(self.address).await.map_err(no_answer)?;
         stream.set_nodelay(true).map_err(no_answer)?;
         let (sender, driver) = handshake(TokioIo::new(stream)).await.map_err(no_answer)?;
-        lock(&self.connections.drivers).spawn(async move {
+        self.connections.drivers.lock().spawn(async move {
             // An error of the connection is told to whoever uses it.
             drop(driver.await);
         });
@@ -118,8 +119,4 @@ impl HttpClient {
 
 fn no_answer(error: impl std::error::Error) -> NoAnswer {
     NoAnswer(error.to_string())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

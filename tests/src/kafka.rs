@@ -10,8 +10,10 @@ use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::ports;
 
@@ -357,10 +359,8 @@ impl KafkaBroker {
         );
     }
 
-    fn process(&self) -> std::sync::MutexGuard<'_, Option<Process>> {
-        self.process
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn process(&self) -> parking_lot::MutexGuard<'_, Option<Process>> {
+        self.process.lock()
     }
 }
 

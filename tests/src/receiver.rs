@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -10,6 +10,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -126,7 +127,9 @@ impl Receiver {
 
     /// What came to this path, in order.
     pub fn received(&self, path: &str) -> Vec<Received> {
-        lock(&self.desk.received)
+        self.desk
+            .received
+            .lock()
             .iter()
             .filter(|received| received.path == path)
             .cloned()
@@ -135,24 +138,24 @@ impl Receiver {
 
     /// When the latest request to this path came.
     pub fn latest(&self, path: &str) -> Option<Instant> {
-        let received = lock(&self.desk.received);
+        let received = self.desk.received.lock();
         let latest = received.iter().rev().find(|received| received.path == path);
         latest.map(|received| received.at)
     }
 
     /// Everything that came, in order.
     pub fn everything(&self) -> Vec<Received> {
-        lock(&self.desk.received).clone()
+        self.desk.received.lock().clone()
     }
 
     /// How many requests came to all paths.
     pub fn count(&self) -> usize {
-        lock(&self.desk.received).len()
+        self.desk.received.lock().len()
     }
 
     /// How often each event came to this path.
     pub fn counts(&self, path: &str) -> BTreeMap<String, usize> {
-        let counts = lock(&self.desk.counts);
+        let counts = self.desk.counts.lock();
         let of_path = counts.iter().filter(|((at, _), _)| at == path);
         of_path
             .map(|((_, id), count)| (id.clone(), *count))
@@ -214,7 +217,7 @@ async fn receive(State(desk): State<Arc<Desk>>, request: Request) -> Response {
         headers: head.headers,
     };
     let reply = {
-        let mut counts = lock(&desk.counts);
+        let mut counts = desk.counts.lock();
         let count = counts
             .entry((received.path.clone(), received.id.clone()))
             .or_default();
@@ -222,7 +225,7 @@ async fn receive(State(desk): State<Arc<Desk>>, request: Request) -> Response {
         received.number = *count;
         (desk.script)(&received)
     };
-    lock(&desk.received).push(received);
+    desk.received.lock().push(received);
     tokio::time::sleep(reply.after).await;
     let mut response = Response::builder().status(reply.status);
     for (name, value) in reply.headers {
@@ -231,8 +234,4 @@ async fn receive(State(desk): State<Arc<Desk>>, request: Request) -> Response {
     response
         .body(Body::empty())
         .expect("tests script valid answers")
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -181,15 +181,15 @@ fn queries_of(rules: &[Value]) -> Queries {
 /// Waits until each query has returned data; how many there are.
 async fn have_data(prometheus: &Prometheus, queries: Queries) -> usize {
     let count = queries.len();
-    let waiting = std::sync::Mutex::new(queries);
+    let waiting = parking_lot::Mutex::new(queries);
     eventually("every query has data", WITHIN, async || {
-        let without = waiting.lock().unwrap().clone();
+        let without = waiting.lock().clone();
         for (place, query) in without {
             if !prometheus.query(&query).await.unwrap().is_empty() {
-                waiting.lock().unwrap().remove(&place);
+                waiting.lock().remove(&place);
             }
         }
-        let waiting = waiting.lock().unwrap().clone();
+        let waiting = waiting.lock().clone();
         if waiting.is_empty() {
             Ok(())
         } else {

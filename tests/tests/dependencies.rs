@@ -10,7 +10,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// What each of our crates stands on directly, those for its tests aside.
+/// What each of our crates stands on directly, with the features it asks for, those for its tests aside.
 type Dependencies = BTreeMap<String, BTreeSet<String>>;
 
 /// What a crate must not know, neither directly nor through another of ours.
@@ -97,13 +97,20 @@ fn dependencies() -> Dependencies {
         .map(|package| {
             let needed = package["dependencies"].as_array().unwrap().iter();
             let needed = needed.filter(|dependency| dependency["kind"].is_null());
-            let names = needed.map(|dependency| dependency["name"].as_str().unwrap().to_owned());
             (
                 package["name"].as_str().unwrap().to_owned(),
-                names.collect(),
+                needed.flat_map(named).collect(),
             )
         });
     packages.collect()
+}
+
+/// A dependency's name, and each feature that is asked of it as `name/feature`.
+fn named(dependency: &Value) -> Vec<String> {
+    let name = dependency["name"].as_str().unwrap();
+    let features = dependency["features"].as_array().unwrap().iter();
+    let features = features.map(|feature| format!("{name}/{}", feature.as_str().unwrap()));
+    features.chain([name.to_owned()]).collect()
 }
 
 /// Everything that a crate names, and that those of ours name which it names.
@@ -131,6 +138,15 @@ fn no_crate_knows_what_it_must_not() {
             .filter(|dependency| known.contains(**dependency))
             .collect();
         assert!(wrong.is_empty(), "{name} must not know {wrong:?}");
+    }
+}
+
+#[test]
+fn what_only_tests_use_is_in_no_binary() {
+    for (name, needed) in dependencies() {
+        for feature in ["postrider-log/memory", "postrider-model/fixtures"] {
+            assert!(!needed.contains(feature), "{name} has {feature}");
+        }
     }
 }
 

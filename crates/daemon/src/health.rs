@@ -11,8 +11,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -75,13 +76,13 @@ struct Readiness {
 
 impl Conditions {
     fn get(&self, name: &'static str, met: bool) -> Condition {
-        let mut conditions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut conditions = self.0.lock();
         let new = || Condition(Arc::new(AtomicBool::new(met)));
         conditions.entry(name).or_insert_with(new).clone()
     }
 
     fn unmet(&self) -> Vec<&'static str> {
-        let conditions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let conditions = self.0.lock();
         let unmet = conditions
             .iter()
             .filter(|(_, condition)| !condition.0.load(Ordering::Acquire));

@@ -7,6 +7,7 @@
 //! This crate knows nothing of webhooks.
 
 pub mod config;
+pub mod errors;
 pub mod files;
 pub mod health;
 pub mod http;

@@ -5,9 +5,11 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// What a line takes beside its bytes.
 const LINE_OVERHEAD_BYTES: usize = 32;
@@ -91,11 +93,9 @@ impl Lines {
 
     /// Waits until all that was handed over is written, at most this long.
     pub fn flush(&self, at_most: Duration) {
-        let wait = self
-            .0
-            .changed
-            .wait_timeout_while(self.lock(), at_most, |queue| !queue.is_done());
-        drop(wait.unwrap_or_else(PoisonError::into_inner));
+        let waits = |queue: &mut Queue| !queue.is_done();
+        let changed = &self.0.changed;
+        changed.wait_while_for(&mut self.lock(), waits, at_most);
     }
 
     fn write_to(&self, mut destination: impl Write, say_dropped: impl Fn(u64)) {
@@ -125,13 +125,12 @@ impl Lines {
                 queue.writing = true;
                 return line;
             }
-            let woken = self.0.changed.wait(queue);
-            queue = woken.unwrap_or_else(PoisonError::into_inner);
+            self.0.changed.wait(&mut queue);
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.queue.lock()
     }
 }
 

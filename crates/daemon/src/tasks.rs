@@ -12,30 +12,13 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+
+use crate::errors::chain;
 
 /// Why a task failed.
 pub type TaskError = Box<dyn Error + Send + Sync>;
-
-/// Pauses between restarts: the first, doubling up to the last. A task that ran longer than the last pause starts
-/// again from the first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Backoff {
-    /// The first pause.
-    pub first: Duration,
-    /// The longest pause.
-    pub last: Duration,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self {
-            first: Duration::from_millis(200),
-            last: Duration::from_secs(30),
-        }
-    }
-}
 
 /// A critical task that ended although nobody had asked it to.
 #[derive(Debug, thiserror::Error)]
@@ -120,53 +103,6 @@ impl Tasks {
                 );
             }
             Ok(())
-        });
-    }
-
-    /// Starts a task that is started again, after a pause, whenever it fails; until it ends without an error or the
-    /// token is cancelled.
-    pub fn restarting<E, F>(
-        &mut self,
-        name: &'static str,
-        backoff: Backoff,
-        mut start: impl FnMut() -> F + Send + 'static,
-    ) where
-        E: Into<TaskError>,
-        F: Future<Output = Result<(), E>> + Send + 'static,
-    {
-        let token = self.token.clone();
-        self.spawn(name, async move {
-            let mut pause = backoff.first;
-            loop {
-                let started = Instant::now();
-                let Err(error) = caught(start()).await else {
-                    return Ok(());
-                };
-                if token.is_cancelled() {
-                    tracing::warn!(
-                        task = name,
-                        error = chain(&*error),
-                        "task failed at its end"
-                    );
-                    return Ok(());
-                }
-                if started.elapsed() > backoff.last {
-                    pause = backoff.first;
-                }
-                let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-                tracing::error!(
-                    task = name,
-                    error = chain(&*error),
-                    pause_ms,
-                    "task failed and starts again"
-                );
-                tokio::select! {
-                    biased;
-                    () = token.cancelled() => return Ok(()),
-                    () = sleep(pause) => {}
-                }
-                pause = (pause * 2).min(backoff.last);
-            }
         });
     }
 
@@ -257,16 +193,4 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no message".into())
-}
-
-/// An error with all its causes on one line.
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use postrider_daemon::CancellationToken;
-use postrider_daemon::tasks::{Backoff, TaskFailure, Tasks, Unfinished, chain};
-use tokio::sync::mpsc;
+use postrider_daemon::errors::chain;
+use postrider_daemon::tasks::{TaskFailure, Tasks, Unfinished};
 use tokio::time::{Instant, timeout};
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -85,54 +85,6 @@ async fn failure_of_a_background_task_changes_nothing() {
     );
     assert!(!token.is_cancelled());
     assert!(tasks.shutdown(LONG).await.is_ok());
-}
-
-#[tokio::test(start_paused = true)]
-async fn restarts_after_growing_pauses_through_errors_and_panics() {
-    let mut tasks = tasks();
-    let (sender, mut started) = mpsc::channel(16);
-    let count = Arc::new(AtomicUsize::new(0));
-    let backoff = Backoff {
-        first: Duration::from_secs(1),
-        last: Duration::from_secs(4),
-    };
-    tasks.restarting("refresh", backoff, move || {
-        let (sender, count) = (sender.clone(), count.clone());
-        async move {
-            sender.send(Instant::now()).await.expect("the test listens");
-            match count.fetch_add(1, Ordering::Relaxed) {
-                0 | 2 => Err(io::Error::other("not yet")),
-                1 | 3 => panic!("not yet either"),
-                _ => Ok(()),
-            }
-        }
-    });
-    let mut times = Vec::new();
-    while let Some(time) = timeout(LONG, started.recv()).await.unwrap() {
-        times.push(time);
-    }
-    let pauses: Vec<_> = times
-        .windows(2)
-        .map(|pair| (pair[1] - pair[0]).as_secs())
-        .collect();
-    assert_eq!(pauses, [1, 2, 4, 4]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn cancellation_ends_the_pause_before_a_restart() {
-    let mut tasks = tasks();
-    tasks.restarting(
-        "refresh",
-        Backoff {
-            first: LONG,
-            last: LONG,
-        },
-        || async { Err("never") },
-    );
-    assert!(timeout(Duration::from_secs(1), tasks.wait()).await.is_err());
-    let began = Instant::now();
-    assert!(tasks.shutdown(LONG).await.is_ok());
-    assert!(began.elapsed() < Duration::from_secs(1));
 }
 
 #[tokio::test(start_paused = true)]

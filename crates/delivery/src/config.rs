@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use postrider_model::address::{AddressPolicy, InvalidAllowedNet};
 use postrider_model::delivery::RESPONSE_EXCERPT_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
@@ -422,6 +423,14 @@ impl EgressConfig {
             return Err(InvalidLimits::Excerpt);
         }
         Ok(())
+    }
+
+    /// Which addresses may be dialled.
+    ///
+    /// # Errors
+    /// When a text of `allow_cidrs` is no net.
+    pub fn policy(&self) -> Result<AddressPolicy, InvalidAllowedNet> {
+        AddressPolicy::try_new(&self.allow_cidrs)
     }
 }
 

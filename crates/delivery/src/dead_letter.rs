@@ -213,8 +213,8 @@ mod tests {
 
     use postrider_log::memory::MemoryLog;
     use postrider_log::{Log, ProducerOptions, SystemClock, TopicSpec};
-    use postrider_model::event::{Event, EventPosition, TraceContext};
-    use postrider_model::identity::RegistryStamp;
+    use postrider_model::event::Event;
+    use postrider_model::fixtures;
 
     use super::*;
 
@@ -236,29 +236,13 @@ mod tests {
             queue_bytes_max: 1 << 20,
         };
         let producer = log.producer(options).await.unwrap();
+        let event = Event {
+            data: Bytes::from(vec![b'1'; 100_000]),
+            ..fixtures::event("evt_1")
+        };
         let delivery = Delivery {
-            event: Event {
-                id: "evt_1".parse().unwrap(),
-                tenant: "acme".parse().unwrap(),
-                event_type: "a".parse().unwrap(),
-                occurred_at_ms: 1,
-                data: Bytes::from(vec![b'1'; 100_000]),
-                ordering_key: String::new(),
-                registry: RegistryStamp::default(),
-                accepted_at_ms: 1,
-                trace: TraceContext::default(),
-            },
-            endpoint: "ep_a".parse().unwrap(),
-            position: EventPosition {
-                partition: 0,
-                offset: 5,
-                appended_at_ms: 1,
-            },
-            run: 0,
             attempt: 3,
-            registry: RegistryStamp::default(),
-            due_at_ms: 0,
-            ordered: false,
+            ..fixtures::delivery(event, "ep_a", 5)
         };
         let letter = of_delivery(&delivery, Reason::Exhausted, "no".to_owned(), Some(500), 1);
         let told = write(&*producer, &DeliveryMetrics::detached(), letter, (2, 7)).await;

@@ -9,14 +9,16 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use postrider_daemon::telemetry;
-use postrider_log::{Append, AppendError, NewRecord, Position, Producer, Target};
+use postrider_log::{Append, AppendError, Backoff, NewRecord, Position, Producer, Target};
 use tokio::time::sleep;
 use tracing::{Instrument, Span};
 
 /// Before an append that found the producer's queue full is tried again.
-pub(crate) const QUEUE_FULL_PAUSE: Duration = BACKOFF_MIN;
-const BACKOFF_MIN: Duration = Duration::from_millis(20);
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
+pub(crate) const QUEUE_FULL_PAUSE: Duration = BACKOFF.first;
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(20),
+    longest: Duration::from_secs(1),
+};
 
 /// An append that waits until the producer's queue has room. If nothing later is appended before it, order holds.
 #[derive(Debug)]
@@ -75,7 +77,7 @@ async fn repeat_append(
     target: Target,
     record: NewRecord,
 ) -> Result<Position, TooLarge> {
-    let mut backoff = BACKOFF_MIN;
+    let mut failures = 0;
     loop {
         match producer.append(topic, target, record.clone()).await {
             Ok(position) => return Ok(position),
@@ -83,9 +85,9 @@ async fn repeat_append(
             Err(AppendError::QueueFull) => {}
             Err(error @ (AppendError::Failed(_) | AppendError::Unknown(_))) => {
                 tracing::warn!(topic, %error, "append not acknowledged, repeating it");
-                backoff = (backoff * 2).min(BACKOFF_MAX);
+                failures += 1;
             }
         }
-        sleep(backoff).await;
+        sleep(BACKOFF.pause(failures)).await;
     }
 }

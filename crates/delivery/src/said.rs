@@ -1,8 +1,8 @@
 //! Log lines of which there may be very many.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Such a line is written once in this time at most.
@@ -19,7 +19,7 @@ impl Said {
 
     /// Whether the line may be written now; if so, how often it was kept back before.
     pub(crate) fn say(&self) -> Option<u64> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         let (said_at, unsaid) = &mut *state;
         if said_at.is_some_and(|at| at.elapsed() < INTERVAL) {
             *unsaid += 1;

@@ -21,8 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrider_log::{
-    Assignment, Commit, CommitAck, Generation, Group, GroupEvent, GroupOptions, Log, LogError,
-    Offset, Partition, Producer, ProducerOptions, Record,
+    Assignment, Backoff, Commit, CommitAck, Generation, Group, GroupEvent, GroupOptions, Log,
+    LogError, Offset, Partition, Producer, ProducerOptions, Record,
 };
 use postrider_model::commit_note::CommitNote;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -39,8 +39,10 @@ use handover::Handover;
 pub(crate) use preparing::Preparation;
 use preparing::Preparing;
 
-const RESTART_BACKOFF_MIN: Duration = Duration::from_millis(200);
-const RESTART_BACKOFF_MAX: Duration = Duration::from_secs(5);
+const RESTARTS: Backoff = Backoff {
+    first: Duration::from_millis(200),
+    longest: Duration::from_secs(5),
+};
 /// Before a partition of which the log did not answer is prepared again.
 const PREPARE_AGAIN: Duration = Duration::from_secs(1);
 /// How often what a stage holds is shown.
@@ -156,7 +158,7 @@ pub(crate) async fn run_stage<S: Stage>(
     stop: CancellationToken,
     mut make: impl FnMut(Arc<dyn Producer>, Lease) -> S,
 ) {
-    let mut backoff = RESTART_BACKOFF_MIN;
+    let mut failures = 0;
     context.metrics.begin_at_zero(S::GROUP, S::TOPIC);
     while !stop.is_cancelled() {
         let started = Instant::now();
@@ -183,15 +185,15 @@ pub(crate) async fn run_stage<S: Stage>(
             error = &error as &dyn std::error::Error,
             "stage failed, starting it again from its commits"
         );
-        if started.elapsed() > RESTART_BACKOFF_MAX {
-            backoff = RESTART_BACKOFF_MIN;
+        if started.elapsed() > RESTARTS.longest {
+            failures = 0;
         }
+        failures += 1;
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            () = sleep(backoff) => {}
+            () = sleep(RESTARTS.pause(failures)) => {}
         }
-        backoff = (backoff * 2).min(RESTART_BACKOFF_MAX);
     }
 }
 

@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use postrider_delivery::config::DeliveryConfig;
 use postrider_delivery::deliver::{DeliverContext, lane_questions};
 use postrider_delivery::fan_out::FanOutContext;
@@ -50,7 +51,7 @@ struct Kept {
 
 impl Sender for Kept {
     async fn send(&self, request: WebhookRequest, _: MayLeave) -> Option<WebhookResponse> {
-        let mut requests = self.requests.lock().expect("nobody panicked");
+        let mut requests = self.requests.lock();
         requests.push((self.clock.now_ms(), request));
         Some(WebhookResponse {
             outcome: Outcome::Answered {
@@ -178,7 +179,7 @@ async fn what_a_former_release_left_is_delivered_signed_and_when_due() {
         let log = log_of(release, clock).await;
         carry(log.clone(), sender.clone()).await;
 
-        let requests = sender.requests.lock().expect("nobody panicked");
+        let requests = sender.requests.lock();
         let attempts: Vec<u32> = requests
             .iter()
             .map(|(_, request)| request.attempt)

@@ -1,10 +1,11 @@
 //! Retries come back when they are due, once, and not all at once: the scheduler over the log in memory, on paused time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use postrider_delivery::config::{DeliveryConfig, SchedulerConfig};
 use postrider_delivery::scheduler::{self, SchedulerContext};
 use postrider_delivery::standing::found;
@@ -14,10 +15,9 @@ use postrider_log::{
     Clock, Log, NewRecord, Partition, Producer, ProducerOptions, Target, TopicSpec, partition_for,
 };
 use postrider_model::delivery::Delivery;
-use postrider_model::event::{Event, EventPosition, TraceContext};
-use postrider_model::filter::EventTypeName;
-use postrider_model::identity::RegistryStamp;
-use postrider_model::ids::{EndpointId, EventId, TenantId};
+use postrider_model::event::Event;
+use postrider_model::fixtures;
+use postrider_model::ids::EndpointId;
 use postrider_model::retry::{DelayLadder, RetrySchedule};
 use postrider_model::topics::{DEAD_LETTERS, DELIVERIES, EVENTS, GROUP_SCHEDULER, RETRY};
 use tokio::task::JoinSet;
@@ -195,7 +195,7 @@ impl World {
         let noted = who.clone();
         self.log.faults().on_append(move |site, _| {
             if site.topic == DELIVERIES {
-                noted.lock().expect("whole").push(site.process.to_owned());
+                noted.lock().push(site.process.to_owned());
             }
             AppendPlan::default()
         });
@@ -208,29 +208,14 @@ fn endpoint(number: usize) -> EndpointId {
 }
 
 fn delivery(number: i64, endpoint: &EndpointId, due_at_ms: i64) -> Delivery {
+    let event = Event {
+        accepted_at_ms: STARTED_AT_MS,
+        ..fixtures::event(&format!("evt_{number}"))
+    };
     Delivery {
-        ordered: false,
-        event: Event {
-            id: EventId::try_new(&format!("evt_{number}")).expect("an id"),
-            tenant: TenantId::try_new("acme").expect("an id"),
-            event_type: EventTypeName::try_new("thing.happened").expect("a type"),
-            occurred_at_ms: STARTED_AT_MS,
-            data: Bytes::from_static(b"{}"),
-            ordering_key: String::new(),
-            registry: RegistryStamp::of_unknown(0),
-            accepted_at_ms: STARTED_AT_MS,
-            trace: TraceContext::default(),
-        },
-        endpoint: endpoint.clone(),
-        position: EventPosition {
-            partition: 0,
-            offset: number,
-            appended_at_ms: 5,
-        },
-        run: 0,
         attempt: 2,
-        registry: RegistryStamp::of_unknown(0),
         due_at_ms,
+        ..fixtures::delivery(event, endpoint.as_str(), number)
     }
 }
 
@@ -407,7 +392,7 @@ async fn a_partition_that_moves_inside_its_delay_goes_on_with_whoever_has_it() {
             assert!(late_ms <= 1_000, "{late_ms} ms late after {moves} moves");
         }
         let owner = if moves % 2 == 0 { "a" } else { "b" };
-        assert_eq!(*who.lock().expect("whole"), [owner, owner], "{moves} moves");
+        assert_eq!(*who.lock(), [owner, owner], "{moves} moves");
         sleep(Duration::from_secs(10)).await;
         let committed = world.log.committed(GROUP_SCHEDULER, RETRY).await;
         let committed = committed.expect("commits").remove(0).expect("a commit");

@@ -23,6 +23,10 @@ use tokio::time::timeout;
 mod answers;
 #[path = "sender/connections.rs"]
 mod connections;
+#[path = "sender/receiver.rs"]
+mod receiver;
+
+use receiver::{NO_CONTENT, Receiver, asked};
 
 /// A server that answers every connection with the same bytes and remembers what it was sent.
 struct Server {
@@ -285,25 +289,16 @@ async fn full() -> (SocketAddr, (TcpListener, Vec<TcpStream>)) {
 
 #[tokio::test]
 async fn uses_a_connection_again() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
-    let connections = Arc::new(AtomicUsize::new(0));
-    let count = connections.clone();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            count.fetch_add(1, Ordering::SeqCst);
-            let mut buffer = vec![0; 64 * 1024];
-            while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
-                let answer = b"HTTP/1.1 204 No Content\r\n\r\n";
-                stream.write_all(answer).await.unwrap();
-            }
+    let receiver = Receiver::serving(|mut stream, _| async move {
+        while asked(&mut stream).await {
+            stream.write_all(NO_CONTENT).await.unwrap();
         }
-    });
+    })
+    .await;
     let sender = sender(&["127.0.0.0/8"], &EgressConfig::default());
     for _ in 0..20 {
-        let response = send_with(&sender, request(&url)).await;
+        let response = send_with(&sender, request(&receiver.url)).await;
         assert_eq!(response.status(), Some(204));
     }
-    assert_eq!(connections.load(Ordering::SeqCst), 1);
+    assert_eq!(receiver.connections(), 1);
 }

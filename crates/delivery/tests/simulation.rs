@@ -27,8 +27,9 @@ mod simulation {
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Once};
+use std::sync::{Arc, Once};
 
+use parking_lot::Mutex;
 use simulation::chronicle::Chronicle;
 use simulation::world::{Report, World};
 
@@ -100,7 +101,7 @@ fn keeps_its_promises_whatever_fails() {
                 return;
             }
             match run(seed) {
-                Some((report, _)) => total.lock().unwrap().add(&report),
+                Some((report, _)) => total.lock().add(&report),
                 None => broken.store(true, Ordering::Relaxed),
             }
         }
@@ -111,7 +112,7 @@ fn keeps_its_promises_whatever_fails() {
         }
     });
     assert!(!broken.load(Ordering::Relaxed), "see above");
-    let total = total.into_inner().unwrap();
+    let total = total.into_inner();
     let seconds = started.elapsed().as_secs_f64();
     let events = total.counts.events as f64;
     println!("{total:#?}");

@@ -1,8 +1,9 @@
 //! From what was gathered to the values that are shown.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use postrider_daemon::metrics::catalogue::{
     ALL, COLLECTIONS_FAILED, EXPORTER_UNREADABLE, Part, RECORDED_ATTEMPTS, RECORDED_DEAD_LETTERS,
     RECORDED_DELIVERIES, RECORDED_DELIVERY_LATENCY, RECORDED_FIRST_ATTEMPT_DELAY,
@@ -132,7 +133,7 @@ impl Shown {
         let ours: Vec<&'static Metric> = ours.copied().collect();
         let read = values.clone();
         Collected::declare(registry, &ours, move || {
-            let values = read.lock().unwrap_or_else(PoisonError::into_inner);
+            let values = read.lock();
             values.0.values().cloned().collect()
         })?;
         Ok(Self { values, failed })
@@ -140,7 +141,7 @@ impl Shown {
 
     /// Shows these values and no others.
     pub(crate) fn show(&self, values: Values) {
-        *self.values.lock().unwrap_or_else(PoisonError::into_inner) = values;
+        *self.values.lock() = values;
     }
 }
 

@@ -5,13 +5,13 @@ mod settings;
 mod state;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use postrider_model::address::Host;
 use postrider_model::endpoint::{Endpoint, EndpointState, PayloadFormat};
 use postrider_model::filter::EventTypeFilter;
 use postrider_model::ids::{EndpointId, TenantId};
@@ -19,7 +19,7 @@ use postrider_model::signature::SigningSecret;
 use postrider_registry::{Lookup, Versioned, WriteError};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Map, Value, json};
-use url::{Host, Url};
+use url::Url;
 
 use self::settings::{Settings, view};
 use crate::api::{ApiState, Shared};
@@ -335,10 +335,8 @@ fn if_match(headers: &HeaderMap, version: u64) -> Option<bool> {
 
 /// Refuses an address that no webhook would ever reach. What a name resolves to is judged when it is dialled: names change.
 fn judge(api: &Shared, url: &Url) -> Result<(), Problem> {
-    let address = match url.host() {
-        Some(Host::Ipv4(address)) => IpAddr::V4(address),
-        Some(Host::Ipv6(address)) => IpAddr::V6(address),
-        Some(Host::Domain(_)) | None => return Ok(()),
+    let Some(Host::Address(address)) = Host::of(url) else {
+        return Ok(());
     };
     if api.policy.permits(address) {
         return Ok(());

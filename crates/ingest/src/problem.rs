@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use postrider_daemon::errors::chain;
 use postrider_daemon::http::NotBefore;
 use postrider_log::LogError;
 use postrider_registry::WriteError;
@@ -250,7 +251,7 @@ impl Problem {
     }
 
     fn log(&self, slug: &'static str) {
-        let cause = self.source().map(ToString::to_string);
+        let cause = self.source().map(chain);
         if matches!(self, Self::Internal(_)) {
             tracing::error!(problem = slug, cause, "request failed");
         } else if cause.is_some() {

@@ -7,10 +7,11 @@ mod backward;
 mod forward;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use parking_lot::{Mutex, MutexGuard};
 use postrider_log::{Batch, Committed, Log, LogError, Offset, Partition, Reader, Record};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -185,7 +186,7 @@ impl Readers {
     }
 
     fn idle(&self) -> MutexGuard<'_, BTreeMap<&'static str, Vec<Box<dyn Reader>>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock()
     }
 }
 

@@ -35,7 +35,7 @@ pub use clients::{ClientKind, ClientState};
 use clients::{Clients, Place};
 pub use cluster::{Broker, Cluster, Requests};
 pub use config::{KafkaOptions, is_secret};
-use context::PlainContext;
+use context::Context;
 use errors::log_error;
 use group::KafkaGroup;
 use producer::KafkaProducer;
@@ -102,10 +102,8 @@ impl KafkaLog {
         self.clients.place(ClientKind::Query, QUERY)
     }
 
-    fn asking(&self) -> PlainContext {
-        PlainContext {
-            place: self.asking_place(),
-        }
+    fn asking(&self) -> Context {
+        Context::new(self.asking_place())
     }
 
     /// Asks with a topic's full name. Errors speak of the name without prefix.
@@ -221,7 +219,7 @@ impl Log for KafkaLog {
         let config = config::committed_query(&self.options, group);
         let context = self.asking();
         self.ask(topic, move |_, full| {
-            let client: BaseConsumer<PlainContext> = config
+            let client: BaseConsumer<Context> = config
                 .create_with_context(context)
                 .map_err(|error| log_error(full, &error))?;
             let mut committed = query::committed(&client, full, &partitions)?;
@@ -243,7 +241,7 @@ impl Log for KafkaLog {
         let context = self.asking();
         let (group, commits) = (group.to_owned(), commits.iter().cloned().collect());
         self.ask(topic, move |_, full| {
-            let client: BaseConsumer<PlainContext> = config
+            let client: BaseConsumer<Context> = config
                 .create_with_context(context)
                 .map_err(|error| log_error(full, &error))?;
             query::set_committed(&client, &group, full, &commits)

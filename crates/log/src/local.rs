@@ -16,14 +16,14 @@ pub(crate) mod topic;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::locked;
 use crate::port::{
     Bounds, Committed, Group, GroupOptions, Log, LogError, Offset, Partition, Producer,
     ProducerOptions, Reader, TopicDescription, TopicSpec,
@@ -95,7 +95,8 @@ impl Broker {
         partition: Partition,
         committed: Committed,
     ) {
-        locked(&self.groups)
+        self.groups
+            .lock()
             .entry((group, topic.spec.name.clone()))
             .or_insert_with(|| GroupState::new(topic.spec.partitions))
             .restore(partition, committed);
@@ -119,21 +120,21 @@ impl Broker {
         client.killed.store(true, Ordering::Release);
         self.storage.abandon_client(client.id);
         let expires = Instant::now() + session_timeout;
-        for group in locked(&self.groups).values_mut() {
+        for group in self.groups.lock().values_mut() {
             group.expire_client(client.id, expires);
         }
-        for topic in locked(&self.topics).values() {
+        for topic in self.topics.lock().values() {
             topic.changed.notify_waiters();
         }
     }
 
     pub(crate) fn topic(&self, name: &str) -> Result<Arc<Topic>, LogError> {
-        let found = locked(&self.topics).get(name).cloned();
+        let found = self.topics.lock().get(name).cloned();
         found.ok_or_else(|| LogError::NoSuchTopic(name.to_owned()))
     }
 
     pub(crate) fn topics(&self) -> Vec<Arc<Topic>> {
-        locked(&self.topics).values().cloned().collect()
+        self.topics.lock().values().cloned().collect()
     }
 
     fn identity(&self) -> u64 {
@@ -148,7 +149,7 @@ impl Broker {
         topic: &Topic,
         change: impl FnOnce(&mut GroupState) -> R,
     ) -> R {
-        let mut groups = locked(&self.groups);
+        let mut groups = self.groups.lock();
         let group = groups
             .entry(key.clone())
             .or_insert_with(|| GroupState::new(topic.spec.partitions));
@@ -165,7 +166,9 @@ impl Broker {
 
     /// Changes every group of this name, whatever its topic: for the adversary.
     pub(crate) fn disturb(&self, group: &str, mut change: impl FnMut(&mut GroupState)) {
-        let keys: Vec<GroupKey> = locked(&self.groups)
+        let keys: Vec<GroupKey> = self
+            .groups
+            .lock()
             .keys()
             .filter(|(name, _)| name == group)
             .cloned()
@@ -211,7 +214,7 @@ impl Log for LocalLog {
             }
             let created = self.broker.storage.create_topic(spec.clone()).await?;
             // Somebody else may have been faster: theirs stays, and the storage answered with the same one.
-            if let Entry::Vacant(place) = locked(&self.broker.topics).entry(spec.name.clone()) {
+            if let Entry::Vacant(place) = self.broker.topics.lock().entry(spec.name.clone()) {
                 place.insert(created);
                 names.push(spec.name.clone());
             }
@@ -224,7 +227,7 @@ impl Log for LocalLog {
         topics: &[&str],
     ) -> Result<Vec<Option<TopicDescription>>, LogError> {
         self.client.check()?;
-        let known = locked(&self.broker.topics);
+        let known = self.broker.topics.lock();
         Ok(topics
             .iter()
             .map(|name| known.get(*name).map(|topic| topic.describe()))
@@ -260,7 +263,7 @@ impl Log for LocalLog {
     ) -> Result<Vec<Option<Committed>>, LogError> {
         self.client.check()?;
         let partitions = self.broker.topic(topic)?.spec.partitions;
-        let groups = locked(&self.broker.groups);
+        let groups = self.broker.groups.lock();
         let key = (group.to_owned(), topic.to_owned());
         Ok(groups.get(&key).map_or_else(
             || (0..partitions).map(|_| None).collect(),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use postrider_log::embedded::{EmbeddedLog, Maintained};
 use postrider_log::{
-    Append, Clock, Log, NewRecord, ProducerOptions, Record, SystemClock, Target, TopicSpec,
+    Append, Clock, Log, NewRecord, ProducerOptions, Record, Stretch, SystemClock, Target, TopicSpec,
 };
 
 const TOPIC: &str = "topic";
@@ -79,15 +79,11 @@ fn record(key: &str, value: Option<&str>) -> NewRecord {
 
 async fn read_all(log: &EmbeddedLog, partition: i32) -> Vec<Record> {
     let mut reader = log.reader(TOPIC).await.unwrap();
-    let end = log.bounds(TOPIC, partition).await.unwrap().end;
-    let (mut records, mut from) = (Vec::new(), 0);
-    while from < end {
-        let batch = reader
-            .read(partition, from, 1 << 20, Duration::from_secs(10))
-            .await
-            .unwrap();
-        from = batch.next;
-        records.extend(batch.records);
+    let bounds = log.bounds(TOPIC, partition).await.unwrap();
+    let mut stretch = Stretch::new(partition, bounds.start..bounds.end);
+    let mut records = Vec::new();
+    while let Some(more) = stretch.read(&mut *reader).await.unwrap() {
+        records.extend(more);
     }
     records
 }

@@ -4,6 +4,7 @@
 //! and link-local nets, the metadata services of clouds, and every way to write such an IPv4 address as IPv6. The
 //! operator opens nets by an allow list.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -55,6 +56,35 @@ const REFUSED_V6: [Ipv6Net; 4] = [
 
 /// Where NAT64 finds IPv4 hosts for networks without IPv4; its last 32 bits are the IPv4 address.
 const NAT64: Ipv6Net = v6(0x64, 0xff9b, 0, 96);
+
+/// The host of a URL.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// A name, which has whatever addresses DNS says.
+    Name(String),
+    /// An address that stands in the URL itself.
+    Address(IpAddr),
+}
+
+impl Host {
+    /// The host of this URL, if it has one.
+    pub fn of(url: &Url) -> Option<Self> {
+        Some(match url.host()? {
+            url::Host::Domain(name) => Self::Name(name.to_owned()),
+            url::Host::Ipv4(address) => Self::Address(address.into()),
+            url::Host::Ipv6(address) => Self::Address(address.into()),
+        })
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => formatter.write_str(name),
+            Self::Address(address) => address.fmt(formatter),
+        }
+    }
+}
 
 /// A text in the allow list is no net.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -9,6 +9,8 @@ pub mod delivery;
 pub mod endpoint;
 pub mod event;
 pub mod filter;
+#[cfg(any(test, feature = "fixtures"))]
+pub mod fixtures;
 pub mod flow;
 mod hash;
 pub mod identity;

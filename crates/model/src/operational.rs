@@ -72,25 +72,13 @@ fn event_id(event_type: &str, endpoint: &EndpointId, version: u64) -> EventId {
 mod tests {
     use super::*;
     use crate::event::EventPosition;
+    use crate::fixtures;
     use crate::wire::EventContext;
 
     fn endpoint(id: &str, state: EndpointState) -> Endpoint {
         Endpoint {
-            id: EndpointId::try_new(id).unwrap(),
-            tenant: "acme".parse().unwrap(),
-            url: "https://example.com/".parse().unwrap(),
-            description: String::new(),
-            metadata: [].into(),
-            event_types: Default::default(),
-            format: Default::default(),
-            retry_schedule: None,
-            attempt_timeout_ms: None,
-            rate_limit: None,
-            ordered: None,
-            secrets: vec![],
             state,
-            discard_matched_before: 0,
-            created_at_ms: 1,
+            ..fixtures::endpoint(id)
         }
     }
 

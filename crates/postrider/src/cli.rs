@@ -7,6 +7,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::SpanRelativeTo;
+use jiff::fmt::friendly::SpanParser;
 use postrider_model::payload::parse_rfc3339;
 
 use crate::commands::ago;
@@ -213,23 +215,15 @@ pub(crate) struct ConfirmArgs {
     pub(crate) yes: bool,
 }
 
-/// Reads `90`, `90s`, `500ms`, `5m`, `2h` or `7d`.
+/// Reads `90`, which are seconds, `500ms`, `1h 30m`, `2 hours` or `7d`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let unit_ms = match unit {
-        "ms" => 1,
-        "" | "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err("must be a number and ms, s, m, h or d, such as `90s`".to_owned()),
-    };
-    let number: u64 = number
-        .parse()
-        .map_err(|_| "must begin with a whole number, such as `90s`")?;
-    let total_ms = number.checked_mul(unit_ms).ok_or("is too long")?;
-    Ok(Duration::from_millis(total_ms))
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let span = SpanParser::new().parse_span(text);
+    let duration = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()));
+    let duration = duration.ok().and_then(|duration| duration.try_into().ok());
+    duration.ok_or_else(|| "must be a time, such as `90s`, `1h 30m` or `7d`".to_owned())
 }
 
 /// A point in time: so long ago, such as `2h`, or as RFC 3339. Written as RFC 3339.
@@ -287,13 +281,19 @@ mod tests {
         assert_eq!(duration("60s"), Ok(Duration::from_secs(60)));
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("48h"), Ok(Duration::from_secs(48 * 3_600)));
         assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        assert_eq!(duration("400d"), Ok(Duration::from_secs(400 * 86_400)));
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5_400)));
+        assert_eq!(duration("1.5 seconds"), Ok(Duration::from_millis(1_500)));
         for wrong in [
             "",
             "s",
             "-1s",
-            "1.5s",
-            "1w",
+            "1h ago",
+            "1month",
+            "0.5d",
             "99999999999999999999s",
             "18446744073709551615d",
         ] {

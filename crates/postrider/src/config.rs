@@ -399,7 +399,8 @@ impl Config {
             );
         }
         self.check_sizes()?;
-        postrider_model::address::AddressPolicy::try_new(&self.egress.allow_cidrs)
+        self.egress
+            .policy()
             .map_err(|error| format!("`egress.allow_cidrs`: {error}"))?;
         let compaction_lag_ms = u64::from(self.topics.compaction_lag_s) * 1000;
         if self.registry.write_deadline_ms >= compaction_lag_ms {

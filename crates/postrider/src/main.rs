@@ -77,7 +77,7 @@ fn main() -> ExitCode {
 /// The configuration as file, environment and flags make it, checked.
 fn configuration(cli: &Cli) -> Result<Config, String> {
     let mut config = Config::load(cli.config.as_deref())
-        .map_err(|error| postrider_daemon::tasks::chain(&error))?;
+        .map_err(|error| postrider_daemon::errors::chain(&error))?;
     if let Some(data_dir) = &cli.data_dir {
         config.embedded.data_dir.clone_from(data_dir);
     }

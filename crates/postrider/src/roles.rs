@@ -179,7 +179,7 @@ impl Process {
         let mut code = ExitCode::SUCCESS;
         if let Err(failure) = waited {
             tracing::error!(
-                error = postrider_daemon::tasks::chain(&failure),
+                error = postrider_daemon::errors::chain(&failure),
                 "a task failed, shutting down"
             );
             code = ExitCode::FAILURE;

@@ -6,14 +6,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use postrider_log::{Batch, LogError, Reader, Target};
+use postrider_log::{Backoff, Batch, LogError, Reader, Target};
 use postrider_model::identity::{Identity, RegistryLoss};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::past::Past;
 use crate::record::{self, RecordKey};
-use crate::registry::{PARTITION, Registry, Shared, TOPIC, lock};
+use crate::registry::{PARTITION, Registry, Shared, TOPIC};
 use crate::view::{Applied, Versioned, View};
 use crate::write::is_settled;
 
@@ -21,8 +21,10 @@ use crate::write::is_settled;
 const READ_WAIT: Duration = Duration::from_secs(1);
 /// How often the follower looks whether the topic is still the one that it read; it looks at once after an error.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(100),
+    longest: Duration::from_secs(5),
+};
 /// Tombstones under way at once, at most.
 const TOMBSTONES_MAX: usize = 1_000;
 
@@ -60,15 +62,14 @@ async fn follow(shared: &Shared, reader: Box<dyn Reader>) -> Infallible {
         looks_first: false,
         contradicted: None,
     };
-    let mut backoff = BACKOFF_MIN;
-    let mut failing = false;
+    let mut failures = 0;
     loop {
         let position = shared.view().position();
         match following.step(position).await {
             Ok(()) => {
-                if failing {
+                if failures > 0 {
                     tracing::info!(position, "registry topic can be read again");
-                    (failing, backoff) = (false, BACKOFF_MIN);
+                    failures = 0;
                 }
             }
             Err(error) => {
@@ -78,8 +79,8 @@ async fn follow(shared: &Shared, reader: Box<dyn Reader>) -> Infallible {
                     .fetch_add(1, Ordering::Relaxed);
                 // What was away may come back as another.
                 following.looks_first = true;
-                if !failing {
-                    failing = true;
+                failures += 1;
+                if failures == 1 {
                     let error: &dyn std::error::Error = &error;
                     tracing::warn!(
                         position,
@@ -87,8 +88,7 @@ async fn follow(shared: &Shared, reader: Box<dyn Reader>) -> Infallible {
                         "registry topic cannot be read, its view is stale"
                     );
                 }
-                sleep(backoff).await;
-                backoff = BACKOFF_MAX.min(backoff * 2);
+                sleep(BACKOFF.pause(failures)).await;
                 if !matches!(error, LogError::Unavailable(_)) {
                     // The reader itself may be what is broken.
                     if let Ok(renewed) = shared.log.reader(TOPIC).await {
@@ -267,17 +267,21 @@ async fn tell_losses(shared: &Arc<Shared>) -> Infallible {
     loop {
         shared.losing.notified().await;
         while !told(&registry).await {
-            sleep(BACKOFF_MAX).await;
+            sleep(BACKOFF.longest).await;
         }
     }
 }
 
 async fn told(registry: &Registry) -> bool {
-    let found = lock(&registry.shared.found_loss).clone();
+    let found = registry.shared.found_loss.lock().clone();
     let Some(found) = found else { return true };
     match registry.record_loss(&found).await {
         Ok(()) => {
-            lock(&registry.shared.found_loss).take_if(|loss| *loss == found);
+            registry
+                .shared
+                .found_loss
+                .lock()
+                .take_if(|loss| *loss == found);
             true
         }
         Err(error) => {

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use postrider_log::{Clock, Log, LogError, Producer, ProducerOptions};
 use postrider_model::endpoint::{Endpoint, EndpointState, SealedSecret};
 use postrider_model::event::Event;
@@ -185,7 +186,7 @@ impl Registry {
     /// That records of the registry were lost, from when it is known until an operator
     /// [accepts](Registry::accept_loss) it. Until then the view may lack what was acknowledged.
     pub fn loss(&self) -> Option<RegistryLoss> {
-        let found = lock(&self.shared.found_loss).clone();
+        let found = self.shared.found_loss.lock().clone();
         found.or_else(|| self.shared.view().identity()?.value.loss.clone())
     }
 
@@ -338,7 +339,7 @@ impl Registry {
         endpoint: &Endpoint,
         now_ms: i64,
     ) -> Result<Vec<SigningSecret>, OpenError> {
-        let mut opened = lock(&self.shared.opened);
+        let mut opened = self.shared.opened.lock();
         let known = opened.get(&endpoint.id).map_or(&[][..], Vec::as_slice);
         let mut valid = Vec::with_capacity(endpoint.secrets.len());
         let mut all_known = true;
@@ -367,7 +368,7 @@ impl Registry {
 
     /// The endpoints that are not disabled and of which a secret that signs does not open with this process's keys, and why the first does not.
     pub fn unsignable(&self) -> (usize, Option<(EndpointId, OpenError)>) {
-        let ids: Vec<EndpointId> = lock(&self.shared.sealed_off).iter().cloned().collect();
+        let ids: Vec<EndpointId> = self.shared.sealed_off.lock().iter().cloned().collect();
         let now_ms = self.shared.clock.now_ms();
         let view = self.shared.view();
         let mut closed = ids.into_iter().filter_map(|id| {
@@ -412,11 +413,11 @@ const OPENED_MAX: usize = 100_000;
 
 impl Shared {
     pub(crate) fn view(&self) -> RwLockReadGuard<'_, View> {
-        self.view.read().unwrap_or_else(PoisonError::into_inner)
+        self.view.read()
     }
 
     pub(crate) fn view_mut(&self) -> RwLockWriteGuard<'_, View> {
-        self.view.write().unwrap_or_else(PoisonError::into_inner)
+        self.view.write()
     }
 
     /// Publishes how far the follower is.
@@ -443,7 +444,7 @@ impl Shared {
         let position = fresh.position();
         let endpoints: Vec<_> = fresh.all_endpoints().map(|one| one.id.clone()).collect();
         self.view_mut().replace(fresh);
-        lock(&self.sealed_off).clear();
+        self.sealed_off.lock().clear();
         self.note_secrets(&endpoints);
         self.end_at_open.store(position, Ordering::Release);
         self.progressed(position, true);
@@ -456,7 +457,7 @@ impl Shared {
                 Lookup::Found(endpoint) => self.first_closed(&endpoint.value, i64::MIN).is_some(),
                 Lookup::Deleted | Lookup::Unknown => false,
             };
-            let mut sealed_off = lock(&self.sealed_off);
+            let mut sealed_off = self.sealed_off.lock();
             if closed {
                 sealed_off.insert(id.clone());
             } else {
@@ -477,7 +478,7 @@ impl Shared {
         if !self.joined.load(Ordering::Acquire) {
             return;
         }
-        let mut found = lock(&self.found_loss);
+        let mut found = self.found_loss.lock();
         if found.is_none() {
             let detail = &loss.detail;
             tracing::error!(
@@ -490,7 +491,7 @@ impl Shared {
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        self.progress.lock()
     }
 
     /// Waits until the view is at this position. Who waited first goes on first.
@@ -520,7 +521,7 @@ impl Shared {
 
     /// The producer, a new one if there is none.
     pub(crate) async fn producer(&self) -> Result<Arc<dyn Producer>, LogError> {
-        if let Some(producer) = &*lock(&self.producer) {
+        if let Some(producer) = &*self.producer.lock() {
             return Ok(Arc::clone(producer));
         }
         let options = ProducerOptions {
@@ -531,13 +532,13 @@ impl Shared {
         };
         let made: Arc<dyn Producer> = Arc::from(self.log.producer(options).await?);
         // Another write may have made one meanwhile; then that one serves.
-        Ok(Arc::clone(lock(&self.producer).get_or_insert(made)))
+        Ok(Arc::clone(self.producer.lock().get_or_insert(made)))
     }
 
     /// Gives up a producer that lost track of an append, which may have been a fatal error. Order among producers does
     /// not matter here, and writes under way keep theirs.
     pub(crate) fn give_up_producer(&self, broken: &Arc<dyn Producer>) {
-        let mut producer = lock(&self.producer);
+        let mut producer = self.producer.lock();
         if producer
             .as_ref()
             .is_some_and(|present| Arc::ptr_eq(present, broken))
@@ -550,10 +551,6 @@ impl Shared {
 /// Whether it signs no more.
 fn is_over(secret: &SealedSecret, now_ms: i64) -> bool {
     secret.expires_at_ms.is_some_and(|until| until <= now_ms)
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn page<K: Ord, V: Clone>(all: &BTreeMap<K, V>, after: Option<&K>, limit: usize) -> Vec<V> {

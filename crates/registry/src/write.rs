@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use postrider_log::{AppendError, NewRecord, Target};
+use postrider_log::{AppendError, Backoff, NewRecord, Target};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::record::{self, Content, EntityId, RecordKey};
@@ -18,8 +18,10 @@ pub use identity::JoinError;
 pub(crate) use identity::is_settled;
 pub use settings::RetryDelaysError;
 
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(50),
+    longest: Duration::from_secs(1),
+};
 
 /// Why a write was not made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -159,7 +161,7 @@ impl Drop for Waiting<'_> {
 /// Appends a record, again if it is certain that it is not there. Returns only when it never can be: what became of it
 /// otherwise is for the follower to see.
 async fn append(shared: &Shared, record: NewRecord, may_be_there: &mut bool) -> WriteError {
-    let mut backoff = BACKOFF_MIN;
+    let mut failures = 0;
     loop {
         match shared.producer().await {
             Ok(producer) => {
@@ -186,8 +188,8 @@ async fn append(shared: &Shared, record: NewRecord, may_be_there: &mut bool) -> 
                 tracing::warn!(error, "registry has no producer, trying again");
             }
         }
-        sleep(backoff).await;
-        backoff = BACKOFF_MAX.min(backoff * 2);
+        failures += 1;
+        sleep(BACKOFF.pause(failures)).await;
     }
     std::future::pending().await
 }

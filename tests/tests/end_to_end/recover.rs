@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use postrider_log::Stretch;
 use postrider_tests::{Cluster, LogKind, Plan, eventually};
 
 use crate::load::{LOAD_WITHIN, assert_each_once, publish, with_all_delivered};
@@ -106,12 +107,9 @@ async fn held(cluster: &mut Cluster, partitions: &[i32]) -> usize {
         let mut reader = log.reader("events").await.unwrap();
         for partition in partitions {
             let bounds = log.bounds("events", *partition).await.unwrap();
-            let mut from = bounds.start;
-            while from < bounds.end {
-                let wait = Duration::from_secs(5);
-                let batch = reader.read(*partition, from, 1 << 20, wait).await.unwrap();
-                held += batch.records.len();
-                from = batch.next;
+            let mut stretch = Stretch::new(*partition, bounds.start..bounds.end);
+            while let Some(records) = stretch.read(&mut *reader).await.unwrap() {
+                held += records.len();
             }
         }
         held

@@ -1,10 +1,11 @@
 //! Events that are published all the time, whatever happens.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::Method;
+use parking_lot::Mutex;
 use postrider_tests::Api;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -102,7 +103,7 @@ impl Shared {
         }
     }
 
-    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn told(&self) -> parking_lot::MutexGuard<'_, Told> {
+        self.told.lock()
     }
 }

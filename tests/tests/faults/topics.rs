@@ -6,13 +6,11 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use postrider_log::kafka::{KafkaLog, KafkaOptions};
-use postrider_log::{Log, Offset, Partition, Record};
+use postrider_log::{Log, Offset, Partition, Record, Stretch};
 use postrider_tests::{Cluster, eventually};
 
 const DRAINED_WITHIN: Duration = Duration::from_secs(120);
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
 const READERS: usize = 16;
-const READ_WAIT: Duration = Duration::from_secs(5);
 /// Every group, and the topic it reads.
 const GROUPS: [(&str, &str); 3] = [
     ("fan-out", "events"),
@@ -43,16 +41,14 @@ pub(crate) async fn records(log: &dyn Log, topic: &str) -> Vec<Record> {
 
 async fn partition_records(log: &dyn Log, topic: &str, partition: Partition) -> Vec<Record> {
     let bounds = log.bounds(topic, partition).await.unwrap();
-    let (mut records, mut from) = (Vec::new(), bounds.start);
-    if from == bounds.end {
+    let mut records = Vec::new();
+    if bounds.start == bounds.end {
         return records;
     }
     let mut reader = log.reader(topic).await.unwrap();
-    while from < bounds.end {
-        let read = reader.read(partition, from, BATCH_BYTES, READ_WAIT).await;
-        let batch = read.unwrap();
-        from = batch.next;
-        records.extend(batch.records);
+    let mut stretch = Stretch::new(partition, bounds.start..bounds.end);
+    while let Some(more) = stretch.read(&mut *reader).await.unwrap() {
+        records.extend(more);
     }
     records
 }

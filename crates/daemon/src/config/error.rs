@@ -70,24 +70,8 @@ fn hint(nearest: Option<&str>, known: &[String]) -> String {
 pub(super) fn nearest(key: &str, candidates: &[&str]) -> Option<String> {
     let (distance, candidate) = candidates
         .iter()
-        .map(|candidate| (edits(key, candidate), candidate))
+        .map(|candidate| (strsim::levenshtein(key, candidate), candidate))
         .min()?;
     let close = distance <= key.len().div_ceil(2);
     close.then(|| (*candidate).to_owned())
-}
-
-/// How many characters to insert, remove or replace to get from one to the other.
-fn edits(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[to.len()]
 }

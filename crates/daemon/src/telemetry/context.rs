@@ -124,6 +124,9 @@ where
 }
 
 /// Reads `version-trace-span-flags`. Of a later version than ours only these fields are known, and more may follow.
+///
+/// The SDK's propagator does not stand here: it takes ids and flags of other lengths, signs, spaces around and a dash at the
+/// end, and what it takes is handed on to receivers as it came, and cut at fixed places for logs.
 pub(super) fn parse(traceparent: &str, tracestate: &str) -> Option<SpanContext> {
     let (known, rest) = traceparent.split_at_checked(55)?;
     let mut fields = known.split('-');
@@ -176,6 +179,10 @@ mod tests {
             good.to_uppercase(),
             good.replace('b', "é"),
             good.replace('-', "_"),
+            "00-1-2-01".to_owned(),
+            format!("{good}-"),
+            format!(" {good}"),
+            good.replace("-0a", "-+a"),
         ] {
             assert_eq!(trace_id(&bad), None, "{bad}");
         }

@@ -107,22 +107,14 @@ pub(super) type RepeatWindows = BTreeMap<Partition, Seen>;
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use postrider_model::event::TraceContext;
-    use postrider_model::identity::RegistryStamp;
+    use postrider_model::fixtures;
 
     use super::*;
 
     fn event(id: &str, data: &'static str) -> Event {
         Event {
-            id: id.parse().unwrap(),
-            tenant: "acme".parse().unwrap(),
-            event_type: "thing.happened".parse().unwrap(),
-            occurred_at_ms: 1,
             data: Bytes::from_static(data.as_bytes()),
-            ordering_key: String::new(),
-            registry: RegistryStamp::default(),
-            accepted_at_ms: 1,
-            trace: TraceContext::default(),
+            ..fixtures::event(id)
         }
     }
 

@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use postrider_log::memory::MemoryLog;
 use postrider_log::{Bounds, ProducerOptions, TopicSpec};
-use postrider_model::event::{Event, EventPosition, TraceContext};
-use postrider_model::filter::EventTypeName;
-use postrider_model::identity::RegistryStamp;
-use postrider_model::ids::{EndpointId, EventId, TenantId};
+use postrider_model::event::Event;
+use postrider_model::fixtures;
 use postrider_model::topics::DEAD_LETTERS;
 
 use super::*;
@@ -73,30 +71,14 @@ fn record(
     remaining_ms: i64,
 ) -> Record {
     let now_ms = scheduler.now().wall_ms;
-    let endpoint = EndpointId::try_new("ep_1").unwrap();
+    let event = Event {
+        accepted_at_ms: now_ms,
+        ..fixtures::event("evt_1")
+    };
     let retry = Delivery {
-        ordered: false,
-        event: Event {
-            id: EventId::try_new("evt_1").unwrap(),
-            tenant: TenantId::try_new("acme").unwrap(),
-            event_type: EventTypeName::try_new("thing.happened").unwrap(),
-            occurred_at_ms: now_ms,
-            data: Bytes::from_static(b"{}"),
-            ordering_key: String::new(),
-            registry: RegistryStamp::of_unknown(0),
-            accepted_at_ms: now_ms,
-            trace: TraceContext::default(),
-        },
-        endpoint,
-        position: EventPosition {
-            partition: 0,
-            offset,
-            appended_at_ms: 5,
-        },
-        run: 0,
         attempt: 2,
-        registry: RegistryStamp::of_unknown(0),
         due_at_ms: now_ms + remaining_ms,
+        ..fixtures::delivery(event, "ep_1", offset)
     };
     let index = usize::try_from(partition).unwrap();
     Record {

@@ -18,12 +18,12 @@ use hyper::header::HeaderMap;
 use hyper::rt::Executor;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use postrider_daemon::tasks::chain;
+use postrider_daemon::errors::{causes, chain};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::failure::{Failure, causes};
+use super::failure::Failure;
 use super::leaving::LeavingBody;
 use super::metered::{Meter, Metered, Stream};
 use crate::config::EgressConfig;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use postrider_model::address::AddressPolicy;
+use postrider_model::address::{AddressPolicy, Host};
 use postrider_model::ids::TenantId;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, DEFAULT_VERSIONS};
@@ -15,7 +15,7 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
-use url::{Host, Url};
+use url::Url;
 
 use super::failure::Failure;
 use super::metered::Stream;
@@ -30,7 +30,7 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 pub(super) struct Origin {
     pub(super) tenant: TenantId,
     is_tls: bool,
-    host: Host<String>,
+    host: Host,
     port: u16,
 }
 
@@ -39,7 +39,7 @@ impl Origin {
         Some(Self {
             tenant,
             is_tls: url.scheme() == "https",
-            host: url.host()?.to_owned(),
+            host: Host::of(url)?,
             port: url.port_or_known_default()?,
         })
     }
@@ -116,9 +116,8 @@ impl Dialer {
     /// The permitted ones. What a name has beside them is passed over.
     async fn addresses(&self, origin: &Origin) -> Result<Vec<IpAddr>, Failure> {
         let found = match &origin.host {
-            Host::Domain(name) => self.resolver.resolve(&origin.tenant, name).await?,
-            Host::Ipv4(address) => vec![IpAddr::V4(*address)],
-            Host::Ipv6(address) => vec![IpAddr::V6(*address)],
+            Host::Name(name) => self.resolver.resolve(&origin.tenant, name).await?,
+            Host::Address(address) => vec![*address],
         };
         let permitted = found
             .iter()
@@ -138,10 +137,9 @@ impl Dialer {
         only_http1: bool,
     ) -> Result<(Box<dyn Stream>, Protocol), Failure> {
         let name = match &origin.host {
-            Host::Domain(name) => ServerName::try_from(name.clone())
+            Host::Name(name) => ServerName::try_from(name.clone())
                 .map_err(|error| Failure::Tls(io::Error::other(error)))?,
-            Host::Ipv4(address) => ServerName::from(IpAddr::V4(*address)),
-            Host::Ipv6(address) => ServerName::from(IpAddr::V6(*address)),
+            Host::Address(address) => ServerName::from(*address),
         };
         let tls = Arc::clone(&self.tls[usize::from(only_http1)]);
         let stream = TlsConnector::from(tls).connect(name, stream).await;

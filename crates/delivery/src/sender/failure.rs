@@ -3,9 +3,9 @@
 use std::error::Error;
 use std::io;
 
-use postrider_daemon::tasks::chain;
+use postrider_daemon::errors::{causes, chain};
+use postrider_model::address::Host;
 use postrider_model::outcome::{Outcome, Reason};
-use url::Host;
 
 /// Why there was no answer.
 #[derive(Debug, thiserror::Error)]
@@ -14,7 +14,7 @@ pub(super) enum Failure {
     Unresolved(String),
     /// Of a name it is not said which address it has: that may be nobody's business.
     #[error("{0} is a forbidden address, or has no other; `egress.allow_cidrs` opens networks")]
-    Forbidden(Host<String>),
+    Forbidden(Host),
     #[error("the URL has no host")]
     Unusable,
     #[error("no connection came about in time")]
@@ -39,9 +39,7 @@ impl Failure {
     /// An address that is written in the URL stays forbidden, and is not tried again. What a name resolves to may change.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
-            Self::Forbidden(Host::Ipv4(_) | Host::Ipv6(_)) => {
-                Outcome::Unsendable(Reason::AddressForbidden)
-            }
+            Self::Forbidden(Host::Address(_)) => Outcome::Unsendable(Reason::AddressForbidden),
             _ => Outcome::Unanswered(self.reason()),
         }
     }
@@ -84,23 +82,5 @@ fn hint(error: &io::Error) -> &'static str {
             "; does the receiver speak TLS 1.3, or 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305?"
         }
         _ => "",
-    }
-}
-
-/// An error and what it wraps, from the outside in.
-pub(super) fn causes<'a>(
-    error: &'a (dyn Error + 'static),
-) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error| cause_of(*error))
-}
-
-/// What an error wraps. An `io::Error` passes over what it wraps itself and names only the cause of that.
-fn cause_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    match error
-        .downcast_ref::<io::Error>()
-        .and_then(io::Error::get_ref)
-    {
-        Some(wrapped) => Some(wrapped),
-        None => error.source(),
     }
 }

@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -194,7 +195,7 @@ impl Pool {
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock()
     }
 }
 
@@ -203,7 +204,7 @@ async fn sweep(kept: Weak<Mutex<Kept>>, idle_max: Duration) {
         sleep(SWEEP_EVERY).await;
         let Some(kept) = kept.upgrade() else { return };
         let idle = || {
-            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut kept = kept.lock();
             kept.longest_idle(idle_max)
         };
         while idle().is_some() {}

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -18,6 +18,7 @@ use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RecordType};
+use parking_lot::Mutex;
 use postrider_model::ids::TenantId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -162,7 +163,6 @@ impl Resolver {
         let lookups = Arc::clone(
             self.tenants
                 .lock()
-                .unwrap_or_else(PoisonError::into_inner)
                 .entry(tenant.clone())
                 .or_insert_with(|| Arc::new(Semaphore::new(self.lookups_max))),
         );
@@ -173,7 +173,6 @@ impl Resolver {
     fn forget_idle(&self) {
         self.tenants
             .lock()
-            .unwrap_or_else(PoisonError::into_inner)
             .retain(|_, lookups| Arc::strong_count(lookups) > 1);
     }
 }

@@ -6,9 +6,8 @@ use postrider_delivery::config::EgressConfig;
 use postrider_delivery::sender::WebhookResponse;
 use postrider_model::outcome::Outcome;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 
+use super::receiver::Receiver;
 use super::{Server, request, send, send_with, sender};
 
 fn answered(status: u16) -> Outcome {
@@ -44,33 +43,16 @@ async fn a_body_that_fails_changes_nothing_about_the_status() {
     assert_eq!(response.excerpt, "the beginning");
 }
 
-/// Answers the first bytes that come on each connection and keeps it open.
-async fn holding(answer: &'static [u8], tasks: &mut JoinSet<()>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
-    tasks.spawn(async move {
-        let mut held = Vec::new();
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let mut buffer = vec![0; 64 * 1024];
-            assert!(stream.read(&mut buffer).await.is_ok_and(|read| read > 0));
-            stream.write_all(answer).await.unwrap();
-            held.push(stream);
-        }
-    });
-    url
-}
-
 #[tokio::test]
 async fn a_body_that_never_ends_is_not_waited_for() {
-    let mut tasks = JoinSet::new();
     let answer = b"HTTP/1.1 201 Created\r\ncontent-length: 100\r\n\r\nbegin";
-    let url = holding(answer, &mut tasks).await;
+    let receiver = Receiver::holding(answer).await;
     let config = EgressConfig {
         response_body_timeout_ms: 300,
         ..EgressConfig::default()
     };
     let began = Instant::now();
-    let response = send_with(&sender(&["127.0.0.0/8"], &config), request(&url)).await;
+    let response = send_with(&sender(&["127.0.0.0/8"], &config), request(&receiver.url)).await;
     assert_eq!(response.outcome, answered(201));
     assert_eq!(response.excerpt, "begin");
     assert!(
@@ -81,20 +63,15 @@ async fn a_body_that_never_ends_is_not_waited_for() {
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(300), "{took:?}");
     assert!(
-        took < request(&url).timeout,
+        took < request(&receiver.url).timeout,
         "{took:?} is not the whole time"
     );
 }
 
 #[tokio::test]
 async fn a_body_that_is_not_done_when_the_attempt_has_to_end_is_not_waited_for_either() {
-    let mut tasks = JoinSet::new();
-    let url = holding(
-        b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n",
-        &mut tasks,
-    )
-    .await;
-    let mut hasty = request(&url);
+    let receiver = Receiver::holding(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n").await;
+    let mut hasty = request(&receiver.url);
     hasty.timeout = Duration::from_millis(300);
     let open = sender(&["127.0.0.0/8"], &EgressConfig::default());
     assert_eq!(send_with(&open, hasty).await.outcome, answered(200));
@@ -140,23 +117,18 @@ async fn heads_that_other_clients_read_are_read() {
 
 #[tokio::test]
 async fn an_answer_before_the_body_was_read_counts() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let mut buffer = [0; 1024];
-            assert!(stream.read(&mut buffer).await.is_ok_and(|read| read > 0));
-            let answer =
-                b"HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-            stream.write_all(answer).await.unwrap();
-            // RFC 9112, 9.6: a server that closes only its own side lets its answer be read.
-            stream.shutdown().await.unwrap();
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-    });
+    let receiver = Receiver::serving(|mut stream, _| async move {
+        let mut buffer = [0; 1024];
+        assert!(stream.read(&mut buffer).await.is_ok_and(|read| read > 0));
+        let answer = b"HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+        // RFC 9112, 9.6: a server that closes only its own side lets its answer be read.
+        stream.shutdown().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    })
+    .await;
     for _ in 0..10 {
-        let mut large = request(&url);
+        let mut large = request(&receiver.url);
         large.body = vec![b' '; 8 << 20].into();
         let open = sender(&["127.0.0.0/8"], &EgressConfig::default());
         let response = send_with(&open, large).await;

@@ -1,8 +1,9 @@
 //! What happened, in order: compared between two runs of one seed, checked by the auditor, shown when a promise breaks.
 
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use postrider_log::{Offset, Partition};
 
 const REQUESTS_SHOWN: usize = 80;
@@ -103,6 +104,6 @@ impl Chronicle {
 
     /// A panic elsewhere breaks nothing here.
     fn entries(&self) -> MutexGuard<'_, Entries> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

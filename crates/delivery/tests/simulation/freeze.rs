@@ -2,10 +2,10 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::{Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep_until};
 
 #[derive(Debug)]
@@ -88,6 +88,6 @@ impl Gate {
     }
 
     fn frozen(&self) -> MutexGuard<'_, Frozen> {
-        self.0.lock().expect("no panic")
+        self.0.lock()
     }
 }

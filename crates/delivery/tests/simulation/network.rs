@@ -1,11 +1,12 @@
 //! Endpoints as a script, each behaving as its name says.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use postrider_delivery::sender::{MayLeave, Sender, WebhookRequest, WebhookResponse};
 use postrider_log::Clock;
 use postrider_log::memory::SplitMix64;
@@ -102,17 +103,17 @@ impl Network {
 
     /// Nobody can be reached for a while.
     pub(crate) fn go_down(&self, time: Duration) {
-        *self.down_until.lock().expect("no panic") = Instant::now() + time;
+        *self.down_until.lock() = Instant::now() + time;
     }
 
     fn below(&self, bound: u64) -> u64 {
-        self.random.lock().expect("no panic").below(bound)
+        self.random.lock().below(bound)
     }
 
     /// Notes a call, and says how many there were in the last second and how long the endpoint is in use.
     fn called(&self, endpoint: &str) -> (usize, i64) {
         let now_ms = self.clock.elapsed_ms();
-        let mut calls = self.calls.lock().expect("no panic");
+        let mut calls = self.calls.lock();
         let calls = calls.entry(endpoint.to_owned()).or_default();
         calls.push(now_ms);
         let lately = calls.iter().rev();
@@ -126,7 +127,7 @@ impl Network {
         if self.healed.load(Ordering::Relaxed) {
             return Script::Answer(200, None);
         }
-        if Instant::now() < *self.down_until.lock().expect("no panic") {
+        if Instant::now() < *self.down_until.lock() {
             return Script::Refuse(Reason::Connect);
         }
         match behaviour {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use postrider_log::memory::SplitMix64;
-use postrider_model::endpoint::{Endpoint, EndpointState, PayloadFormat, RateLimit, WhenBlocked};
+use postrider_model::endpoint::{Endpoint, EndpointState, RateLimit, WhenBlocked};
 use postrider_model::filter::{EventTypeFilter, EventTypeName};
+use postrider_model::fixtures;
 use postrider_model::ids::{EndpointId, TenantId};
 use postrider_model::retry::RetrySchedule;
 use postrider_model::signature::SigningSecret;
@@ -236,9 +237,9 @@ impl Tenants {
     }
 
     async fn create(&mut self, name: &str, tenant: &str) {
-        let id = endpoint_id(name);
         let tenant = tenant_id(tenant);
-        let secret = self.registry.seal(&id, &SigningSecret::generate(&[7; 32]));
+        let endpoint = fixtures::endpoint(&format!("ep_{name}"));
+        let secret = SigningSecret::generate(&[7; 32]);
         let wanted = [format!("to.{name}"), "thing.*".to_owned()];
         let url = format!("https://example.com/{name}");
         let ordered = match self.order.below(6) {
@@ -247,21 +248,14 @@ impl Tenants {
             _ => None,
         };
         let endpoint = Endpoint {
-            id,
             tenant: tenant.clone(),
             url: url.parse().expect("a url"),
-            description: String::new(),
-            metadata: [].into(),
             event_types: EventTypeFilter::try_new(wanted.to_vec()).expect("a filter"),
-            format: PayloadFormat::Standard,
             retry_schedule: Some(schedule()),
             attempt_timeout_ms: Some(ATTEMPT_TIMEOUT_MS),
-            rate_limit: None,
             ordered,
-            secrets: vec![secret],
-            state: EndpointState::Enabled,
-            discard_matched_before: 0,
-            created_at_ms: 1,
+            secrets: vec![self.registry.seal(&endpoint.id, &secret)],
+            ..endpoint
         };
         let created = self.registry.create_endpoint(endpoint).await;
         created.expect("the registry is spared");

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use postrider_log::memory::{MemoryLog, MemoryProcess, SplitMix64};
 use postrider_log::{
     Assignment, Batch, Bounds, Clock, Commit, CommitAck, Committed, Group, GroupEvent,
@@ -33,7 +34,8 @@ const LOSS_LATE_MS_MAX: u64 = 1_000;
 pub(crate) struct Watch {
     log: Arc<MemoryLog>,
     clock: Arc<dyn Clock>,
-    audit: Mutex<Audit>,
+    /// A lock that notes that a promise was broken under it.
+    audit: std::sync::Mutex<Audit>,
     owners: Mutex<Owners>,
     partitions: i32,
 }
@@ -56,14 +58,14 @@ impl Watch {
         Arc::new(Self {
             log,
             clock,
-            audit: Mutex::new(audit),
+            audit: std::sync::Mutex::new(audit),
             owners: Mutex::default(),
             partitions,
         })
     }
 
     pub(crate) fn audit<T>(&self, look: impl FnOnce(&mut Audit) -> T) -> T {
-        let Ok(mut audit) = self.audit.lock() else {
+        let Some(mut audit) = self.whole_audit() else {
             // A promise was broken, and that was shown; whoever comes later has nothing to add.
             resume_unwind(Box::new("a promise was broken before"));
         };
@@ -72,15 +74,23 @@ impl Watch {
 
     /// The same, unless a promise was broken: then nothing can be broken on the way down.
     pub(crate) fn audit_if_whole(&self, look: impl FnOnce(&mut Audit)) {
-        if let Ok(mut audit) = self.audit.lock() {
+        if let Some(mut audit) = self.whole_audit() {
             look(&mut audit);
         }
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "that the lock is poisoned says something here"
+    )]
+    fn whole_audit(&self) -> Option<std::sync::MutexGuard<'_, Audit>> {
+        self.audit.lock().ok()
     }
 
     /// Under which assignment a life calls an endpoint, and how long another life has owned its partition.
     pub(crate) fn standing(&self, life: usize, endpoint: &str) -> (Partition, Option<Tenure>, i64) {
         let partition = partition_for(format!("ep_{endpoint}").as_bytes(), self.partitions);
-        let owners = self.owners.lock().expect("no panic");
+        let owners = self.owners.lock();
         let foreign = owners
             .latest
             .get(&partition)
@@ -101,13 +111,13 @@ impl Watch {
             let from = assignment.committed.as_ref().filter(by_member);
             let from = from.map(|committed| committed.offset);
             let number = {
-                let mut owners = self.owners.lock().expect("no panic");
+                let mut owners = self.owners.lock();
                 owners.tenures += 1;
                 owners.tenures
             };
             let committed = assignment.committed.as_ref();
             self.audit(|audit| audit.assigned(number, partition, committed));
-            let mut owners = self.owners.lock().expect("no panic");
+            let mut owners = self.owners.lock();
             let tenure = Tenure {
                 number,
                 since_wall_ms: self.clock.now_ms(),

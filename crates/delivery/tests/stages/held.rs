@@ -1,10 +1,11 @@
 //! A log of which a test holds parts back: a call that is held does not answer until it is let go.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use postrider_log::memory::MemoryProcess;
 use postrider_log::{
     Append, AppendError, Batch, Bounds, Committed, Group, GroupOptions, Log, LogError, NewRecord,
@@ -37,16 +38,16 @@ pub(crate) struct Held(Arc<(Mutex<BTreeSet<Part>>, Notify)>);
 
 impl Held {
     pub(crate) fn hold(&self, part: Part) {
-        self.0.0.lock().expect("no panic").insert(part);
+        self.0.0.lock().insert(part);
     }
 
     pub(crate) fn let_go(&self, part: Part) {
-        self.0.0.lock().expect("no panic").remove(&part);
+        self.0.0.lock().remove(&part);
         self.0.1.notify_waiters();
     }
 
     fn holds(&self, is_meant: impl Fn(&Part) -> bool) -> bool {
-        self.0.0.lock().expect("no panic").iter().any(is_meant)
+        self.0.0.lock().iter().any(is_meant)
     }
 
     async fn passed(&self, is_meant: impl Fn(&Part) -> bool) {

@@ -14,11 +14,11 @@ use postrider_delivery::{DeliveryMetrics, StageContext, deliver, fan_out, schedu
 use postrider_log::memory::MemoryLog;
 use postrider_log::{Clock, Log, NewRecord, Position, ProducerOptions, Record, Target, TopicSpec};
 use postrider_model::delivery::{DeadLetter, Delivery, Route};
-use postrider_model::endpoint::{Endpoint, EndpointState, PayloadFormat};
-use postrider_model::event::{Event, TraceContext};
+use postrider_model::endpoint::Endpoint;
+use postrider_model::event::Event;
 use postrider_model::filter::EventTypeFilter;
-use postrider_model::identity::RegistryStamp;
-use postrider_model::ids::{EndpointId, EventId, TenantId};
+use postrider_model::fixtures;
+use postrider_model::ids::TenantId;
 use postrider_model::outcome::Outcome;
 use postrider_model::retry::{DelayLadder, RetrySchedule};
 use postrider_model::signature::SigningSecret;
@@ -168,24 +168,13 @@ impl World {
     }
 
     pub(crate) async fn create_endpoint_for(&self, name: &str, event_type: &str) {
-        let id = EndpointId::try_new(&format!("ep_{name}")).expect("an id");
-        let secret = self.registry.seal(&id, &SigningSecret::generate(&[7; 32]));
+        let id = format!("ep_{name}");
+        let wanted = fixtures::endpoint(&id);
+        let secret = SigningSecret::generate(&[7; 32]);
         let endpoint = Endpoint {
-            id,
-            tenant: TenantId::try_new(TENANT).expect("an id"),
-            url: "https://example.com/".parse().expect("a url"),
-            description: String::new(),
-            metadata: [].into(),
             event_types: EventTypeFilter::try_new(vec![event_type.to_owned()]).expect("a filter"),
-            format: PayloadFormat::Standard,
-            retry_schedule: None,
-            attempt_timeout_ms: None,
-            rate_limit: None,
-            ordered: None,
-            secrets: vec![secret],
-            state: EndpointState::Enabled,
-            discard_matched_before: 0,
-            created_at_ms: 1,
+            secrets: vec![self.registry.seal(&wanted.id, &secret)],
+            ..wanted
         };
         let created = self.registry.create_endpoint(endpoint).await;
         created.expect("an endpoint");
@@ -368,15 +357,9 @@ fn ladder() -> DelayLadder {
 /// An event of the tenant.
 pub(crate) fn event(id: &str) -> Event {
     Event {
-        id: EventId::try_new(id).expect("an id"),
-        tenant: TenantId::try_new(TENANT).expect("an id"),
-        event_type: "thing.happened".parse().expect("a type"),
         occurred_at_ms: 1_700_000_000_000,
-        data: Bytes::from_static(b"{}"),
-        ordering_key: String::new(),
-        registry: RegistryStamp::default(),
         accepted_at_ms: 1_700_000_000_000,
-        trace: TraceContext::default(),
+        ..fixtures::event(id)
     }
 }
 

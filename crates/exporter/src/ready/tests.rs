@@ -1,33 +1,12 @@
 use bytes::Bytes;
-use postrider_model::event::{Event, EventPosition, TraceContext};
-use postrider_model::identity::RegistryStamp;
+use postrider_model::fixtures;
 
 use super::*;
 
 fn delivery(endpoint: &str, attempt: u32) -> Delivery {
     Delivery {
-        ordered: false,
-        event: Event {
-            id: "evt_1".parse().unwrap(),
-            tenant: "acme".parse().unwrap(),
-            event_type: "a.b".parse().unwrap(),
-            occurred_at_ms: 1,
-            data: Bytes::from_static(b"{}"),
-            ordering_key: String::new(),
-            registry: RegistryStamp::of_unknown(0),
-            accepted_at_ms: 1,
-            trace: TraceContext::default(),
-        },
-        endpoint: endpoint.parse().unwrap(),
-        position: EventPosition {
-            partition: 0,
-            offset: 1,
-            appended_at_ms: 5,
-        },
-        run: 0,
         attempt,
-        registry: RegistryStamp::of_unknown(1),
-        due_at_ms: 0,
+        ..fixtures::delivery(fixtures::event("evt_1"), endpoint, 1)
     }
 }
 

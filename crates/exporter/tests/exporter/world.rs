@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use postrider_exporter::{Exporter, ExporterConfig, ExporterContext, ExporterError};
 use postrider_log::memory::{MemoryLog, MemoryProcess};
 use postrider_log::{
@@ -18,8 +18,8 @@ use postrider_model::delivery::{
     Settlement, WorkId,
 };
 use postrider_model::endpoint::{Endpoint, EndpointState};
-use postrider_model::event::{Event, EventPosition, TraceContext};
-use postrider_model::identity::RegistryStamp;
+use postrider_model::event::{Event, EventPosition};
+use postrider_model::fixtures;
 use postrider_model::outcome::Reason;
 use postrider_model::retry::DelayLadder;
 use postrider_model::tenant::Tenant;
@@ -185,21 +185,8 @@ impl World {
 
     pub(crate) async fn endpoint(&self, id: &str, paused: bool) {
         let endpoint = Endpoint {
-            id: id.parse().unwrap(),
-            tenant: "acme".parse().unwrap(),
-            url: "https://example.com/hook".parse().unwrap(),
-            description: String::new(),
-            metadata: BTreeMap::new(),
-            event_types: Default::default(),
-            format: Default::default(),
-            retry_schedule: None,
-            attempt_timeout_ms: None,
-            rate_limit: None,
-            ordered: None,
-            secrets: vec![],
-            state: EndpointState::Enabled,
-            discard_matched_before: 0,
             created_at_ms: START_MS,
+            ..fixtures::endpoint(id)
         };
         self.registry.create_endpoint(endpoint).await.unwrap();
         if paused {
@@ -228,7 +215,7 @@ impl World {
     pub(crate) async fn delivery(&self, endpoint: &str, attempt: u32) {
         let value = delivery(endpoint, attempt, 0).encode();
         let position = self.append(DELIVERIES, Target::Key, endpoint, value).await;
-        let mut first = self.first_deliveries.lock().unwrap();
+        let mut first = self.first_deliveries.lock();
         first.entry(endpoint.to_owned()).or_insert(position);
     }
 
@@ -289,7 +276,7 @@ impl World {
 
     /// The endpoint's lane goes behind from its first delivery on.
     pub(crate) async fn behind(&self, endpoint: &str, failing: bool) {
-        let position = self.first_deliveries.lock().unwrap()[endpoint];
+        let position = self.first_deliveries.lock()[endpoint];
         let state = LaneState {
             blocked: Vec::new(),
             endpoint: endpoint.parse().unwrap(),
@@ -336,25 +323,15 @@ const POSITION: EventPosition = EventPosition {
 };
 
 fn delivery(endpoint: &str, attempt: u32, due_at_ms: i64) -> Delivery {
+    let event = Event {
+        accepted_at_ms: START_MS,
+        ..fixtures::event("evt_1")
+    };
     Delivery {
-        ordered: false,
-        event: Event {
-            id: "evt_1".parse().unwrap(),
-            tenant: "acme".parse().unwrap(),
-            event_type: "a.b".parse().unwrap(),
-            occurred_at_ms: START_MS,
-            data: Bytes::from_static(b"{}"),
-            ordering_key: String::new(),
-            registry: RegistryStamp::of_unknown(0),
-            accepted_at_ms: START_MS,
-            trace: TraceContext::default(),
-        },
-        endpoint: endpoint.parse().unwrap(),
         position: POSITION,
-        run: 0,
         attempt,
-        registry: RegistryStamp::of_unknown(1),
         due_at_ms,
+        ..fixtures::delivery(event, endpoint, POSITION.offset)
     }
 }
 

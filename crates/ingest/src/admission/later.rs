@@ -1,8 +1,8 @@
 //! When those who are refused are told to come again.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// How long events are counted until what they say is heeded.
@@ -59,7 +59,7 @@ impl Later {
     }
 
     fn with<T>(&self, what: impl FnOnce(&mut Counted) -> T) -> T {
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counted = self.counted.lock();
         counted.roll();
         what(&mut counted)
     }

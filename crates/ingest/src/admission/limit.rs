@@ -1,9 +1,10 @@
 //! How many events may be under way: fewer while they are more than this process or the log keeps up with.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::IntGauge;
 use tokio::time::{Instant, sleep_until};
 
@@ -112,8 +113,8 @@ impl Limit {
         self.gauge.set(whole(next));
     }
 
-    fn waits(&self) -> std::sync::MutexGuard<'_, Waits> {
-        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waits(&self) -> parking_lot::MutexGuard<'_, Waits> {
+        self.waits.lock()
     }
 }
 

@@ -6,8 +6,8 @@ use axum::http::StatusCode;
 use bytes::Bytes;
 use postrider_log::memory::AppendFate;
 use postrider_model::delivery::{DeadLetter, DeadLetterContent, Delivery, RawRecord};
-use postrider_model::event::{Event, EventPosition, TraceContext};
-use postrider_model::identity::RegistryStamp;
+use postrider_model::event::Event;
+use postrider_model::fixtures;
 use postrider_model::outcome::Reason;
 use postrider_model::payload::rfc3339;
 use postrider_model::topics::{DEAD_LETTERS, DELIVERIES};
@@ -20,29 +20,17 @@ const REDRIVE: &str = "/v1/tenants/acme/dead-letters/redrive";
 
 fn letter(number: i64, tenant: &str, endpoint: &str) -> DeadLetter {
     let event = Event {
-        id: format!("evt-{number}").parse().unwrap(),
         tenant: tenant.parse().unwrap(),
         event_type: "invoice.paid".parse().unwrap(),
         occurred_at_ms: START_MS,
         data: Bytes::from(format!("{{\"n\": {number}}}")),
-        ordering_key: String::new(),
-        registry: RegistryStamp::of_unknown(1),
         accepted_at_ms: START_MS,
-        trace: TraceContext::default(),
+        ..fixtures::event(&format!("evt-{number}"))
     };
     let delivery = Delivery {
-        event,
-        endpoint: endpoint.parse().unwrap(),
-        position: EventPosition {
-            partition: 0,
-            offset: number,
-            appended_at_ms: 5,
-        },
-        run: 0,
         attempt: 10,
-        registry: RegistryStamp::of_unknown(1),
         due_at_ms: START_MS,
-        ordered: false,
+        ..fixtures::delivery(event, endpoint, number)
     };
     DeadLetter {
         id: format!("dl_{number}"),

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use postrider_log::memory::AppendFate;
 use postrider_model::delivery::Delivery;
 use postrider_model::endpoint::Endpoint;
-use postrider_model::event::{Event, TraceContext};
-use postrider_model::identity::RegistryStamp;
+use postrider_model::event::Event;
+use postrider_model::fixtures;
 use postrider_model::payload::rfc3339;
 use postrider_model::topics::{DELIVERIES, EVENTS, event_key};
 use postrider_registry::Lookup;
@@ -43,15 +43,12 @@ async fn with_endpoint(world: World) -> World {
 
 fn event(id: &str, tenant: &str, event_type: &str) -> Event {
     Event {
-        id: id.parse().unwrap(),
         tenant: tenant.parse().unwrap(),
         event_type: event_type.parse().unwrap(),
         occurred_at_ms: START_MS,
         data: Bytes::from(format!("{{\"id\":  \"{id}\"}}")),
-        ordering_key: String::new(),
-        registry: RegistryStamp::of_unknown(1),
         accepted_at_ms: START_MS,
-        trace: TraceContext::default(),
+        ..fixtures::event(id)
     }
 }
 

@@ -8,15 +8,15 @@
 //! Which of two clocks is wrong, nobody can tell. While the machine's clock and the log's differ by more than a bound,
 //! [`Clock::ages_tell`] says no.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::Clock;
-use crate::locked;
 use crate::port::{Log, NewRecord, Position, Producer, ProducerOptions, Target};
 
 /// The log has not told its time for longer than this: its clock may have been set since.
@@ -89,7 +89,7 @@ impl LogClock {
             sample.log_ms.saturating_add(millis(now, sample.before)),
         );
         let skew_ms = machine_ms.saturating_sub(machine_ms.clamp(least, most));
-        let mut known = locked(&self.known);
+        let mut known = self.known.lock();
         let is_near = |ms: i64| ms.abs() <= self.skew_ms_max;
         let follows = known.is_none_or(|known| {
             let predicted = known.log_ms(now);
@@ -123,7 +123,7 @@ impl LogClock {
     }
 
     fn known(&self) -> Option<Known> {
-        *locked(&self.known)
+        *self.known.lock()
     }
 }
 

@@ -1,16 +1,16 @@
 //! Reading from the file, on connections of its own, on tokio's threads for blocking work.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::database::{connect_to_read, offset_of, row_id};
 use super::headers::decode_headers;
 use super::writer::StoreError;
 use crate::local::storage::Chunk;
-use crate::locked;
 use crate::port::{Bounds, LogError, Offset, Partition, Record};
 
 /// Connections that are kept open for the next read; more are made when more is read at once.
@@ -45,10 +45,10 @@ impl Readers {
         read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, LogError> {
         let reading = tokio::task::spawn_blocking(move || {
-            let idle = locked(&self.idle).pop();
+            let idle = self.idle.lock().pop();
             let connection = idle.map_or_else(|| connect_to_read(&self.dir), Ok)?;
             let answer = read(&connection);
-            let mut idle = locked(&self.idle);
+            let mut idle = self.idle.lock();
             if idle.len() < IDLE_CONNECTIONS_MAX {
                 idle.push(connection);
             }

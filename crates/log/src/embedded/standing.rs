@@ -1,9 +1,8 @@
 //! Whether the log can be written: what became of the last writes, and how long one has been under way.
 
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::locked;
+use parking_lot::Mutex;
 
 /// A write that takes longer will perhaps never return.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(10);
@@ -21,11 +20,11 @@ struct State {
 
 impl Standing {
     pub(super) fn begins(&self) {
-        locked(&self.0).writing_since = Some(Instant::now());
+        self.0.lock().writing_since = Some(Instant::now());
     }
 
     pub(super) fn ended(&self, result: Result<(), String>, was_probe: bool) {
-        let mut state = locked(&self.0);
+        let mut state = self.0.lock();
         state.writing_since = None;
         match result {
             Err(reason) => state.failed = Some(reason),
@@ -36,7 +35,7 @@ impl Standing {
 
     /// Why the log cannot be written, if it cannot.
     pub(super) fn trouble(&self) -> Option<String> {
-        let state = locked(&self.0);
+        let state = self.0.lock();
         let hangs = |since: Instant| since.elapsed() > WRITE_TIME_MAX;
         if state.writing_since.is_some_and(hangs) {
             return Some("a write does not return".to_owned());

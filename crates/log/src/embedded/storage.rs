@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use futures_util::future::{BoxFuture, FutureExt};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::compaction::{self, Ages};
@@ -15,7 +16,6 @@ use super::writer::{self, Job, Queue, Reply};
 use crate::clock::Clock;
 use crate::local::storage::{Appending, Chunk, CommitDone, Storage};
 use crate::local::topic::Topic;
-use crate::locked;
 use crate::port::{Commit, LogError, Offset, Partition, TopicSpec};
 
 /// Records that one transaction deletes, at most: appends wait for it.
@@ -112,7 +112,7 @@ impl EmbeddedStorage {
         now_ms: i64,
     ) -> Result<u64, LogError> {
         let place = place(topic, partition);
-        if locked(&self.compacted).get(&place.slot) == Some(&place.bounds.end) {
+        if self.compacted.lock().get(&place.slot) == Some(&place.bounds.end) {
             return Ok(0);
         }
         let ages = Ages::of(&topic.spec, now_ms);
@@ -124,7 +124,7 @@ impl EmbeddedStorage {
                 .await?;
             if found.row_ids.is_empty() {
                 if !found.more_later {
-                    locked(&self.compacted).insert(place.slot, place.bounds.end);
+                    self.compacted.lock().insert(place.slot, place.bounds.end);
                 }
                 return Ok(removed);
             }
@@ -164,7 +164,7 @@ fn place(topic: &Topic, partition: Partition) -> Place {
 
 impl Storage for EmbeddedStorage {
     fn create_topic(&self, spec: TopicSpec) -> BoxFuture<'static, Result<Arc<Topic>, LogError>> {
-        let mut count = locked(&self.topic_count);
+        let mut count = self.topic_count.lock();
         if let Err(error) = check_spec(&spec, *count) {
             return std::future::ready(Err(error)).boxed();
         }
@@ -224,7 +224,7 @@ impl Storage for EmbeddedStorage {
 impl Drop for EmbeddedStorage {
     fn drop(&mut self) {
         self.queue.close();
-        let Some(writer) = locked(&self.writer).take() else {
+        let Some(writer) = self.writer.lock().take() else {
             return;
         };
         // The last reference may be the writer's own, in what it was to call back.

@@ -5,8 +5,9 @@
 //! failed and was rolled back, nothing is in the log, and that is told.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::database::slot;
@@ -14,7 +15,6 @@ use super::standing::Standing;
 use crate::clock::Clock;
 use crate::local::storage::{Appending, CommitDone, CommitFate};
 use crate::local::topic::Topic;
-use crate::locked;
 use crate::port::{
     AppendError, Commit, CommitError, LogError, NewRecord, Offset, Partition, Position, TopicSpec,
 };
@@ -187,7 +187,7 @@ struct Waiting {
 impl Queue {
     /// Hands a job to the writer, or refuses it at once.
     pub(super) fn push(&self, job: Job) {
-        let mut waiting = locked(&self.waiting);
+        let mut waiting = self.waiting.lock();
         let refusal = if waiting.closed {
             Some(Refusal::Failed("the log is closed".into()))
         } else {
@@ -208,18 +208,15 @@ impl Queue {
 
     /// The writer finishes what waits and ends.
     pub(super) fn close(&self) {
-        locked(&self.waiting).closed = true;
+        self.waiting.lock().closed = true;
         self.more.notify_all();
     }
 
     /// Waits for the next transaction's jobs; none when the queue is closed and empty.
     fn take(&self) -> Vec<Job> {
-        let waiting = locked(&self.waiting);
+        let mut waiting = self.waiting.lock();
         let idle = |waiting: &mut Waiting| waiting.jobs.is_empty() && !waiting.closed;
-        let mut waiting = self
-            .more
-            .wait_while(waiting, idle)
-            .unwrap_or_else(PoisonError::into_inner);
+        self.more.wait_while(&mut waiting, idle);
         let mut bytes = 0;
         let mut jobs = Vec::new();
         while jobs.len() < TRANSACTION_JOBS_MAX
@@ -236,7 +233,7 @@ impl Queue {
     /// Tells everybody who still waits that the writer is gone.
     fn abandon(&self) {
         self.close();
-        let jobs = std::mem::take(&mut locked(&self.waiting).jobs);
+        let jobs = std::mem::take(&mut self.waiting.lock().jobs);
         for job in jobs {
             job.refuse(Refusal::Failed("the log is closed".into()));
         }

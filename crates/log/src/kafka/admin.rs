@@ -9,7 +9,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use tokio::runtime::Handle;
 
 use super::config::BATCH_BYTES_MAX;
-use super::context::PlainContext;
+use super::context::Context;
 use super::errors::{code_error, log_error};
 use super::query;
 use crate::port::{LogError, TopicDescription, TopicSpec};
@@ -62,8 +62,8 @@ impl Settled {
 /// Creates what does not exist, waits until the brokers know it, and names it. Blocks; needs a runtime.
 pub(super) fn create(
     config: &ClientConfig,
-    context: PlainContext,
-    client: &BaseConsumer<PlainContext>,
+    context: Context,
+    client: &BaseConsumer<Context>,
     prefix: &str,
     replication: i32,
     specs: &[TopicSpec],
@@ -125,7 +125,7 @@ pub(super) fn create(
     Ok(created)
 }
 
-fn await_visible(client: &BaseConsumer<PlainContext>, topic: &str) -> Result<(), LogError> {
+fn await_visible(client: &BaseConsumer<Context>, topic: &str) -> Result<(), LogError> {
     let deadline = Instant::now() + VISIBLE_TIMEOUT;
     while query::partitions(client, topic)?.is_none() {
         if Instant::now() >= deadline {
@@ -141,8 +141,8 @@ fn await_visible(client: &BaseConsumer<PlainContext>, topic: &str) -> Result<(),
 /// Describes topics by their names without prefix. Blocks; needs a runtime.
 pub(super) fn describe(
     config: &ClientConfig,
-    context: PlainContext,
-    client: &BaseConsumer<PlainContext>,
+    context: Context,
+    client: &BaseConsumer<Context>,
     prefix: &str,
     topics: &[String],
 ) -> Result<Vec<Option<TopicDescription>>, LogError> {
@@ -192,10 +192,7 @@ pub(super) fn describe(
 }
 
 /// Made for each use: it is seldom needed, and nothing would read its log in between.
-fn admin(
-    config: &ClientConfig,
-    context: PlainContext,
-) -> Result<AdminClient<PlainContext>, LogError> {
+fn admin(config: &ClientConfig, context: Context) -> Result<AdminClient<Context>, LogError> {
     config
         .create_with_context(context)
         .map_err(|error| log_error("", &error))

@@ -1,14 +1,14 @@
 //! The clients of one log: what each told, how each is, and what became of those before it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use rdkafka::Statistics;
 
 use super::statistics::{ClientStatistics, ClientTotals};
-use super::watchdog::{Sign, Verdict, Watch, pause};
-use crate::locked;
+use super::watchdog::{REPLACEMENTS, Sign, Verdict, Watch};
 use crate::port::LogError;
 
 /// Replacements that are farther apart are not of one trouble.
@@ -205,7 +205,7 @@ impl Clients {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        locked(&self.known)
+        self.known.lock()
     }
 }
 
@@ -333,7 +333,7 @@ impl Place {
         let Verdict::Dead(sign) = verdict else {
             return None;
         };
-        if since_last.is_some_and(|since| since < pause(named.replaced_in_a_row)) {
+        if since_last.is_some_and(|since| since < REPLACEMENTS.pause(named.replaced_in_a_row)) {
             return None;
         }
         named.replaced_at = Some(now);

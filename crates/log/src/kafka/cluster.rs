@@ -1,19 +1,18 @@
 //! What the brokers are: where they say they are, and which version they speak.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
-use rdkafka::error::KafkaError;
-use rdkafka::{ClientContext, metadata::MetadataBroker};
+use rdkafka::metadata::MetadataBroker;
 
 use super::clients::Place;
-use super::context::note_error;
+use super::context::{Context, Hears};
 use super::errors::log_error;
 use super::query;
-use crate::locked;
 use crate::port::LogError;
 
 /// How long what the client says of the brokers' versions may come after their first answer.
@@ -87,11 +86,11 @@ pub(super) fn describe(mut config: ClientConfig, place: Place) -> Result<Cluster
     config.set("debug", debug.as_deref().unwrap_or("feature"));
     config.set_log_level(RDKafkaLogLevel::Debug);
     let said = Arc::default();
-    let context = Listening {
-        said: Arc::clone(&said),
+    let context = Context {
         place,
+        own: Listening(Arc::clone(&said)),
     };
-    let client: BaseConsumer<Listening> = config
+    let client: BaseConsumer<Context<Listening>> = config
         .create_with_context(context)
         .map_err(|error| log_error("", &error))?;
     let metadata =
@@ -99,12 +98,12 @@ pub(super) fn describe(mut config: ClientConfig, place: Place) -> Result<Cluster
     let mut brokers: Vec<Broker> = metadata.brokers().iter().map(broker).collect();
     brokers.sort_by_key(|broker| broker.id);
     let until = Instant::now() + SAID_WITHIN;
-    while Instant::now() < until && locked(&said).0.len() < 2 {
+    while Instant::now() < until && said.lock().0.len() < 2 {
         drop(client.poll(POLL));
     }
     // The lines of one answer come together.
     drop(client.poll(POLL));
-    let requests = locked(&said).clone();
+    let requests = said.lock().clone();
     Ok(Cluster { brokers, requests })
 }
 
@@ -117,26 +116,19 @@ fn broker(broker: &MetadataBroker) -> Broker {
 }
 
 /// Hears what the client says of the brokers' versions.
-struct Listening {
-    said: Arc<Mutex<Requests>>,
-    place: Place,
-}
+struct Listening(Arc<Mutex<Requests>>);
 
-impl ClientContext for Listening {
-    fn log(&self, _: RDKafkaLogLevel, facility: &str, text: &str) {
+impl Hears for Listening {
+    fn line(&self, _: &str, _: RDKafkaLogLevel, facility: &str, text: &str) {
         if facility == "APIVERSION"
             && let Some((request, versions)) = versions(text)
         {
-            locked(&self.said).0.insert(request, versions);
+            self.0.lock().0.insert(request, versions);
         }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        note_error(&self.place, &error, reason);
     }
 }
 
-impl ConsumerContext for Listening {}
+impl ConsumerContext for Context<Listening> {}
 
 /// Reads `… ApiKey Fetch (1) Versions 4..18`.
 fn versions(text: &str) -> Option<(i16, (i16, i16))> {

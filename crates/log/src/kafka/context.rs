@@ -7,31 +7,54 @@ use rdkafka::{ClientContext, Statistics};
 
 use super::clients::Place;
 
-/// The context of a client that needs no more than this.
+/// The context of a client. What it hears besides is its own; of most, nothing.
 #[derive(Debug)]
-pub(super) struct PlainContext {
+pub(super) struct Context<Own = ()> {
     pub(super) place: Place,
+    pub(super) own: Own,
 }
 
-impl ClientContext for PlainContext {
+/// What differs between the clients.
+pub(super) trait Hears: Send + Sync + 'static {
+    /// Whether the client waits for an answer. The one for questions is asked all the time whether brokers answer, and a
+    /// member that has nothing to read sends heartbeats.
+    fn waits(&self) -> bool {
+        true
+    }
+
+    /// Hears a line of librdkafka's own log.
+    fn line(&self, client: &str, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        log_line(client, level, facility, text);
+    }
+}
+
+impl Hears for () {}
+
+impl Context {
+    /// Of a client that hears nothing of its own.
+    pub(super) fn new(place: Place) -> Self {
+        Self { place, own: () }
+    }
+}
+
+impl<Own: Hears> ClientContext for Context<Own> {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        log_line(self.place.name(), level, facility, text);
+        self.own.line(self.place.name(), level, facility, text);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         note_error(&self.place, &error, reason);
     }
 
-    /// Only the client for questions tells; it is asked all the time whether brokers answer.
     fn stats(&self, statistics: Statistics) {
-        self.place.told(&statistics, true);
+        self.place.told(&statistics, self.own.waits());
     }
 }
 
-impl ConsumerContext for PlainContext {}
+impl ConsumerContext for Context {}
 
 /// A line of librdkafka's own log.
-pub(super) fn log_line(client: &str, level: RDKafkaLogLevel, facility: &str, text: &str) {
+fn log_line(client: &str, level: RDKafkaLogLevel, facility: &str, text: &str) {
     match level {
         // Every client is given every property, so each says of some that they are not for it.
         _ if facility == "CONFWARN" => tracing::debug!(client, facility, text, "librdkafka"),
@@ -52,7 +75,7 @@ pub(super) fn log_line(client: &str, level: RDKafkaLogLevel, facility: &str, tex
 }
 
 /// An error that belongs to no call.
-pub(super) fn note_error(place: &Place, error: &KafkaError, reason: &str) {
+fn note_error(place: &Place, error: &KafkaError, reason: &str) {
     let client = place.name();
     let code = error.rdkafka_error_code();
     // Readers ask to be told of the end of a partition; it is no fault.

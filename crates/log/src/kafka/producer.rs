@@ -6,26 +6,26 @@
 //! client.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::error::KafkaError;
+use parking_lot::Mutex;
+use rdkafka::config::ClientConfig;
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders, Timestamp};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
+use rdkafka::producer::{
+    BaseProducer, BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext, PurgeConfig,
+};
 use rdkafka::util::Timeout;
-use rdkafka::{ClientContext, Statistics, producer::NoCustomPartitioner};
 use tokio::sync::oneshot;
 
-use super::clients::{ClientKind, Clients, Place};
+use super::clients::{ClientKind, Clients};
 use super::config::KafkaOptions;
-use super::context::{log_line, note_error};
+use super::context::{Context, Hears};
 use super::errors::{append_error, log_error};
-use crate::locked;
 use crate::partitioner::partition_for;
 use crate::port::{
     Append, AppendError, LogError, NewRecord, Partition, Position, Producer, ProducerOptions,
@@ -38,7 +38,7 @@ const REPLACE_PAUSE: Duration = Duration::from_secs(1);
 /// How long the remains of a failed client may take to be told.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
-type Client = BaseProducer<Context>;
+type Client = BaseProducer<Context<Arc<Queue>>>;
 type Teller = oneshot::Sender<Result<Position, AppendError>>;
 
 /// An append under way, kept by the client until it tells the fate.
@@ -194,11 +194,11 @@ impl Shared {
     }
 
     fn client(&self) -> Option<Arc<Client>> {
-        locked(&self.client).clone()
+        self.client.lock().clone()
     }
 
     fn swap(&self, client: Option<Arc<Client>>) -> Option<Arc<Client>> {
-        std::mem::replace(&mut *locked(&self.client), client)
+        std::mem::replace(&mut *self.client.lock(), client)
     }
 
     fn flush(&self, timeout: Duration) {
@@ -287,7 +287,7 @@ fn create(
 ) -> Result<Client, LogError> {
     let context = Context {
         place: clients.place(ClientKind::Producer, name),
-        queue: Arc::clone(queue),
+        own: Arc::clone(queue),
     };
     config
         .create_with_context(context)
@@ -300,27 +300,13 @@ fn size_bytes(record: &NewRecord) -> usize {
     record.key.len() + record.value.as_ref().map_or(0, Bytes::len) + headers
 }
 
-struct Context {
-    place: Place,
-    queue: Arc<Queue>,
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        log_line(self.place.name(), level, facility, text);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        note_error(&self.place, &error, reason);
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        self.place
-            .told(&statistics, self.queue.count.load(Ordering::Acquire) > 0);
+impl Hears for Arc<Queue> {
+    fn waits(&self) -> bool {
+        self.count.load(Ordering::Acquire) > 0
     }
 }
 
-impl ProducerContext<NoCustomPartitioner> for Context {
+impl ProducerContext<NoCustomPartitioner> for Context<Arc<Queue>> {
     type DeliveryOpaque = Box<Pending>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<Pending>) {
@@ -335,6 +321,6 @@ impl ProducerContext<NoCustomPartitioner> for Context {
             }),
             Err((error, _)) => Err(append_error(error)),
         };
-        self.queue.tell(*pending, fate);
+        self.own.tell(*pending, fate);
     }
 }

@@ -1,17 +1,17 @@
 //! The client for questions. It asks without end whether brokers answer, and is replaced when it dies.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::clients::{ClientKind, Clients};
-use super::context::PlainContext;
+use super::context::Context;
 use super::errors::log_error;
 use super::query;
-use crate::locked;
 use crate::port::LogError;
 
 /// How often the client is served: its log lines, and what it tells of itself.
@@ -22,7 +22,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// The name of clients that ask.
 pub(super) const QUERY: &str = "query";
 
-pub(super) type Client = BaseConsumer<PlainContext>;
+pub(super) type Client = BaseConsumer<Context>;
 
 /// Has a client that can be asked. It has no group.
 pub(super) struct Questions {
@@ -53,13 +53,13 @@ impl Questions {
 
     /// The present client.
     pub(super) fn client(&self) -> Arc<Client> {
-        Arc::clone(&locked(&self.client))
+        Arc::clone(&self.client.lock())
     }
 
     fn replace(&self) {
         match create(&self.config, &self.clients) {
             // Whoever asks the old one at present lets go of it.
-            Ok(fresh) => *locked(&self.client) = fresh,
+            Ok(fresh) => *self.client.lock() = fresh,
             Err(error) => tracing::error!(%error, "creating a kafka client failed"),
         }
     }
@@ -72,9 +72,7 @@ impl std::fmt::Debug for Questions {
 }
 
 fn create(config: &ClientConfig, clients: &Arc<Clients>) -> Result<Arc<Client>, LogError> {
-    let context = PlainContext {
-        place: clients.place(ClientKind::Query, QUERY),
-    };
+    let context = Context::new(clients.place(ClientKind::Query, QUERY));
     let client = config.create_with_context(context);
     client.map(Arc::new).map_err(|error| log_error("", &error))
 }

@@ -6,23 +6,23 @@
 //! reached the end of the partition. The second carries `next` over gaps at the very end, which no record shows.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Message, Offset as KafkaOffset};
 
 use super::clients::{ClientKind, Clients};
-use super::context::PlainContext;
+use super::context::Context;
 use super::errors::log_error;
 use super::query;
 use super::record::record;
 use super::stopped;
-use crate::locked;
 use crate::port::{Batch, LogError, Offset, Partition, Reader, Record};
 
 /// A read is cut into waits of this length, so that a reader that is dropped is soon at rest.
@@ -66,7 +66,7 @@ impl KafkaReader {
     ) -> Result<T, LogError> {
         let state = Arc::clone(&self.state);
         query::blocking(move || {
-            let mut state = locked(&state);
+            let mut state = state.lock();
             let done = work(&mut state);
             if let (Err(LogError::Unavailable(_)), Some(client)) = (&done, &state.client) {
                 client.context().place.asks();
@@ -123,7 +123,7 @@ impl Drop for KafkaReader {
     fn drop(&mut self) {
         let state = Arc::clone(&self.state);
         close_beside(move || {
-            let mut state = locked(&state);
+            let mut state = state.lock();
             drop(state.client.take());
         });
     }
@@ -145,7 +145,7 @@ struct State {
     /// Of the topic, without prefix.
     name: String,
     /// Taken out when dropped.
-    client: Option<BaseConsumer<PlainContext>>,
+    client: Option<BaseConsumer<Context>>,
     topic: String,
     /// What the client was given last, until it is known to have let go of it.
     assigned: Option<Partition>,
@@ -186,7 +186,7 @@ enum Taken {
 }
 
 impl State {
-    fn client(&self) -> Result<&BaseConsumer<PlainContext>, LogError> {
+    fn client(&self) -> Result<&BaseConsumer<Context>, LogError> {
         self.client
             .as_ref()
             .ok_or_else(|| LogError::Permanent("the reader is closed".into()))
@@ -194,9 +194,7 @@ impl State {
 
     /// Makes the client, in place of the one before it.
     fn connect(&mut self) -> Result<(), LogError> {
-        let context = PlainContext {
-            place: self.clients.place(ClientKind::Reader, &self.name),
-        };
+        let context = Context::new(self.clients.place(ClientKind::Reader, &self.name));
         let fresh = self.config.create_with_context(context);
         let fresh = fresh.map_err(|error| log_error(&self.topic, &error))?;
         self.assigned = None;
@@ -406,7 +404,7 @@ impl State {
 
 /// Takes what was read, at most `bytes_max` but at least one record.
 fn batch(
-    client: &BaseConsumer<PlainContext>,
+    client: &BaseConsumer<Context>,
     topic: &str,
     place: &mut Place,
     from: Offset,
@@ -439,7 +437,7 @@ fn batch(
 }
 
 fn end(
-    client: &BaseConsumer<PlainContext>,
+    client: &BaseConsumer<Context>,
     topic: &str,
     partition: Partition,
 ) -> Result<Offset, LogError> {

@@ -8,6 +8,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::Backoff;
+
 /// What may count between two looks at a client.
 const STEP_MAX: Duration = Duration::from_secs(10);
 /// Longer than any call to a client takes.
@@ -20,9 +22,11 @@ const DISCONNECTED_PATIENCE: Duration = Duration::from_secs(10);
 const SILENCE_MIN: Duration = Duration::from_secs(30);
 /// What a rebalance may take while another member does not join: librdkafka's `max.poll.interval.ms`.
 const REBALANCE_MAX: Duration = Duration::from_secs(300);
-/// Between two replacements, doubled each time.
-const PAUSE_MIN: Duration = Duration::from_secs(5);
-const PAUSE_MAX: Duration = Duration::from_secs(20);
+/// Between two replacements that come one upon the other.
+pub(super) const REPLACEMENTS: Backoff = Backoff {
+    first: Duration::from_secs(5),
+    longest: Duration::from_secs(20),
+};
 
 /// What may be wrong with a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,12 +151,6 @@ impl Watch {
     }
 }
 
-/// How long after a replacement the next may follow, when so many came one upon the other.
-pub(super) fn pause(in_a_row: u32) -> Duration {
-    let doublings = in_a_row.saturating_sub(1).min(8);
-    (PAUSE_MIN * 2_u32.pow(doublings)).min(PAUSE_MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,11 +235,5 @@ mod tests {
         assert_eq!(watch.look(true, thawed), Verdict::Waits);
         watch.note(Sign::Silent, false);
         assert_eq!(watch.look(true, thawed), Verdict::Well);
-    }
-
-    #[test]
-    fn replacements_are_ever_farther_apart_but_not_too_far_to_be_of_use() {
-        let pauses: Vec<u64> = [0, 1, 2, 3, 4, 1000].map(|n| pause(n).as_secs()).to_vec();
-        assert_eq!(pauses, [5, 5, 10, 20, 20, 20]);
     }
 }

@@ -225,14 +225,14 @@ mod tests {
     /// Sees, the moment a caller hears of its fate, what room there is and how many fates are still to be told.
     struct Seen {
         budget: Arc<Budget>,
-        bytes_and_records: std::sync::Mutex<Option<(usize, usize)>>,
+        bytes_and_records: parking_lot::Mutex<Option<(usize, usize)>>,
     }
 
     impl Wake for Seen {
         fn wake(self: Arc<Self>) {
             let bytes = self.budget.bytes.load(Ordering::Acquire);
             let records = self.budget.records.load(Ordering::Acquire);
-            *crate::locked(&self.bytes_and_records) = Some((bytes, records));
+            *self.bytes_and_records.lock() = Some((bytes, records));
         }
     }
 
@@ -241,7 +241,7 @@ mod tests {
         let (fate, append) = budget.admit(10).unwrap();
         let seen = Arc::new(Seen {
             budget,
-            bytes_and_records: std::sync::Mutex::default(),
+            bytes_and_records: parking_lot::Mutex::default(),
         });
         let waker = Waker::from(Arc::clone(&seen));
         let mut append = pin!(append);
@@ -249,7 +249,7 @@ mod tests {
         assert!(pending.is_pending());
         end(fate);
         assert_eq!(seen.budget.records.load(Ordering::Acquire), 0);
-        *crate::locked(&seen.bytes_and_records)
+        *seen.bytes_and_records.lock()
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Records in maps, and the adversary's decisions on their way there.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -15,7 +16,6 @@ use super::state::{Late, State, Tell, UnderWay};
 use crate::clock::Clock;
 use crate::local::storage::{Appending, Chunk, CommitDone, CommitFate, Origin, Storage};
 use crate::local::topic::Topic;
-use crate::locked;
 use crate::port::{Commit, CommitError, LogError, Offset, Partition, Record, TopicSpec};
 
 /// Records in maps.
@@ -41,7 +41,7 @@ impl MemoryStorage {
     fn change(&self, change: impl FnOnce(&mut State, &mut Tell, i64)) {
         let mut tell = Tell::default();
         let now_ms = self.clock.now_ms();
-        change(&mut locked(&self.state), &mut tell, now_ms);
+        change(&mut self.state.lock(), &mut tell, now_ms);
         tell.all();
     }
 
@@ -91,15 +91,16 @@ impl MemoryStorage {
     }
 
     pub(super) fn set_decide_append(&self, decide: Option<DecideAppend>) {
-        locked(&self.state).decide_append = decide;
+        self.state.lock().decide_append = decide;
     }
 
     pub(super) fn set_decide_commit(&self, decide: Option<DecideCommit>) {
-        locked(&self.state).decide_commit = decide;
+        self.state.lock().decide_commit = decide;
     }
 
     pub(super) fn queue_append_plan(&self, topic: &str, plan: AppendPlan) {
-        locked(&self.state)
+        self.state
+            .lock()
             .append_plans
             .entry(topic.to_owned())
             .or_default()
@@ -107,7 +108,8 @@ impl MemoryStorage {
     }
 
     pub(super) fn queue_commit_fault(&self, group: &str, fault: CommitFault) {
-        locked(&self.state)
+        self.state
+            .lock()
             .commit_faults
             .entry(group.to_owned())
             .or_default()
@@ -115,7 +117,7 @@ impl MemoryStorage {
     }
 
     pub(super) fn calm(&self) {
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
         state.decide_append = None;
         state.decide_commit = None;
         state.append_plans.clear();
@@ -123,7 +125,7 @@ impl MemoryStorage {
     }
 
     pub(super) fn late(&self) -> usize {
-        locked(&self.state).late.len()
+        self.state.lock().late.len()
     }
 
     pub(super) fn release_late(&self) -> bool {
@@ -138,20 +140,20 @@ impl MemoryStorage {
     }
 
     pub(super) fn forget_late(&self) {
-        locked(&self.state).late.clear();
+        self.state.lock().late.clear();
     }
 
     pub(super) fn set_session_timeout(&self, timeout: Duration) {
-        locked(&self.state).session_timeout = timeout;
+        self.state.lock().session_timeout = timeout;
     }
 
     pub(super) fn session_timeout(&self) -> Duration {
-        locked(&self.state).session_timeout
+        self.state.lock().session_timeout
     }
 
     /// Removes the records before `to`.
     pub(super) fn truncate(&self, topic: &Topic, partition: Partition, to: Offset) {
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
         let to = to.min(topic.bounds(partition).end);
         topic.set_start(partition, to);
         let log = state.partitions.entry((topic.id, partition)).or_default();
@@ -160,7 +162,7 @@ impl MemoryStorage {
 
     /// Removes the records from `end` on, and lets the log end there.
     pub(super) fn cut(&self, topic: &Topic, partition: Partition, end: Offset) {
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
         let end = end.min(topic.bounds(partition).end);
         let log = state.partitions.entry((topic.id, partition)).or_default();
         log.records.split_off(&end);
@@ -169,12 +171,12 @@ impl MemoryStorage {
 
     /// Leaves out offsets at the end.
     pub(super) fn gap(&self, topic: &Topic, partition: Partition, offsets: i64) {
-        let _state = locked(&self.state);
+        let _state = self.state.lock();
         topic.set_end(partition, topic.bounds(partition).end + offsets);
     }
 
     pub(super) fn snapshot(&self, topic: &Topic) -> Vec<Record> {
-        let state = locked(&self.state);
+        let state = self.state.lock();
         let partitions = state.partitions.range((topic.id, 0)..(topic.id + 1, 0));
         partitions
             .flat_map(|(_, log)| log.records.values().cloned())
@@ -183,7 +185,7 @@ impl MemoryStorage {
 
     /// Keeps the latest record of each key.
     pub(super) fn compact(&self, topic: &Topic) {
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
         for (_, log) in state.partitions.range_mut((topic.id, 0)..(topic.id + 1, 0)) {
             let latest: BTreeMap<Bytes, Offset> = log
                 .records
@@ -198,7 +200,7 @@ impl MemoryStorage {
 
 impl Storage for MemoryStorage {
     fn create_topic(&self, spec: TopicSpec) -> BoxFuture<'static, Result<Arc<Topic>, LogError>> {
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
         let existing = state
             .topics
             .iter()
@@ -272,7 +274,7 @@ impl Storage for MemoryStorage {
         from: Offset,
         bytes_max: usize,
     ) -> BoxFuture<'static, Result<Chunk, LogError>> {
-        let state = locked(&self.state);
+        let state = self.state.lock();
         let mut chunk = Chunk {
             records: Vec::new(),
             next: from,
@@ -297,7 +299,7 @@ impl Storage for MemoryStorage {
         partition: Partition,
         timestamp_ms: i64,
     ) -> BoxFuture<'static, Result<Offset, LogError>> {
-        let state = locked(&self.state);
+        let state = self.state.lock();
         let log = state.partitions.get(&(topic.id, partition));
         let found = log
             .iter()
@@ -312,7 +314,7 @@ impl Storage for MemoryStorage {
             group,
             topic: &topic.spec.name,
         };
-        let fault = locked(&self.state).commit_fault(&site);
+        let fault = self.state.lock().commit_fault(&site);
         let unknown = Err(CommitError::Unknown("the adversary does not tell".into()));
         done(match fault {
             CommitFault::Acked => CommitFate {

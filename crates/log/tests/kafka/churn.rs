@@ -1,9 +1,10 @@
 //! Members that come and go.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use postrider_log::kafka::KafkaLog;
 use postrider_log::{
     Commit, CommitAck, CommitError, Committed, Generation, Group, GroupEvent, Log, Offset,
@@ -91,13 +92,7 @@ impl Worker {
                     assert!(record.offset >= place.1, "{record:?} after {place:?}");
                     place.1 = record.offset + 1;
                     touched.push(record.partition);
-                    *self
-                        .seen
-                        .lock()
-                        .unwrap()
-                        .counts
-                        .entry(number(record))
-                        .or_default() += 1;
+                    *self.seen.lock().counts.entry(number(record)).or_default() += 1;
                 }
                 touched.dedup();
                 self.commit(&touched);
@@ -113,7 +108,7 @@ impl Worker {
                     .retain(|partition, _| !partitions.contains(partition));
             }
             GroupEvent::Lost(partitions) => {
-                self.seen.lock().unwrap().lost += partitions.len();
+                self.seen.lock().lost += partitions.len();
                 self.places
                     .retain(|partition, _| !partitions.contains(partition));
             }
@@ -151,7 +146,7 @@ impl Worker {
             let answer = tokio::time::timeout(PATIENCE, ack)
                 .await
                 .expect("a commit is answered");
-            let mut seen = self.seen.lock().unwrap();
+            let mut seen = self.seen.lock();
             if seen.may_be_fenced && answer == Err(CommitError::Fenced) {
                 seen.lost += 1;
             }
@@ -200,11 +195,11 @@ async fn nothing_is_lost_or_doubled_while_members_come_and_go(properties: &[(&st
             .expect("the second member did its work");
     }
     let deadline = Instant::now() + PATIENCE;
-    while seen.lock().unwrap().counts.len() < appended {
+    while seen.lock().counts.len() < appended {
         assert!(
             Instant::now() < deadline,
             "{} of {appended} were seen",
-            seen.lock().unwrap().counts.len()
+            seen.lock().counts.len()
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -215,7 +210,7 @@ async fn nothing_is_lost_or_doubled_while_members_come_and_go(properties: &[(&st
         .unwrap()
         .expect("the first member did its work");
     {
-        let seen = seen.lock().unwrap();
+        let seen = seen.lock();
         let doubled = seen.counts.values().filter(|count| **count > 1).count();
         assert!(doubled == 0 || seen.lost > 0, "{doubled} of {appended}");
     }

@@ -1,10 +1,11 @@
 //! Many partitions.
 
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use postrider_log::{GroupOptions, Log, NewRecord, Target};
 use postrider_tests::{KafkaBroker, eventually};
 use tokio::sync::oneshot;
@@ -47,7 +48,7 @@ async fn none_of_400_partitions_stays_paused_in_a_restart_loop(properties: &[(&s
                 append.await.expect("appended");
             }
             eventually("each partition is read", STANDS_AT_MOST, async || {
-                let read = seen.lock().unwrap().counts.len();
+                let read = seen.lock().counts.len();
                 if read == appended { Ok(()) } else { Err(read) }
             })
             .await;

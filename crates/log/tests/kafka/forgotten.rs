@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use postrider_log::kafka::KafkaLog;
 use postrider_log::{Group, GroupEvent, Log, Offset, Producer, Reader, Target};
 use postrider_tests::KafkaBroker;
@@ -182,13 +183,13 @@ impl Door {
     }
 
     fn lead_to(&self, broker: String) {
-        *lock(&self.0.broker) = broker;
+        *self.0.broker.lock() = broker;
     }
 
     /// From now on there are no brokers; whoever was connected has to ask again.
     fn forget(&self) {
         self.0.forgetful.store(true, Ordering::SeqCst);
-        for end in std::mem::take(&mut *lock(&self.0.connections))
+        for end in std::mem::take(&mut *self.0.connections.lock())
             .into_values()
             .flatten()
         {
@@ -210,13 +211,13 @@ impl Door {
 impl Shared {
     fn accept(self: Arc<Self>) {
         for (number, client) in self.listener.incoming().flatten().enumerate() {
-            let broker = lock(&self.broker).clone();
+            let broker = self.broker.lock().clone();
             let Ok(broker) = TcpStream::connect(broker) else {
                 continue;
             };
             let twin = |stream: &TcpStream| stream.try_clone().expect("a stream has two handles");
             let ends = [twin(&client), twin(&broker)];
-            lock(&self.connections).insert(number, ends);
+            self.connections.lock().insert(number, ends);
             let answers = Arc::new(Mutex::new(twin(&client)));
             let (shared, own) = (Arc::clone(&self), Arc::clone(&answers));
             let to_broker = twin(&broker);
@@ -235,7 +236,7 @@ impl Shared {
         while let Ok(request) = frame(&mut client) {
             let passed = if request[..2] == METADATA && self.forgetful.load(Ordering::SeqCst) {
                 self.answered.fetch_add(1, Ordering::SeqCst);
-                put(&mut lock(answers), &no_brokers(&request))
+                put(&mut answers.lock(), &no_brokers(&request))
             } else {
                 put(&mut broker, &request)
             };
@@ -249,11 +250,11 @@ impl Shared {
 
 fn pass_answers(mut broker: TcpStream, client: &Mutex<TcpStream>) {
     while let Ok(answer) = frame(&mut broker) {
-        if put(&mut lock(client), &answer).is_err() {
+        if put(&mut client.lock(), &answer).is_err() {
             return;
         }
     }
-    drop(lock(client).shutdown(Shutdown::Both));
+    drop(client.lock().shutdown(Shutdown::Both));
 }
 
 /// The answer to a request for metadata in a version from 12 on: topics without partitions, and no brokers. There are many
@@ -294,8 +295,4 @@ fn frame(from: &mut TcpStream) -> io::Result<Vec<u8>> {
 fn put(to: &mut TcpStream, frame: &[u8]) -> io::Result<()> {
     let length = u32::try_from(frame.len()).expect("frames are short");
     to.write_all(&[&length.to_be_bytes(), frame].concat())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,8 +1,9 @@
 //! The two protocols by which the members of a group agree, and how one becomes the other.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use postrider_log::{Group, GroupEvent, LogError, Target};
 use postrider_tests::{KafkaBroker, eventually};
 use tokio::sync::oneshot;
@@ -131,14 +132,14 @@ async fn a_group_at_work_changes_its_protocol_and_back() {
         }
     }
     eventually("every record is read", PATIENCE, async || {
-        let read = seen.lock().unwrap().counts.len();
+        let read = seen.lock().counts.len();
         if read == appended { Ok(()) } else { Err(read) }
     })
     .await;
     for worker in at_work {
         end(worker).await;
     }
-    let seen = seen.lock().unwrap();
+    let seen = seen.lock();
     let doubled = seen.counts.values().filter(|count| **count > 1).count();
     assert!(doubled == 0 || seen.lost > 0, "{doubled} of {appended}");
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use postrider_log::kafka::{KafkaLog, KafkaOptions};
 use postrider_log::{
     Group, GroupEvent, GroupOptions, Log, NewRecord, Partition, Producer, ProducerOptions, Record,
-    TopicSpec,
+    Stretch, TopicSpec,
 };
 use tokio::time::Instant;
 
@@ -102,19 +102,12 @@ pub(crate) fn number(record: &Record) -> usize {
 /// Reads all there is of a partition.
 pub(crate) async fn read_all(log: &KafkaLog, partition: Partition) -> Vec<Record> {
     let mut reader = log.reader(TOPIC).await.expect("a reader is made");
-    let end = log
-        .bounds(TOPIC, partition)
-        .await
-        .expect("the log knows its bounds")
-        .end;
-    let (mut records, mut from) = (Vec::new(), 0);
-    while from < end {
-        let batch = reader
-            .read(partition, from, 1 << 20, PATIENCE)
-            .await
-            .expect("records come");
-        from = batch.next;
-        records.extend(batch.records);
+    let bounds = log.bounds(TOPIC, partition).await;
+    let bounds = bounds.expect("the log knows its bounds");
+    let mut stretch = Stretch::new(partition, bounds.start..bounds.end);
+    let mut records = Vec::new();
+    while let Some(more) = stretch.read(&mut *reader).await.expect("records come") {
+        records.extend(more);
     }
     records
 }

@@ -1,22 +1,15 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::TraceContext;
 use crate::filter::EventTypeName;
-use crate::identity::RegistryStamp;
-use crate::ids::{EventId, TenantId};
+use crate::fixtures;
 
 fn event(data: impl Into<Bytes>) -> Event {
     Event {
-        id: EventId::try_new("evt_1").unwrap(),
-        tenant: TenantId::try_new("acme").unwrap(),
         event_type: EventTypeName::try_new("invoice.paid").unwrap(),
         occurred_at_ms: 1_649_367_553_042,
         data: data.into(),
-        ordering_key: String::new(),
-        registry: RegistryStamp::default(),
-        accepted_at_ms: 0,
-        trace: TraceContext::default(),
+        ..fixtures::event("evt_1")
     }
 }
 

@@ -1,9 +1,10 @@
 //! What the log says became of every delivery, read from `routes` and `attempts` while they grow.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use postrider_daemon::CancellationToken;
 use postrider_daemon::tasks::Tasks;
 use postrider_log::{Log, LogError, Offset, Partition, Reader};
@@ -76,7 +77,7 @@ impl Audit {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     fn routed(&self, route: &Route, is_new: bool) {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -12,6 +12,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
+use parking_lot::Mutex;
 use postrider_daemon::http;
 use postrider_daemon::tasks::Tasks;
 use postrider_log::{Clock, SystemClock};
@@ -99,7 +100,7 @@ async fn receive(
 
 impl Receiver {
     fn refuses(&self, event_id: &str) -> bool {
-        let mut flaky = self.flaky.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flaky = self.flaky.lock();
         flaky.refuses(event_id)
     }
 }

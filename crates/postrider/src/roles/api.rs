@@ -10,7 +10,6 @@ use postrider_daemon::CancellationToken;
 use postrider_daemon::http;
 use postrider_ingest::{Api, ApiContext, Entrance};
 use postrider_log::{Log, SystemClock};
-use postrider_model::address::AddressPolicy;
 use postrider_registry::Registry;
 use tokio::net::TcpListener;
 
@@ -66,7 +65,9 @@ pub(crate) async fn open(
         registry,
         clock: Arc::new(SystemClock),
         config: config.ingest.clone(),
-        policy: AddressPolicy::try_new(&config.egress.allow_cidrs)
+        policy: config
+            .egress
+            .policy()
             .context("read `egress.allow_cidrs`")?,
         entrance,
         halt,

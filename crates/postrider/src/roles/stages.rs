@@ -13,7 +13,6 @@ use postrider_delivery::scheduler::SchedulerContext;
 use postrider_delivery::sender::HttpSender;
 use postrider_delivery::{DeliveryMetrics, StageContext, deliver, fan_out, scheduler};
 use postrider_log::{Log, LogClock, Producer};
-use postrider_model::address::AddressPolicy;
 use postrider_model::retry::RetrySchedule;
 use postrider_registry::Registry;
 
@@ -112,8 +111,8 @@ impl Parts {
     }
 
     fn spawn_deliver(&self, process: &mut Process, config: &Config) -> anyhow::Result<()> {
-        let policy = AddressPolicy::try_new(&config.egress.allow_cidrs)
-            .context("read `egress.allow_cidrs`")?;
+        let policy = config.egress.policy();
+        let policy = policy.context("read `egress.allow_cidrs`")?;
         let egress = EgressConfig {
             connections_max: process.connections.egress,
             ..config.egress.clone()

@@ -4,9 +4,11 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_postrider");
 /// How long anything may take that a test waits for.
@@ -181,11 +183,11 @@ impl Receiver {
     }
 
     pub(crate) fn answer(&self, status: u16) {
-        *self.status.lock().unwrap() = status;
+        *self.status.lock() = status;
     }
 
     pub(crate) fn requests(&self) -> Vec<Request> {
-        self.requests.lock().unwrap().clone()
+        self.requests.lock().clone()
     }
 }
 
@@ -213,8 +215,8 @@ fn serve(
         (&mut reader)
             .take(length)
             .read_to_string(&mut request.body)?;
-        requests.lock().unwrap().push(request);
-        let status = *status.lock().unwrap();
+        requests.lock().push(request);
+        let status = *status.lock();
         write!(
             &*stream,
             "HTTP/1.1 {status} As Told\r\ncontent-length: 0\r\n\r\n"

@@ -1,3 +1,4 @@
+use postrider_model::fixtures;
 use proptest::prelude::*;
 
 use super::*;
@@ -17,21 +18,9 @@ fn key(id: &str, version: u64, nonce: &str) -> RecordKey {
 
 fn endpoint(id: &str, tenant: &str, description: &str) -> Content {
     Content::Endpoint(Box::new(Endpoint {
-        id: endpoint_id(id),
         tenant: TenantId::try_new(tenant).unwrap(),
-        url: "https://example.com/hook".parse().unwrap(),
         description: description.to_owned(),
-        metadata: BTreeMap::new(),
-        event_types: Default::default(),
-        format: Default::default(),
-        retry_schedule: None,
-        attempt_timeout_ms: None,
-        rate_limit: None,
-        ordered: None,
-        secrets: vec![],
-        state: EndpointState::Enabled,
-        discard_matched_before: 0,
-        created_at_ms: 1,
+        ..fixtures::endpoint(id)
     }))
 }
 

@@ -8,7 +8,7 @@ use ring::rand::SystemRandom;
 use super::WriteError;
 use crate::keyring::random_bytes;
 use crate::record::{Content, EntityId};
-use crate::registry::{Registry, lock};
+use crate::registry::Registry;
 use crate::view::Verdict;
 
 /// Names of keys, and ids of former registries, that an identity keeps at most; the oldest go first.
@@ -118,7 +118,7 @@ impl Registry {
             }))
         })
         .await?;
-        *lock(&self.shared.found_loss) = None;
+        *self.shared.found_loss.lock() = None;
         Ok(())
     }
 

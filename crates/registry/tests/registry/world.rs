@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use postrider_log::memory::MemoryLog;
 use postrider_log::{Clock, Log, NewRecord, ProducerOptions, Target, TopicSpec};
-use postrider_model::endpoint::{Endpoint, EndpointState};
+use postrider_model::endpoint::Endpoint;
+use postrider_model::fixtures;
 use postrider_model::ids::{EndpointId, TenantId};
 use postrider_model::tenant::Tenant;
 use postrider_registry::{Keyring, Lookup, Registry, RegistryOptions, Versioned};
@@ -156,21 +157,9 @@ pub(crate) fn tenant(id: &str) -> Tenant {
 
 pub(crate) fn endpoint(id: &str, tenant: &str) -> Endpoint {
     Endpoint {
-        id: endpoint_id(id),
         tenant: tenant_id(tenant),
-        url: "https://example.com/hook".parse().unwrap(),
-        description: String::new(),
-        metadata: BTreeMap::new(),
-        event_types: Default::default(),
-        format: Default::default(),
-        retry_schedule: None,
-        attempt_timeout_ms: None,
-        rate_limit: None,
-        ordered: None,
-        secrets: vec![],
-        state: EndpointState::Enabled,
-        discard_matched_before: 0,
         created_at_ms: 7,
+        ..fixtures::endpoint(id)
     }
 }
 

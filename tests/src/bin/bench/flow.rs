@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
 use axum::http::Method;
 use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
 use postrider_tests::Api;
 
 use crate::receivers::Receivers;
@@ -144,7 +144,7 @@ impl<'a> Publisher<'a> {
         sent
     }
 
-    fn sent(&self) -> std::sync::MutexGuard<'_, Vec<Sent>> {
-        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    fn sent(&self) -> parking_lot::MutexGuard<'_, Vec<Sent>> {
+        self.sent.lock()
     }
 }

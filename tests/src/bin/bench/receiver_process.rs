@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::{Body, Bytes};
@@ -11,6 +11,7 @@ use axum::extract::State;
 use axum::http::Request;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use parking_lot::Mutex;
 use postrider_tests::eventually;
 use postrider_tests::http::HttpClient;
 use serde_json::{Value, json};
@@ -114,7 +115,7 @@ pub(crate) async fn receive() {
         .route(
             "/report",
             get(async |State(latencies): State<Latencies>| {
-                Json(json!({ "count": lock(&latencies).len() }))
+                Json(json!({ "count": latencies.lock().len() }))
             }),
         )
         .route("/take", get(take))
@@ -137,16 +138,14 @@ async fn hook(State(latencies): State<Latencies>, body: Bytes) {
     let sent = text
         .split_once(r#""sent_us":"#)
         .and_then(|(_, rest)| rest.split_once(',')?.0.parse().ok());
-    lock(&latencies).push(now_us.saturating_sub(sent.unwrap_or(now_us)));
+    latencies
+        .lock()
+        .push(now_us.saturating_sub(sent.unwrap_or(now_us)));
 }
 
 async fn take(State(latencies): State<Latencies>) -> Json<Value> {
-    let mut taken = std::mem::take(&mut *lock(&latencies));
+    let mut taken = std::mem::take(&mut *latencies.lock());
     taken.sort_unstable();
     let at = |part: usize| taken.get(taken.len() * part / 1000).copied();
     Json(json!({ "p50_us": at(500), "p99_us": at(990), "max_us": taken.last() }))
-}
-
-fn lock(latencies: &Latencies) -> std::sync::MutexGuard<'_, Vec<u64>> {
-    latencies.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,13 +1,14 @@
 //! Receivers of many endpoints in this process, each with a manner of its own that can change at any moment.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::Mutex as Turn;
 use tokio::task::JoinSet;
@@ -99,7 +100,7 @@ impl Receivers {
 
     /// From now on an endpoint answers like this. Requests that hang go on hanging.
     pub(crate) fn set(&self, endpoint: usize, manner: Manner) {
-        *lock(&self.desk.endpoints[endpoint].manner) = manner;
+        *self.desk.endpoints[endpoint].manner.lock() = manner;
     }
 
     /// How many requests an endpoint answered with 200.
@@ -121,7 +122,7 @@ impl Receivers {
 
     /// Everything that came so far.
     pub(crate) fn arrivals(&self) -> Vec<Arrival> {
-        lock(&self.desk.arrivals).clone()
+        self.desk.arrivals.lock().clone()
     }
 }
 
@@ -137,7 +138,7 @@ async fn receive(State(desk): State<Arc<Desk>>, request: Request) -> StatusCode 
     };
     // The head is enough: the body is short and comes with it.
     let at_us = desk.now_us();
-    lock(&desk.arrivals).push(Arrival {
+    desk.arrivals.lock().push(Arrival {
         flow,
         due_us,
         number,
@@ -146,7 +147,7 @@ async fn receive(State(desk): State<Arc<Desk>>, request: Request) -> StatusCode 
     let Some(endpoint) = desk.endpoints.get(flow) else {
         return StatusCode::NOT_FOUND;
     };
-    let manner = *lock(&endpoint.manner);
+    let manner = *endpoint.manner.lock();
     match manner {
         Manner::Answers => {}
         Manner::Refuses(status) => {
@@ -170,8 +171,4 @@ fn read(request: &Request) -> Option<(usize, u64, u64)> {
     let due_us = parts.next()?.parse().ok()?;
     let number = parts.next()?.parse().ok()?;
     Some((flow, due_us, number))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

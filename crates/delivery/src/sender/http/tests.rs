@@ -17,22 +17,15 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An HTTP/2 server that refuses the first requests and answers the others.
 async fn refusing(count: usize, tasks: &mut JoinSet<()>) -> (SocketAddr, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let requests = Arc::new(AtomicUsize::new(0));
-    let seen = Arc::clone(&requests);
-    tasks.spawn(async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        let mut connection = h2::server::handshake(stream).await.unwrap();
-        while let Some(Ok((_, mut respond))) = connection.accept().await {
-            if seen.fetch_add(1, Ordering::SeqCst) < count {
-                respond.send_reset(h2::Reason::REFUSED_STREAM);
-            } else {
-                // The default is 200.
-                respond.send_response(Default::default(), true).unwrap();
-            }
+    let script = move |number, mut respond: h2::server::SendResponse<Bytes>| {
+        if number < count {
+            respond.send_reset(h2::Reason::REFUSED_STREAM);
+        } else {
+            // The default is 200.
+            respond.send_response(Default::default(), true).unwrap();
         }
-    });
+    };
+    let (address, requests, _) = scripted(script, tasks).await;
     (address, requests)
 }
 

@@ -33,7 +33,7 @@ impl Server {
             while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
                 let (name, kind, question) = question(&buffer[..length]);
                 if kind == QUERY_A {
-                    seen.lock().unwrap().push(name.clone());
+                    seen.lock().push(name.clone());
                 }
                 if !name.starts_with("silent") {
                     let label = name.split('.').next().unwrap_or_default();
@@ -61,7 +61,7 @@ impl Server {
     }
 
     fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
+        self.asked.lock().clone()
     }
 }
 
@@ -164,7 +164,7 @@ async fn names_that_are_not_answered_hold_up_their_tenants_only() {
     let silent = names.iter().filter(|name| name.starts_with("silent"));
     // Those of the first that ended with their time may have been followed by as many.
     assert!(silent.count() <= 2 * 4 * TENANTS, "{names:?}");
-    assert!(resolver.tenants.lock().unwrap().is_empty());
+    assert!(resolver.tenants.lock().is_empty());
 }
 
 #[test]

@@ -1,16 +1,11 @@
 //! What the client tells a member's thread while it polls.
 
-use std::sync::Mutex;
-
-use rdkafka::config::RDKafkaLogLevel;
+use parking_lot::Mutex;
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{ClientContext, Statistics, TopicPartitionList};
 
-use crate::kafka::clients::Place;
-use crate::kafka::context::{log_line, note_error};
-use crate::locked;
+use crate::kafka::context::{Context, Hears};
 use crate::port::Partition;
 
 /// Callbacks only note what happened; the thread acts when the poll has returned.
@@ -23,47 +18,21 @@ pub(super) enum Signal {
     },
 }
 
-pub(super) type Client = BaseConsumer<GroupContext>;
+pub(super) type Client = BaseConsumer<Context<Signals>>;
 
-pub(super) struct GroupContext {
-    pub(super) place: Place,
-    /// At most one rebalance is unanswered, so this stays short.
-    signals: Mutex<Vec<Signal>>,
-}
+/// At most one rebalance is unanswered, so this stays short.
+#[derive(Debug, Default)]
+pub(super) struct Signals(Mutex<Vec<Signal>>);
 
-impl GroupContext {
-    pub(super) fn new(place: Place) -> Self {
-        Self {
-            place,
-            signals: Mutex::new(Vec::new()),
-        }
-    }
-
-    pub(super) fn take_signals(&self) -> Vec<Signal> {
-        std::mem::take(&mut *locked(&self.signals))
-    }
-
-    fn signal(&self, signal: Signal) {
-        locked(&self.signals).push(signal);
+impl Signals {
+    pub(super) fn take(&self) -> Vec<Signal> {
+        std::mem::take(&mut *self.0.lock())
     }
 }
 
-impl ClientContext for GroupContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        log_line(self.place.name(), level, facility, text);
-    }
+impl Hears for Signals {}
 
-    fn error(&self, error: KafkaError, reason: &str) {
-        note_error(&self.place, &error, reason);
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        // A member that has nothing to read sends heartbeats.
-        self.place.told(&statistics, true);
-    }
-}
-
-impl ConsumerContext for GroupContext {
+impl ConsumerContext for Context<Signals> {
     fn rebalance(
         &self,
         client: &BaseConsumer<Self>,
@@ -75,15 +44,14 @@ impl ConsumerContext for GroupContext {
             .iter()
             .map(|element| element.partition())
             .collect();
-        self.signal(
-            if error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-                Signal::Assign(partitions)
-            } else {
-                Signal::Revoke {
-                    partitions,
-                    lost: client.assignment_lost(),
-                }
-            },
-        );
+        let signal = if error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            Signal::Assign(partitions)
+        } else {
+            Signal::Revoke {
+                partitions,
+                lost: client.assignment_lost(),
+            }
+        };
+        self.own.0.lock().push(signal);
     }
 }

@@ -15,9 +15,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Message, TopicPartitionList};
 
 use super::committer;
-use super::context::{Client, GroupContext, Signal};
+use super::context::{Client, Signal, Signals};
 use super::state::{Ended, Shared};
 use crate::kafka::clients::Place;
+use crate::kafka::context::Context;
 use crate::kafka::errors::log_error;
 use crate::kafka::query;
 use crate::kafka::record::record;
@@ -71,7 +72,10 @@ pub(super) fn start(
     place: Place,
 ) -> Result<Arc<Shared>, LogError> {
     let client: Client = config
-        .create_with_context(GroupContext::new(place))
+        .create_with_context(Context {
+            place,
+            own: Signals::default(),
+        })
         .map_err(|error| log_error(&options.topic, &error))?;
     client
         .subscribe(&[&topic])
@@ -280,7 +284,7 @@ impl Member {
             wait = Duration::ZERO;
         }
         if self.shared.lock().queue.len() < EVENTS_MAX {
-            for signal in client.context().take_signals() {
+            for signal in client.context().own.take() {
                 self.answer(signal);
             }
         }
@@ -410,7 +414,7 @@ impl Member {
         while !self.client.closed() && Instant::now() < deadline {
             // Records that still come are dropped; another member will read them.
             drop(self.client.poll(POLL_MOVING));
-            for signal in self.client.context().take_signals() {
+            for signal in self.client.context().own.take() {
                 match signal {
                     Signal::Assign(_) => {
                         self.note_error(self.client.incremental_assign(&TopicPartitionList::new()));

@@ -3,14 +3,13 @@
 mod thread;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::commits::{Commits, Teller, tell};
 use super::queue::{Queue, Waiting, Wanted};
-use crate::locked;
 use crate::port::{
     Commit, CommitError, Committed, Generation, GroupEvent, LogError, Offset, Partition,
 };
@@ -106,7 +105,7 @@ impl Shared {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        locked(&self.state)
+        self.state.lock()
     }
 
     /// Waits for the next event. Cancel-safe.
@@ -157,19 +156,11 @@ impl Shared {
             if let Some(round) = state.commits.begin(now) {
                 return Some(round);
             }
-            let retry_at = state.commits.retry_at();
-            state = match retry_at.map(|at| at.saturating_duration_since(now)) {
-                None => self
-                    .to_commit
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(left) => {
-                    self.to_commit
-                        .wait_timeout(state, left)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-            };
+            if let Some(retry_at) = state.commits.retry_at() {
+                self.to_commit.wait_until(&mut state, retry_at);
+            } else {
+                self.to_commit.wait(&mut state);
+            }
         }
         None
     }
@@ -177,7 +168,7 @@ impl Shared {
     /// Waits at most this long until no more than `bytes` wait to be taken.
     pub(super) fn wait_for_room(&self, bytes: usize, timeout: Duration) {
         let full = |state: &mut State| state.queue.bytes() > bytes && !state.closing;
-        drop(self.room.wait_timeout_while(self.lock(), timeout, full));
+        self.room.wait_while_for(&mut self.lock(), full, timeout);
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use postrider_delivery::sender::{HttpSender, Sender, WebhookRequest};
 use postrider_log::{Clock, SystemClock};
-use postrider_model::address::{AddressPolicy, check_url};
+use postrider_model::address::check_url;
 use postrider_model::ids::TenantId;
 use postrider_model::outcome::{Outcome, Reason};
 use reqwest::Url;
@@ -41,9 +41,8 @@ pub(super) async fn look(config: &Config, urls: &[Url]) -> Vec<Finding> {
 }
 
 fn sender(config: &Config) -> anyhow::Result<HttpSender> {
-    let policy = AddressPolicy::try_new(&config.egress.allow_cidrs)?;
     Ok(HttpSender::new(
-        policy,
+        config.egress.policy()?,
         &config.egress,
         Arc::new(SystemClock),
     )?)

@@ -70,7 +70,7 @@ pub(super) async fn in_registry(
     let (registry, follower) = match opened.await {
         Ok(opened) => opened,
         Err(error) => {
-            let text = postrider_daemon::tasks::chain(&error);
+            let text = postrider_daemon::errors::chain(&error);
             return (finding(Level::Error, text), None);
         }
     };
