@@ -174,7 +174,7 @@ pub(crate) async fn examine(
         return Ok(Standing::Diverged(found));
     }
     // Of the groups here only deliver names states. Nobody but the partition's owner adds to them.
-    if let Some(state) = note.state_written.max(note.state_id)
+    if let Some(state) = note.last_state()
         && log.bounds(ENDPOINT_STATE, partition).await?.end <= state
     {
         return Ok(Standing::StatesLost(state));

@@ -1,20 +1,18 @@
 //! What `endpoint-state` says of the lanes: which are behind, since when and from where, and which breakers are open.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bytes::Bytes;
 use postrider_log::{Bounds, Committed, Log, LogError, Offset, Reader, Record};
 use postrider_model::commit_note::CommitNote;
-use postrider_model::delivery::LaneState;
+use postrider_model::delivery::{Behind, LaneState};
 use postrider_model::endpoint::Endpoint;
 use postrider_model::ids::EndpointId;
+use postrider_model::lane_states::{KeptState, LaneStates};
 use postrider_model::topics::ENDPOINT_STATE;
 use postrider_registry::{Gate, Registry};
 
 const READ_WAIT: Duration = Duration::from_secs(1);
-/// The key under which an owner writes that all lanes are written under an id.
-const READY: &[u8] = b"ready";
 
 /// Why a lane is behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,9 +46,7 @@ impl Cause {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Lane {
     pub(crate) endpoint: EndpointId,
-    state_id: i64,
-    /// If it is behind: its lowest unsettled offset, that of a blocked ordering key included, and since when.
-    pub(crate) behind: Option<(Offset, i64)>,
+    pub(crate) behind: Option<Behind>,
     pub(crate) failing_since_ms: Option<i64>,
     pub(crate) breaker_open: bool,
 }
@@ -63,20 +59,19 @@ impl Lane {
 
 impl From<LaneState> for Lane {
     fn from(state: LaneState) -> Self {
-        let blocked = state.blocked.iter().map(|key| key.cursor).min();
-        let behind = state.cursor.map(|cursor| {
-            let lowest = cursor.lowest_unsettled;
-            (
-                blocked.map_or(lowest, |blocked| blocked.min(lowest)),
-                cursor.behind_since_ms,
-            )
-        });
         Self {
+            behind: state.behind(),
             endpoint: state.endpoint,
-            state_id: state.state_id,
-            behind,
             failing_since_ms: state.failing_since_ms,
             breaker_open: state.breaker_openings > 0,
+        }
+    }
+}
+
+impl KeptState for Lane {
+    fn forget_from(&mut self, offset: Offset) {
+        if let Some(behind) = &mut self.behind {
+            behind.from = behind.from.min(offset);
         }
     }
 }
@@ -88,22 +83,25 @@ pub(crate) struct Lanes {
     reader: Option<Box<dyn Reader>>,
 }
 
-/// The states of one partition, those that count and those that did or will.
+/// The states of one partition.
 #[derive(Debug, Default)]
-pub(crate) struct States {
+struct States {
     next: Offset,
-    by_key: BTreeMap<Bytes, Lane>,
-    ready: Option<i64>,
-    /// The id that counts.
-    named: Option<i64>,
+    lanes: LaneStates<Lane>,
+    /// What `deliver` has committed, and what it noted.
+    committed: Offset,
+    note: CommitNote,
+    /// Where `deliveries` ends.
+    end: Offset,
 }
 
 impl Lanes {
-    /// Reads on to the end. `committed` is what `deliver` has committed, by partition.
+    /// Reads on to the end. `committed` is what `deliver` has committed, by partition, and `deliveries` what it reads.
     pub(crate) async fn follow(
         &mut self,
         log: &dyn Log,
         committed: &[Option<Committed>],
+        deliveries: &[Bounds],
         bytes_max: usize,
     ) -> Result<(), LogError> {
         let bounds = log.all_bounds(ENDPOINT_STATE).await?;
@@ -121,23 +119,27 @@ impl Lanes {
                 if batch.next <= states.next {
                     break;
                 }
-                for record in batch.records {
-                    states.note(record);
+                for record in &batch.records {
+                    states.read(record);
                 }
                 states.next = batch.next;
             }
         }
         self.reader = Some(reader);
-        for (states, committed) in self.partitions.iter_mut().zip(committed) {
-            states.named = committed
+        let commits = committed.iter().zip(deliveries);
+        for (states, (committed, deliveries)) in self.partitions.iter_mut().zip(commits) {
+            let metadata = committed
                 .as_ref()
-                .and_then(|committed| CommitNote::decode(&committed.metadata).state_id);
+                .map_or("", |committed| &committed.metadata);
+            states.note = CommitNote::decode(metadata);
+            states.committed = committed.as_ref().map_or(0, |committed| committed.offset);
+            states.end = deliveries.end;
         }
         Ok(())
     }
 
     /// The lanes that count, with their partition.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (usize, &Lane)> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = (usize, Lane)> {
         let partitions = self.partitions.iter().enumerate();
         partitions.flat_map(|(number, states)| states.counting().map(move |lane| (number, lane)))
     }
@@ -148,7 +150,7 @@ impl Lanes {
         let behind = states
             .flat_map(States::counting)
             .filter(|lane| lane.behind.is_some());
-        behind.map(|lane| lane.endpoint.clone()).collect()
+        behind.map(|lane| lane.endpoint).collect()
     }
 }
 
@@ -161,89 +163,14 @@ impl States {
         self.next = self.next.max(bounds.start);
     }
 
-    fn note(&mut self, record: Record) {
+    fn read(&mut self, record: &Record) {
         let value = record.value.as_deref();
-        if record.key.as_ref() == READY {
-            let id = value.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
-            self.ready = id.or(self.ready);
-            return;
-        }
-        match value.map(LaneState::decode) {
-            Some(Ok(state)) => {
-                self.by_key.insert(record.key, state.into());
-            }
-            // Markers have no state; who owns the partition complains about what nobody understands.
-            None | Some(Err(_)) => {
-                self.by_key.remove(&record.key);
-            }
-        }
+        let read = self.lanes.read(&record.key, value, record.timestamp_ms);
+        // Who owns the partition complains about what nobody understands.
+        drop(read);
     }
 
-    fn counting(&self) -> impl Iterator<Item = &Lane> {
-        let counts = self.named.or(self.ready);
-        self.by_key
-            .values()
-            .filter(move |lane| Some(lane.state_id) == counts)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use postrider_model::delivery::Cursor;
-
-    use super::*;
-
-    fn record(key: &str, value: Option<Bytes>) -> Record {
-        Record {
-            partition: 0,
-            offset: 0,
-            timestamp_ms: 0,
-            key: key.to_owned().into(),
-            value,
-            headers: Vec::new(),
-        }
-    }
-
-    fn state(name: &str, state_id: i64, behind_from: Option<i64>) -> Record {
-        let state = LaneState {
-            blocked: Vec::new(),
-            endpoint: name.parse().unwrap(),
-            state_id,
-            cursor: behind_from.map(|lowest_unsettled| Cursor {
-                lowest_unsettled,
-                settled: BTreeSet::new(),
-                behind_since_ms: 5,
-            }),
-            failing_since_ms: None,
-            breaker_openings: 0,
-            breaker_open_until_ms: 0,
-        };
-        record(&format!("lane/{name}/{state_id}"), Some(state.encode()))
-    }
-
-    fn counting(states: &States) -> Vec<(&str, Option<i64>)> {
-        let lanes = states.counting();
-        lanes
-            .map(|lane| (lane.endpoint.as_str(), lane.behind.map(|(from, _)| from)))
-            .collect()
-    }
-
-    #[test]
-    fn only_the_states_that_the_commit_names_count() {
-        let mut states = States::default();
-        states.note(record("claim", Some(Bytes::new())));
-        states.note(state("ep_a", 1, Some(10)));
-        states.note(state("ep_a", 2, None));
-        states.note(state("ep_b", 2, Some(30)));
-        states.note(record("ready", Some("1".into())));
-        assert_eq!(
-            counting(&states),
-            [("ep_a", Some(10))],
-            "without a name, those written completely"
-        );
-        states.named = Some(2);
-        assert_eq!(counting(&states), [("ep_a", None), ("ep_b", Some(30))]);
-        states.note(record("lane/ep_b/2", None));
-        assert_eq!(counting(&states), [("ep_a", None)]);
+    fn counting(&self) -> impl Iterator<Item = Lane> {
+        self.lanes.counting(self.committed, &self.note, self.end)
     }
 }

@@ -13,6 +13,7 @@ use postrider_model::commit_note::CommitNote;
 use postrider_model::delivery::{Attempt, AttemptOutcome, LaneState, Settlement};
 use postrider_model::endpoint::{Endpoint, EndpointState};
 use postrider_model::ids::EndpointId;
+use postrider_model::lane_states::LaneStates;
 use postrider_model::payload::rfc3339;
 use postrider_model::topics::{ATTEMPTS, DELIVERIES, ENDPOINT_STATE, GROUP_DELIVER};
 use postrider_registry::Gate;
@@ -50,10 +51,8 @@ pub(crate) async fn show(
     let states_end = api.readers.end(ENDPOINT_STATE, partition).await?;
     let stopped = stopped(offset, end, &note, states_end);
 
-    let (lane, lane_read) = match note.state_id {
-        Some(state_id) => read_lane(&api, partition, &endpoint.id, state_id, &mut budget).await?,
-        None => (None, true),
-    };
+    let (states, lane_read) = read_states(&api, partition, &endpoint.id, &mut budget).await?;
+    let lane = states.counting(offset.unwrap_or(0), &note, end).next();
     let (attempts, attempts_read) =
         read_attempts(&api, partition, &endpoint.id, &mut budget).await?;
     // Waiting for the owner is no reading: others may read meanwhile.
@@ -84,10 +83,10 @@ pub(crate) async fn show(
         "committed_offset": offset,
         "end_offset": end,
         "partition_lag": offset.map(|offset| (end - offset).max(0)),
-        "lane": lane.map(|lane| lane_view(&lane, end)),
+        "lane": lane.as_ref().map(|lane| lane_view(lane, end)),
         "last_attempt": attempts.first().map(views::attempt),
         "last_error": attempts.iter().find(failed).map(views::attempt),
-        "next_retry_at": next_retry_ms(&attempts).map(rfc3339),
+        "next_retry_at": next_retry_ms(&attempts, lane.as_ref()).map(rfc3339),
         "live": live,
         "live_error": live_error,
         "complete": lane_read && attempts_read,
@@ -125,43 +124,43 @@ fn stopped(
     note: &CommitNote,
     states_end: Offset,
 ) -> Option<String> {
-    let state = note.state_written.max(note.state_id);
     match committed {
         None if end > 0 => Some("its committed offset was lost".to_owned()),
         Some(offset) if offset > end => {
             Some(format!("it is committed up to {offset}, but ends at {end}"))
         }
         Some(_) if note.made_again => Some("its topic was made again".to_owned()),
-        Some(_) => state
+        Some(_) => note
+            .last_state()
             .filter(|state| states_end <= *state)
             .map(|state| format!("offset {state} of endpoint-state was written and is gone")),
         None => None,
     }
 }
 
-/// The lane's state under the id that counts, and whether the topic was read to its end.
-async fn read_lane(
+/// The endpoint's states, and whether the topic was read to its end.
+async fn read_states(
     api: &Shared,
     partition: Partition,
     endpoint: &EndpointId,
-    state_id: i64,
     budget: &mut Budget,
-) -> Result<(Option<LaneState>, bool), Problem> {
+) -> Result<(LaneStates, bool), Problem> {
     let mut topic = api.readers.topic(ENDPOINT_STATE, budget).await?;
     let ranges = topic.ranges([partition], None, None).await?;
     let mut records = Forward::new(topic, ranges);
-    let key = format!("lane/{endpoint}/{state_id}");
-    let mut lane = None;
+    let mut states = LaneStates::only_of(endpoint.clone());
     loop {
         match records.next(budget).await? {
             Step::Records(records) => {
-                for record in records.iter().filter(|record| record.key == key) {
-                    let value = record.value.as_ref();
-                    lane = value.and_then(|value| LaneState::decode(value).ok());
+                for record in records {
+                    let value = record.value.as_deref();
+                    let read = states.read(&record.key, value, record.timestamp_ms);
+                    // Who owns the partition complains about what nobody understands.
+                    drop(read);
                 }
             }
-            Step::Done => return Ok((lane, true)),
-            Step::Cut => return Ok((lane, false)),
+            Step::Done => return Ok((states, true)),
+            Step::Cut => return Ok((states, false)),
         }
     }
 }
@@ -192,8 +191,9 @@ async fn read_attempts(
     Ok((attempts, true))
 }
 
-/// When the first of the deliveries is due whose last attempt led to a retry.
-fn next_retry_ms(newest_first: &[Attempt]) -> Option<i64> {
+/// When the first of the deliveries is due whose last attempt led to a retry. Of the heads of blocked ordering keys the
+/// lane tells it, where the attempt is older than those that were read.
+fn next_retry_ms(newest_first: &[Attempt], lane: Option<&LaneState>) -> Option<i64> {
     let mut seen = BTreeSet::new();
     let last_of_each = newest_first
         .iter()
@@ -202,19 +202,23 @@ fn next_retry_ms(newest_first: &[Attempt]) -> Option<i64> {
         Some(Settlement::RetryScheduled { due_at_ms }) => Some(due_at_ms),
         Some(Settlement::Delivered | Settlement::DeadLettered | Settlement::Dropped) | None => None,
     });
-    due.min()
+    let attempted: BTreeSet<Offset> = newest_first
+        .iter()
+        .filter_map(|attempt| attempt.delivery_offset)
+        .collect();
+    let blocked = lane.map_or(&[][..], |lane| &lane.blocked).iter();
+    let failed_before =
+        blocked.filter(|key| key.failed_at_ms.is_some() && !attempted.contains(&key.cursor));
+    due.chain(failed_before.map(|key| key.due_at_ms)).min()
 }
 
 fn lane_view(lane: &LaneState, end: Offset) -> Value {
-    let behind = lane.cursor.as_ref().map(|cursor| {
-        // Other endpoints share the partition, so these are not all its own.
-        let records = (end - cursor.lowest_unsettled).max(0);
+    let behind = lane.behind().map(|behind| {
         json!({
-            "since": rfc3339(cursor.behind_since_ms),
-            "offset": cursor.lowest_unsettled,
-            "records_at_most": records.saturating_sub(
-                i64::try_from(cursor.settled.len()).unwrap_or(i64::MAX)
-            ),
+            "since": rfc3339(behind.since_ms),
+            "offset": behind.from,
+            // Other endpoints share the partition, so these are not all its own.
+            "records_at_most": behind.offsets(end),
         })
     });
     let breaker = json!({

@@ -72,6 +72,12 @@ impl CommitNote {
         self.verified.into_iter().chain(self.last)
     }
 
+    /// Offset of the last record in `endpoint-state` that was there when it was written; if it is gone, records were lost.
+    #[must_use]
+    pub fn last_state(&self) -> Option<i64> {
+        self.state_written.max(self.state_id)
+    }
+
     /// The note of an offset that was decided from outside in another log.
     #[must_use]
     pub fn void_past() -> Self {

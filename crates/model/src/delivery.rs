@@ -182,20 +182,36 @@ impl LaneState {
         }
     }
 
-    /// Forgets what it knows of records from this offset on: the log has others there now.
-    pub fn forget_from(&mut self, offset: i64) {
-        self.blocked.retain(|blocked| blocked.cursor < offset);
-        if let Some(cursor) = &mut self.cursor {
-            cursor.lowest_unsettled = cursor.lowest_unsettled.min(offset);
-            cursor.settled.retain(|settled| *settled < offset);
-        }
-    }
-
     /// Where its unsettled records begin, if it is behind.
     pub fn lowest_unsettled(&self) -> Option<i64> {
         let cursor = self.cursor.as_ref()?.lowest_unsettled;
         let blocked = self.blocked.iter().map(|blocked| blocked.cursor);
         Some(blocked.fold(cursor, i64::min))
+    }
+
+    /// How far it is behind, if it is.
+    pub fn behind(&self) -> Option<Behind> {
+        Some(Behind {
+            from: self.lowest_unsettled()?,
+            since_ms: self.cursor.as_ref()?.behind_since_ms,
+        })
+    }
+}
+
+/// How far a lane is behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Behind {
+    /// Where its unsettled records begin, those of blocked ordering keys included.
+    pub from: i64,
+    /// Since when.
+    pub since_ms: i64,
+}
+
+impl Behind {
+    /// By how many offsets, in a partition that ends there: an upper bound for its deliveries, since some of the records
+    /// are settled or of other endpoints.
+    pub fn offsets(self, end: i64) -> i64 {
+        end.saturating_sub(self.from).max(0)
     }
 }
 

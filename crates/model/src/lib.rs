@@ -15,6 +15,7 @@ pub mod flow;
 mod hash;
 pub mod identity;
 pub mod ids;
+pub mod lane_states;
 pub mod operational;
 pub mod outcome;
 pub mod payload;

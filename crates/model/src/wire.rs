@@ -58,7 +58,7 @@ impl InvalidRecord {
         }
     }
 
-    fn malformed(field: &'static str, detail: impl Display) -> Self {
+    pub(crate) fn malformed(field: &'static str, detail: impl Display) -> Self {
         Self::Malformed {
             field,
             detail: detail.to_string(),

@@ -15,6 +15,7 @@ use std::fs;
 use std::path::Path;
 
 use bytes::Bytes;
+use postrider_model::commit_note::{CommitNote, Mark};
 use postrider_model::delivery::{
     Attempt, AttemptOutcome, BlockedKey, Cursor, DeadLetter, DeadLetterContent, Delivery,
     LaneState, RawRecord, Route, Settlement, WorkId,
@@ -26,6 +27,7 @@ use postrider_model::event::{Event, EventPosition, TraceContext};
 use postrider_model::filter::{EventTypeFilter, EventTypeName};
 use postrider_model::identity::RegistryStamp;
 use postrider_model::ids::{EndpointId, EventId, TenantId};
+use postrider_model::lane_states::{LaneStates, StateRecord};
 use postrider_model::outcome::Reason;
 use postrider_model::retry::RetrySchedule;
 use postrider_model::tenant::Tenant;
@@ -39,7 +41,13 @@ const WRITES: &str = "v1";
 /// Field 100 with a text, as a later release may write one.
 const LATER: &[u8] = b"\xa2\x06\x05later";
 
-/// The bytes of a record, and that this release still writes it so.
+/// The bytes of a record as a release wrote them.
+fn kept(name: &str) -> Bytes {
+    let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    fs::read(all.join(WRITES).join(name)).unwrap().into()
+}
+
+/// The same, and that this release still writes it so.
 fn golden(name: &str, written: &Bytes) -> Bytes {
     let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let path = all.join(WRITES).join(name);
@@ -48,7 +56,7 @@ fn golden(name: &str, written: &Bytes) -> Bytes {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, written).unwrap();
     }
-    let kept = Bytes::from(fs::read(&path).unwrap());
+    let kept = kept(name);
     assert!(
         kept == *written,
         "{name} is written in another way: put this release's records into a folder of their own and go on reading this one"
@@ -220,7 +228,7 @@ fn attempts_of_every_kind_are_read_as_they_were_written() {
 }
 
 #[test]
-fn dead_letters_and_lane_states_are_read_as_they_were_written() {
+fn dead_letters_are_read_as_they_were_written() {
     let letter = |content| DeadLetter {
         id: "dl_golden".to_owned(),
         reason: Reason::ClientError,
@@ -248,7 +256,11 @@ fn dead_letters_and_lane_states_are_read_as_they_were_written() {
             DeadLetter::decode(value).unwrap()
         });
     }
-    let state = LaneState {
+}
+
+/// Of an ordered endpoint that is behind.
+fn lane_state() -> LaneState {
+    LaneState {
         blocked: vec![BlockedKey {
             ordering_key: event().ordering_key,
             cursor: 3,
@@ -266,10 +278,108 @@ fn dead_letters_and_lane_states_are_read_as_they_were_written() {
         failing_since_ms: Some(12),
         breaker_openings: 3,
         breaker_open_until_ms: 13,
+    }
+}
+
+#[test]
+fn lane_states_are_read_as_they_were_written() {
+    let unordered = LaneState {
+        blocked: Vec::new(),
+        ..lane_state()
     };
-    reads_as("lane-state", &state.encode(), &state, |value| {
-        LaneState::decode(value).unwrap()
+    let live = LaneState {
+        cursor: None,
+        ..unordered.clone()
+    };
+    for (name, state) in [
+        ("lane-state", lane_state()),
+        ("lane-state-unordered", unordered),
+        ("lane-state-live", live),
+    ] {
+        reads_as(name, &state.encode(), &state, |value| {
+            LaneState::decode(value).unwrap()
+        });
+    }
+}
+
+#[test]
+fn the_states_that_count_are_found_among_the_records_as_they_were_written() {
+    let another = StateRecord::of(&LaneState {
+        state_id: 16,
+        ..lane_state()
     });
+    let mut states = LaneStates::<LaneState>::default();
+    let mut read = |key: Bytes, value: Option<Bytes>| {
+        states.read(&key, value.as_deref(), 0).unwrap();
+    };
+    read(another.key, another.value);
+    for (key, value, record) in [
+        ("claim-key", "claim", StateRecord::claim()),
+        (
+            "lane-state-key",
+            "lane-state",
+            StateRecord::of(&lane_state()),
+        ),
+        ("ready-key", "ready", StateRecord::ready(17)),
+    ] {
+        let value = golden(value, &record.value.unwrap());
+        read(golden(key, &record.key), Some(value));
+    }
+    let counting =
+        |note: &CommitNote| -> Vec<LaneState> { states.counting(0, note, 1_000).collect() };
+    let named = CommitNote::decode("2 attempts=42 state=17");
+    assert_eq!(counting(&named), [lane_state()]);
+    assert_eq!(counting(&CommitNote::default()), [lane_state()]);
+    states.read(&kept("lane-state-key"), None, 0).unwrap();
+    assert_eq!(states.counting(0, &named, 1_000).count(), 0, "removed");
+}
+
+/// What releases noted in their commits, the oldest first. Only the last is still written so.
+#[test]
+fn the_notes_of_commits_are_read_as_they_were_written() {
+    let read = |name: &str| CommitNote::decode(std::str::from_utf8(&kept(name)).unwrap());
+    let first = CommitNote {
+        rebuild_from: Some(42),
+        ..CommitNote::default()
+    };
+    assert_eq!(read("commit-note-first"), first);
+    let with_states = CommitNote {
+        state_id: Some(17),
+        ..first
+    };
+    assert_eq!(read("commit-note-states"), with_states);
+    let with_owner = CommitNote {
+        owner: "10.0.0.5:9464".to_owned(),
+        ..with_states
+    };
+    assert_eq!(read("commit-note-owner"), with_owner);
+    let mark = |offset| Mark {
+        offset,
+        appended_at_ms: 1_700_000_000_000 + offset,
+    };
+    let of_marks = CommitNote {
+        last: Some(mark(57)),
+        verified: Some(mark(50)),
+        ..CommitNote::default()
+    };
+    let present = CommitNote {
+        state_written: Some(19),
+        behind_from: Some(3),
+        last: of_marks.last,
+        verified: of_marks.verified,
+        ..with_owner
+    };
+    for (name, note) in [
+        ("commit-note", present),
+        ("commit-note-of-marks", of_marks),
+        ("commit-note-void-past", CommitNote::void_past()),
+        ("commit-note-made-again", CommitNote::of_made_again()),
+    ] {
+        let later = [&golden(name, &note.encode().into())[..], b" later=x"].concat();
+        assert_eq!(read(name), note, "{name}");
+        let later = std::str::from_utf8(&later).unwrap();
+        assert_eq!(CommitNote::decode(later), note, "{name} with a later word");
+    }
 }
 
 /// Sealed by a key of 32 times 7.

@@ -3,25 +3,24 @@
 //! Only the states under one id count, the one that the commit of the group names. So a former owner that still writes, and
 //! an append of unknown fate that lands late, change nothing: the next owner writes all states again under an id of its
 //! own before it commits anything. The id is the offset of a record appended for that purpose, so no two are equal.
+//! [`postrider_model::lane_states`] has the records and the rule.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use postrider_log::{
-    Log, LogError, NewRecord, Offset, Partition, Position, Producer, Record, Stretch, Target,
+    Log, LogError, NewRecord, Offset, Partition, Position, Producer, Stretch, Target,
 };
+use postrider_model::commit_note::CommitNote;
 use postrider_model::delivery::LaneState;
 use postrider_model::ids::EndpointId;
+use postrider_model::lane_states::{LaneStates, StateKey, StateRecord};
 use postrider_model::topics::ENDPOINT_STATE;
 use tokio::time::sleep;
 
 use crate::durable::append_durably;
 
-const CLAIM: &[u8] = b"claim";
-const READY: &[u8] = b"ready";
-const LANE: &str = "lane/";
 const BACKOFF: Duration = Duration::from_millis(200);
 
 /// Some append of a batch was not acknowledged; it may still land.
@@ -33,57 +32,35 @@ pub(super) struct NotWritten;
 pub(super) struct Found {
     /// The states that count.
     pub(super) states: Vec<LaneState>,
-    /// Keys of the others, to be removed when nobody can need them any more.
+    /// Keys of all that are there, to be removed when nobody can need them any more.
     pub(super) stale: Vec<Bytes>,
 }
 
-/// Finds the states under the id that the commit names. Where the commit names none although there are states (it was
-/// made by hand), those count that were written completely last.
+/// Finds the states that count when this offset of `deliveries` is committed with this note, and `deliveries` ends there.
 pub(super) async fn find(
     log: &dyn Log,
     partition: Partition,
-    named: Option<i64>,
+    committed: Offset,
+    note: &CommitNote,
+    end: Offset,
 ) -> Result<Found, LogError> {
     let bounds = log.bounds(ENDPOINT_STATE, partition).await?;
     let mut reader = log.reader(ENDPOINT_STATE).await?;
     let mut stretch = Stretch::new(partition, bounds.start..bounds.end);
-    let (mut by_key, mut ready) = (BTreeMap::new(), None);
+    let mut states = LaneStates::<LaneState>::default();
     while let Some(records) = stretch.read(&mut *reader).await? {
         for record in records {
-            note(record, &mut by_key, &mut ready);
+            let value = record.value.as_deref();
+            if let Err(error) = states.read(&record.key, value, record.timestamp_ms) {
+                let offset = record.offset;
+                tracing::error!(partition, offset, %error, "lane state not understood");
+            }
         }
     }
-    let counts = named.or(ready);
-    let mut found = Found::default();
-    for (key, state) in by_key {
-        if Some(state.state_id) == counts {
-            found.states.push(state.clone());
-        }
-        found.stale.push(key);
-    }
-    Ok(found)
-}
-
-fn note(record: Record, by_key: &mut BTreeMap<Bytes, LaneState>, ready: &mut Option<i64>) {
-    let value = record.value.as_deref();
-    if record.key.as_ref() == READY {
-        let id = value.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
-        *ready = id.or(*ready);
-        return;
-    }
-    match value.map(LaneState::decode) {
-        None => {
-            by_key.remove(&record.key);
-        }
-        Some(Ok(state)) => {
-            by_key.insert(record.key, state);
-        }
-        Some(Err(_)) if record.key.as_ref() == CLAIM => {}
-        Some(Err(error)) => {
-            let (partition, offset) = (record.partition, record.offset);
-            tracing::error!(partition, offset, %error, "lane state not understood");
-        }
-    }
+    Ok(Found {
+        states: states.counting(committed, note, end).collect(),
+        stale: states.keys().map(StateKey::encode).collect(),
+    })
 }
 
 /// States that are in the log.
@@ -103,7 +80,7 @@ pub(super) async fn write_all(
     states: &[LaneState],
 ) -> Written {
     loop {
-        let state_id = claim(producer, partition).await;
+        let state_id = append_marker(producer, partition, StateRecord::claim()).await;
         let writes = states.iter().map(|state| {
             let state = LaneState {
                 state_id,
@@ -115,7 +92,7 @@ pub(super) async fn write_all(
             .await
             .is_ok()
         {
-            let last = append_marker(producer, partition, READY, state_id.to_string()).await;
+            let last = append_marker(producer, partition, StateRecord::ready(state_id)).await;
             return Written {
                 id: state_id,
                 first: state_id,
@@ -130,31 +107,24 @@ pub(super) async fn write_all(
     }
 }
 
-async fn claim(producer: &dyn Producer, partition: Partition) -> Offset {
-    append_marker(producer, partition, CLAIM, String::new()).await
-}
-
 async fn append_marker(
     producer: &dyn Producer,
     partition: Partition,
-    key: &'static [u8],
-    value: String,
+    marker: StateRecord,
 ) -> Offset {
-    let record = NewRecord {
-        key: Bytes::from_static(key),
-        value: Some(value.into()),
-        headers: Vec::new(),
-    };
-    let appended = append_durably(
-        producer,
-        ENDPOINT_STATE,
-        Target::Partition(partition),
-        record,
-    )
-    .await;
+    let target = Target::Partition(partition);
+    let appended = append_durably(producer, ENDPOINT_STATE, target, new_record(marker)).await;
     appended
         .expect("a marker of a few bytes fits into every topic")
         .offset
+}
+
+fn new_record(StateRecord { key, value }: StateRecord) -> NewRecord {
+    NewRecord {
+        key,
+        value,
+        headers: Vec::new(),
+    }
 }
 
 /// Writes states; `None` is a tombstone.
@@ -167,12 +137,15 @@ pub(super) async fn write(
     let appends: Vec<_> = states
         .into_iter()
         .map(|(endpoint, state)| {
-            let record = NewRecord {
-                key: key(&endpoint, state_id),
-                value: state.map(|state| state.encode()),
-                headers: Vec::new(),
+            let record = match state {
+                Some(state) => StateRecord::of(&state),
+                None => StateRecord::removal(key(&endpoint, state_id)),
             };
-            producer.append(ENDPOINT_STATE, Target::Partition(partition), record)
+            producer.append(
+                ENDPOINT_STATE,
+                Target::Partition(partition),
+                new_record(record),
+            )
         })
         .collect();
     let mut written = Written {
@@ -200,11 +173,7 @@ pub(super) async fn remove(producer: &dyn Producer, partition: Partition, keys: 
     let appends: Vec<_> = keys
         .into_iter()
         .map(|key| {
-            let record = NewRecord {
-                key,
-                value: None,
-                headers: Vec::new(),
-            };
+            let record = new_record(StateRecord::removal(key));
             producer.append(ENDPOINT_STATE, Target::Partition(partition), record)
         })
         .collect();
@@ -224,5 +193,5 @@ pub(super) async fn remove(producer: &dyn Producer, partition: Partition, keys: 
 
 /// The key of a lane's state under an id.
 pub(super) fn key(endpoint: &EndpointId, state_id: i64) -> Bytes {
-    format!("{LANE}{endpoint}/{state_id}").into()
+    StateKey::new(endpoint, state_id).encode()
 }

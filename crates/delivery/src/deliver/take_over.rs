@@ -33,15 +33,9 @@ pub(super) async fn left_behind(
     let metadata = committed.map_or("", |committed| committed.metadata.as_str());
     let note = CommitNote::decode(metadata);
     let settled = rebuild::settled_set(log, config, assignment, &note, now_ms).await?;
-    let mut found = state::find(log, assignment.partition, note.state_id).await?;
-    // What was written of an offset that the log gives anew says nothing of the record that is there now.
-    let anew_from = match committed {
-        Some(committed) if note.past_is_void => committed.offset,
-        _ => assignment.bounds.end,
-    };
-    for state in &mut found.states {
-        state.forget_from(anew_from);
-    }
+    let offset = committed.map_or(0, |committed| committed.offset);
+    let end = assignment.bounds.end;
+    let found = state::find(log, assignment.partition, offset, &note, end).await?;
     Ok((settled, found))
 }
 
@@ -75,7 +69,9 @@ mod tests {
     use std::time::Duration;
 
     use postrider_log::memory::MemoryLog;
-    use postrider_log::{Bounds, Committed, Log, ProducerOptions, SystemClock, TopicSpec};
+    use postrider_log::{
+        Bounds, Committed, Log, NewRecord, ProducerOptions, SystemClock, Target, TopicSpec,
+    };
     use postrider_model::delivery::{BlockedKey, Cursor};
     use postrider_model::topics::{ATTEMPTS, ENDPOINT_STATE};
 
@@ -106,6 +102,18 @@ mod tests {
 
     /// Where the lane goes on, what it counts as settled there, and which keys are blocked.
     async fn goes_on(metadata: &str, offset: i64, end: i64) -> (i64, Vec<i64>, usize) {
+        let state = left(metadata, offset, end, None).await;
+        assert!(
+            state.failing_since_ms.is_some(),
+            "of the endpoint, not of the log"
+        );
+        let cursor = state.cursor.expect("it is behind");
+        let settled = cursor.settled.into_iter().collect();
+        (cursor.lowest_unsettled, settled, state.blocked.len())
+    }
+
+    /// The state that a former owner left, and perhaps a record that somebody wrote over it.
+    async fn left(metadata: &str, offset: i64, end: i64, over: Option<&[u8]>) -> LaneState {
         let log = MemoryLog::new(std::sync::Arc::new(SystemClock), 1);
         let spec = |name: &str| TopicSpec {
             name: name.to_owned(),
@@ -123,7 +131,16 @@ mod tests {
             queue_bytes_max: 100_000,
         };
         let producer = log.producer(options).await.unwrap();
-        state::write_all(&*producer, 0, &[behind()]).await;
+        let written = state::write_all(&*producer, 0, &[behind()]).await;
+        if let Some(value) = over {
+            let record = NewRecord {
+                key: state::key(&behind().endpoint, written.id),
+                value: Some(Bytes::copy_from_slice(value)),
+                headers: Vec::new(),
+            };
+            let append = producer.append(ENDPOINT_STATE, Target::Partition(0), record);
+            append.await.unwrap();
+        }
         let assignment = Assignment {
             partition: 0,
             generation: 1,
@@ -135,14 +152,12 @@ mod tests {
         };
         let config = DeliverConfig::default();
         let (_, found) = left_behind(&*log, &config, &assignment, 0).await.unwrap();
-        let state = found.states.into_iter().next().expect("the lane");
-        assert!(
-            state.failing_since_ms.is_some(),
-            "of the endpoint, not of the log"
+        assert_eq!(
+            found.stale.len(),
+            1,
+            "it is removed when it no longer counts"
         );
-        let cursor = state.cursor.expect("it is behind");
-        let settled = cursor.settled.into_iter().collect();
-        (cursor.lowest_unsettled, settled, state.blocked.len())
+        found.states.into_iter().next().expect("the lane")
     }
 
     #[tokio::test]
@@ -152,5 +167,27 @@ mod tests {
         assert_eq!(goes_on("2 past=void", 65, 100).await, (50, vec![52, 60], 2));
         assert_eq!(goes_on("2 past=void", 10, 100).await, (10, vec![], 1));
         assert_eq!(goes_on("", 0, 0).await, (0, vec![], 0), "there is nothing");
+    }
+
+    #[tokio::test]
+    async fn a_lane_whose_state_is_not_understood_goes_on_where_a_lane_may_be_behind() {
+        let goes_on = async |metadata| {
+            let state = left(metadata, 80, 100, Some(b"\xff")).await;
+            let cursor = state.cursor.expect("it is behind");
+            assert!(cursor.settled.is_empty() && state.blocked.is_empty());
+            cursor.lowest_unsettled
+        };
+        assert_eq!(goes_on("2 state=0 written=2 behind=3").await, 3);
+        assert_eq!(
+            goes_on("2 state=0 written=2").await,
+            80,
+            "all held the commit"
+        );
+        assert_eq!(
+            goes_on("2 state=0").await,
+            0,
+            "an older release says nothing"
+        );
+        assert_eq!(goes_on("").await, 0);
     }
 }

@@ -35,7 +35,12 @@ impl Exporter {
         let delivered = self.log.committed(GROUP_DELIVER, DELIVERIES).await?;
         let deliveries = self.log.all_bounds(DELIVERIES).await?;
         self.lanes
-            .follow(&*self.log, &delivered, self.config.read_bytes_max)
+            .follow(
+                &*self.log,
+                &delivered,
+                &deliveries,
+                self.config.read_bytes_max,
+            )
             .await?;
         let delivering = places(&delivered, &deliveries);
         self.begin_searches(&delivering);

@@ -20,6 +20,7 @@ use postrider_model::delivery::{
 use postrider_model::endpoint::{Endpoint, EndpointState};
 use postrider_model::event::{Event, EventPosition};
 use postrider_model::fixtures;
+use postrider_model::lane_states::StateRecord;
 use postrider_model::outcome::Reason;
 use postrider_model::retry::DelayLadder;
 use postrider_model::tenant::Tenant;
@@ -291,12 +292,11 @@ impl World {
             breaker_open_until_ms: 0,
         };
         let partition = Target::Partition(position.partition);
-        let key = format!("lane/{endpoint}/{STATE_ID}");
-        self.append(ENDPOINT_STATE, partition, &key, state.encode())
-            .await;
-        let id = STATE_ID.to_string();
-        self.append(ENDPOINT_STATE, partition, "ready", id.into())
-            .await;
+        for StateRecord { key, value } in [StateRecord::of(&state), StateRecord::ready(STATE_ID)] {
+            let key = std::str::from_utf8(&key).unwrap();
+            let value = value.unwrap();
+            self.append(ENDPOINT_STATE, partition, key, value).await;
+        }
     }
 
     pub(crate) async fn commit(

@@ -3,8 +3,11 @@
 use axum::http::StatusCode;
 use bytes::Bytes;
 use postrider_log::{Committed, Log, Target, partition_for};
-use postrider_model::delivery::{Attempt, AttemptOutcome, Cursor, LaneState, Settlement, WorkId};
+use postrider_model::delivery::{
+    Attempt, AttemptOutcome, BlockedKey, Cursor, LaneState, Settlement, WorkId,
+};
 use postrider_model::event::EventPosition;
+use postrider_model::lane_states::StateRecord;
 use postrider_model::outcome::Reason;
 use postrider_model::payload::rfc3339;
 use postrider_model::topics::{ATTEMPTS, DELIVERIES, ENDPOINT_STATE, GROUP_DELIVER};
@@ -48,8 +51,16 @@ async fn commit(world: &World, offset: i64, metadata: &str) {
         .unwrap();
 }
 
-async fn put_lane(world: &World, endpoint: &str, state_id: i64, lowest_unsettled: i64) {
-    let state = LaneState {
+/// Appends what an owner would to `endpoint-state`.
+async fn put_state(world: &World, record: StateRecord) {
+    let key = std::str::from_utf8(&record.key).unwrap();
+    let target = Target::Partition(partition());
+    let value = record.value.unwrap();
+    world.append_to(ENDPOINT_STATE, target, key, value).await;
+}
+
+fn lane(endpoint: &str, state_id: i64, lowest_unsettled: i64) -> LaneState {
+    LaneState {
         blocked: Vec::new(),
         endpoint: endpoint.parse().unwrap(),
         state_id,
@@ -61,15 +72,36 @@ async fn put_lane(world: &World, endpoint: &str, state_id: i64, lowest_unsettled
         failing_since_ms: Some(START_MS + 2_000),
         breaker_openings: 3,
         breaker_open_until_ms: START_MS + 3_000,
-    };
-    let key = format!("lane/{endpoint}/{state_id}");
-    let target = Target::Partition(partition());
-    world
-        .append_to(ENDPOINT_STATE, target, &key, state.encode())
-        .await;
+    }
+}
+
+async fn put_lane(world: &World, endpoint: &str, state_id: i64, lowest_unsettled: i64) {
+    let state = lane(endpoint, state_id, lowest_unsettled);
+    put_state(world, StateRecord::of(&state)).await;
+}
+
+/// Appends deliveries of other endpoints, so that the partition ends there.
+async fn put_deliveries(world: &World, end: usize) {
+    for _ in 0..end {
+        let target = Target::Partition(partition());
+        world
+            .append_to(DELIVERIES, target, "ep_a", Bytes::new())
+            .await;
+    }
 }
 
 async fn put_attempt(world: &World, offset: i64, number: u32, settlement: Settlement) {
+    put_attempt_at(world, offset, number, settlement, None).await;
+}
+
+/// The same of a delivery at an offset.
+async fn put_attempt_at(
+    world: &World,
+    offset: i64,
+    number: u32,
+    settlement: Settlement,
+    delivery_offset: Option<i64>,
+) {
     let failed = settlement != Settlement::Delivered;
     let attempt = Attempt {
         event_id: format!("evt-{offset}").parse().unwrap(),
@@ -103,7 +135,7 @@ async fn put_attempt(world: &World, offset: i64, number: u32, settlement: Settle
         settlement: Some(settlement),
         accepted_at_ms: START_MS,
         traceparent: String::new(),
-        delivery_offset: None,
+        delivery_offset,
     };
     let target = Target::Partition(partition());
     world
@@ -137,12 +169,7 @@ async fn an_endpoint_that_nobody_owns_yet_says_so() {
 #[tokio::test]
 async fn the_log_tells_how_far_the_lane_is_and_what_failed_last() {
     let world = with_endpoint().await;
-    for _ in 0..10 {
-        let target = Target::Partition(partition());
-        world
-            .append_to(DELIVERIES, target, "ep_a", Bytes::new())
-            .await;
-    }
+    put_deliveries(&world, 10).await;
     // Only the state that the commit names counts, and only that of this endpoint.
     put_lane(&world, "ep_a", 4, 2).await;
     put_lane(&world, "ep_a", 5, 3).await;
@@ -163,7 +190,7 @@ async fn the_log_tells_how_far_the_lane_is_and_what_failed_last() {
         (&json!(8), &json!(10), &json!(2))
     );
     let lane = json!({
-        "behind": {"since": rfc3339(START_MS + 1_000), "offset": 3, "records_at_most": 6},
+        "behind": {"since": rfc3339(START_MS + 1_000), "offset": 3, "records_at_most": 7},
         "breaker": {"openings": 3, "open_until": rfc3339(START_MS + 3_000)},
         "failing_since": rfc3339(START_MS + 2_000),
     });
@@ -184,6 +211,56 @@ async fn the_log_tells_how_far_the_lane_is_and_what_failed_last() {
     );
     // The retry of the second delivery was made, and it was delivered.
     assert_eq!(status["next_retry_at"], rfc3339(START_MS + 6_000));
+}
+
+#[tokio::test]
+async fn a_blocked_ordering_key_says_where_the_lane_is_and_what_is_due() {
+    let world = with_endpoint().await;
+    put_deliveries(&world, 10).await;
+    let blocked = |ordering_key: &str, cursor, due_in_ms| BlockedKey {
+        ordering_key: ordering_key.to_owned(),
+        cursor,
+        attempt: 2,
+        due_at_ms: START_MS + due_in_ms,
+        failed_at_ms: Some(START_MS),
+    };
+    let state = LaneState {
+        // The head at offset 3 was attempted again since the state was written.
+        blocked: vec![blocked("a", 3, 1_000), blocked("b", 5, 7_000)],
+        ..lane("ep_a", 1, 9)
+    };
+    put_state(&world, StateRecord::of(&state)).await;
+    commit(&world, 10, "2 attempts=1 state=1").await;
+    put_attempt_at(&world, 3, 2, retry(9_000), Some(3)).await;
+    let status = status(&world).await;
+    let behind = json!({"since": rfc3339(START_MS + 1_000), "offset": 3, "records_at_most": 7});
+    assert_eq!(status["lane"]["behind"], behind);
+    assert_eq!(status["next_retry_at"], rfc3339(START_MS + 7_000));
+}
+
+#[tokio::test]
+async fn where_the_commit_names_no_states_those_count_that_were_written_completely_last() {
+    let world = with_endpoint().await;
+    put_deliveries(&world, 10).await;
+    put_lane(&world, "ep_a", 4, 2).await;
+    put_state(&world, StateRecord::ready(4)).await;
+    put_lane(&world, "ep_a", 5, 3).await;
+    commit(&world, 8, "").await;
+    assert_eq!(status(&world).await["lane"]["behind"]["offset"], 2);
+}
+
+#[tokio::test]
+async fn a_state_that_is_not_understood_is_told_as_a_lane_that_is_behind() {
+    let world = with_endpoint().await;
+    put_deliveries(&world, 10).await;
+    let damaged = StateRecord {
+        value: Some(Bytes::from_static(b"\xff")),
+        ..StateRecord::of(&lane("ep_a", 1, 9))
+    };
+    put_state(&world, damaged).await;
+    commit(&world, 8, "2 attempts=1 state=1 written=1 behind=6").await;
+    let behind = json!({"since": rfc3339(START_MS), "offset": 6, "records_at_most": 4});
+    assert_eq!(status(&world).await["lane"]["behind"], behind);
 }
 
 #[tokio::test]

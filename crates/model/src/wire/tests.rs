@@ -16,6 +16,7 @@ use crate::event::{Event, TraceContext};
 use crate::filter::{EventTypeFilter, EventTypeName};
 use crate::identity::RegistryStamp;
 use crate::ids::{EndpointId, EventId, TenantId};
+use crate::lane_states::LaneStates;
 use crate::retry::RetrySchedule;
 use crate::tenant::Tenant;
 
@@ -358,6 +359,8 @@ fn decode_as_everything(value: &[u8]) {
     drop(Route::decode(value));
     drop(Attempt::decode(value));
     drop(LaneState::decode(value));
+    drop(LaneStates::<LaneState>::default().read(value, Some(value), 0));
+    drop(LaneStates::<LaneState>::default().read(b"lane/ep_a/1", Some(value), 0));
     drop(DeadLetter::decode(value));
     drop(proto::Endpoint::decode(value).map(Endpoint::try_from));
     drop(proto::Tenant::decode(value).map(Tenant::try_from));

@@ -5,8 +5,10 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 use postrider_log::{Committed, Offset, Partition, Record};
+use postrider_model::commit_note::CommitNote;
 use postrider_model::delivery::{Cursor, LaneState, WorkId};
 use postrider_model::ids::EndpointId;
+use postrider_model::lane_states::StateKey;
 
 /// What was written.
 #[derive(Debug, Default)]
@@ -92,7 +94,7 @@ impl LaneStates {
         state: &LaneState,
         since_ms: i64,
     ) -> Option<i64> {
-        let key = key(&state.endpoint, &state.state_id.to_string());
+        let key = key(&state.endpoint, state.state_id);
         let written_ms = *self.written_ms.get(&(partition, key))?;
         let claimed_ms = *self.claimed_ms.get(&(partition, state.state_id))?;
         (written_ms < since_ms || claimed_ms >= since_ms).then_some(written_ms)
@@ -116,8 +118,7 @@ impl LaneStates {
         let counts = state_id(&committed.metadata);
         let of_partition = self.latest.range((partition, Bytes::new())..);
         let of_partition = of_partition.take_while(|((of, _), _)| *of == partition);
-        let counting =
-            of_partition.filter(|(_, state)| Some(state.state_id.to_string().as_str()) == counts);
+        let counting = of_partition.filter(|(_, state)| Some(state.state_id) == counts);
         counting
             .filter_map(|(_, state)| Some((state.endpoint.clone(), state.cursor.clone()?)))
             .collect()
@@ -132,7 +133,7 @@ impl LaneStates {
         let counts = |state: &LaneState, of: Partition| {
             let committed = committed.iter().find(|(partition, _)| *partition == of);
             let counts = committed.and_then(|(_, committed)| state_id(&committed.metadata));
-            counts == Some(state.state_id.to_string().as_str())
+            counts == Some(state.state_id)
         };
         let behind = self
             .latest
@@ -165,21 +166,18 @@ impl LaneStates {
         let counts = state_id(&committed.metadata);
         let states = self.latest.range((partition, Bytes::new())..);
         for ((_, key), state) in states.take_while(|((of, _), _)| *of == partition) {
-            let key = String::from_utf8_lossy(key);
-            if key.rsplit('/').next() == counts {
+            if Some(state.state_id) == counts {
+                let key = String::from_utf8_lossy(key);
                 writeln!(shown, "    {key}: {:?}", state.cursor).expect("memory");
             }
         }
     }
 }
 
-fn key(endpoint: &EndpointId, state_id: &str) -> Bytes {
-    format!("lane/{endpoint}/{state_id}").into()
+fn key(endpoint: &EndpointId, state_id: Offset) -> Bytes {
+    StateKey::new(endpoint, state_id).encode()
 }
 
-fn state_id(metadata: &str) -> Option<&str> {
-    let words = metadata.split(' ');
-    words
-        .filter_map(|word| word.strip_prefix("state="))
-        .next_back()
+fn state_id(metadata: &str) -> Option<Offset> {
+    CommitNote::decode(metadata).state_id
 }

@@ -19,11 +19,11 @@ use crate::worst::most;
 
 /// The lanes of one cause.
 #[derive(Debug, Default)]
-struct Behind {
+struct OfCause {
     lanes: u64,
     offsets_max: Offset,
-    /// Of each partition, the lowest cursor.
-    cursors: BTreeMap<i32, Offset>,
+    /// Of each partition, the lowest unsettled offset.
+    lowest: BTreeMap<i32, Offset>,
 }
 
 impl Exporter {
@@ -33,7 +33,7 @@ impl Exporter {
         deliveries: &[Bounds],
     ) -> Result<(), LogError> {
         let now_ms = self.clock.now_ms();
-        let mut by_cause: BTreeMap<Cause, Behind> = BTreeMap::new();
+        let mut by_cause: BTreeMap<Cause, OfCause> = BTreeMap::new();
         let mut since = Vec::new();
         let (mut failing, mut open) = (0, 0);
         for (partition, lane) in self.lanes.all() {
@@ -42,32 +42,30 @@ impl Exporter {
             };
             failing += u64::from(lane.failing_since_ms.is_some());
             open += u64::from(lane.breaker_open);
-            let Some((cursor, since_ms)) = lane.behind else {
+            let Some(behind) = lane.behind else {
                 continue;
             };
-            let end = deliveries
-                .get(partition)
-                .map_or(cursor, |bounds| bounds.end);
-            let behind = by_cause
-                .entry(Cause::of(lane, &endpoint.value, &self.registry))
+            let end = deliveries.get(partition).map_or(0, |bounds| bounds.end);
+            let of_cause = by_cause
+                .entry(Cause::of(&lane, &endpoint.value, &self.registry))
                 .or_default();
-            behind.lanes += 1;
-            behind.offsets_max = behind.offsets_max.max(end - cursor);
+            of_cause.lanes += 1;
+            of_cause.offsets_max = of_cause.offsets_max.max(behind.offsets(end));
             let partition = i32::try_from(partition).unwrap_or(i32::MAX);
-            let lowest = behind.cursors.entry(partition).or_insert(cursor);
-            *lowest = cursor.min(*lowest);
+            let lowest = of_cause.lowest.entry(partition).or_insert(behind.from);
+            *lowest = behind.from.min(*lowest);
             since.push((
                 (endpoint.value.tenant.clone(), lane.endpoint.clone()),
-                now_ms - since_ms,
+                now_ms - behind.since_ms,
             ));
         }
         for (cause, name) in Cause::ALL {
             let behind = by_cause.remove(&cause).unwrap_or_default();
             let mut age_ms = 0;
-            for (partition, cursor) in behind.cursors {
+            for (partition, lowest) in behind.lowest {
                 let appended_ms = self
                     .cursors
-                    .appended_ms(&*self.log, partition, cursor)
+                    .appended_ms(&*self.log, partition, lowest)
                     .await?;
                 age_ms = appended_ms
                     .map_or(0, |appended_ms| now_ms - appended_ms)

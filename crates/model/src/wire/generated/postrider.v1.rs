@@ -330,16 +330,19 @@ impl Settlement {
         }
     }
 }
-/// What the owner of an endpoint learned and the next owner must know. The value of the records in `endpoint-state`, in
-/// the partition that its deliveries have. The key is `lane/<endpoint id>/<state id>`; only the state id that the commit
-/// of the `deliver` group names counts. Two more keys: `claim`, whose offset becomes a new state id, and `ready`, with
-/// the id under which every lane was written last.
+/// What the owner of an endpoint learned and the next owner must know. A record in `endpoint-state`, in the partition that
+/// the endpoint's deliveries have, under the key `lane/<endpoint id>/<state id>`; one without a value removes the state.
+/// Only states under the id that the commit of the `deliver` group names count; if it names none, those under the id that
+/// `ready` says.
+///
+/// Two more keys hold no message. `claim` has an empty value; the offset of its record becomes a new state id. `ready` has
+/// a state id in decimal digits: under that id the states of all lanes of the partition were written.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LaneState {
-    /// The endpoint's id; empty under the keys `claim` and `ready`.
+    /// The endpoint's id, as in the key.
     #[prost(string, tag = "1")]
     pub endpoint_id: ::prost::alloc::string::String,
-    /// Offset of the `claim` record that its owner began with.
+    /// Offset of the `claim` record that its owner began with, as in the key.
     #[prost(int64, tag = "2")]
     pub state_id: i64,
     /// If the lane is behind: its lowest unsettled offset in `deliveries`. From there on its records are to be read.
