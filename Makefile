@@ -64,6 +64,7 @@ check: $(PYTHON_TOOLS)/.installed $(NPM_TOOLS)/.installed chart rules ## Check f
 	tests/mutations/mutate --list >/dev/null
 	$(BUF) lint proto
 	$(CARGO_DENY) --locked check bans licenses sources
+	tests/tools/check-advisories $(CARGO_DENY)
 	cargo test --locked --workspace --test generated
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="$(RUSTDOCFLAGS)" cargo doc --locked --workspace --no-deps --document-private-items
