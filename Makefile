@@ -16,6 +16,9 @@ CHART_PYTHON := $(CHART_TOOLS)/python/bin/python
 ARGS ?=
 # The documentation is for those who read the code, so it has private items, and what is public may link to them.
 RUSTDOCFLAGS := -D warnings -A rustdoc::private_intra_doc_links
+# What builds and runs containers: docker, or podman with COMPOSE=podman-compose.
+ENGINE ?= docker
+COMPOSE ?= docker compose
 
 .PHONY: help
 help: ## List the targets
@@ -79,6 +82,16 @@ chart-update: $(CHART_TOOLS)/.installed ## Write anew what is made from other fi
 chart-verify: $(CHART_TOOLS)/.installed ## Install, upgrade, roll back and drain the chart on a real API server (half an hour)
 	deploy/helm/verify-tools
 	$(CHART_PYTHON) deploy/helm/verify
+
+.PHONY: image image-verify
+image: ## Build the image, and do what image-verify does (ENGINE=podman COMPOSE=podman-compose)
+	$(ENGINE) build --file deploy/Dockerfile --tag postrider .
+	$(MAKE) image-verify
+
+image-verify: export ENGINE := $(ENGINE)
+image-verify: export COMPOSE := $(COMPOSE)
+image-verify: ## Start the image on the embedded log, and with compose on Kafka; see it deliver, answer probes and end
+	deploy/image/verify
 
 .PHONY: rules
 rules: ## Test the alert rules with promtool, and that the dashboards are as their script writes them
