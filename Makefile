@@ -64,6 +64,7 @@ sim: ## Simulate the delivery core with many seeds: SEEDS=1000, or one: SEED=7
 .PHONY: check
 check: $(PYTHON_TOOLS)/.installed $(NPM_TOOLS)/.installed chart rules ## Check format, lints, dependencies, protos, generated code and deploy/
 	cargo fmt --all --check
+	tests/tools/comments
 	tests/mutations/mutate --list >/dev/null
 	$(BUF) lint proto
 	$(CARGO_DENY) --locked check bans licenses sources
