@@ -14,6 +14,11 @@ CHART_TOOLS := $(TOOLS)/chart
 CHART_PYTHON := $(CHART_TOOLS)/python/bin/python
 # Further arguments for the program that is run.
 ARGS ?=
+# The documentation is for those who read the code, so it has private items, and what is public may link to them.
+RUSTDOCFLAGS := -D warnings -A rustdoc::private_intra_doc_links
+# What builds and runs containers: docker, or podman with COMPOSE=podman-compose.
+ENGINE ?= docker
+COMPOSE ?= docker compose
 
 .PHONY: help
 help: ## List the targets
@@ -59,11 +64,14 @@ sim: ## Simulate the delivery core with many seeds: SEEDS=1000, or one: SEED=7
 .PHONY: check
 check: $(PYTHON_TOOLS)/.installed $(NPM_TOOLS)/.installed chart rules ## Check format, lints, dependencies, protos, generated code and deploy/
 	cargo fmt --all --check
+	tests/tools/comments
 	tests/mutations/mutate --list >/dev/null
 	$(BUF) lint proto
 	$(CARGO_DENY) --locked check bans licenses sources
+	tests/tools/check-advisories $(CARGO_DENY)
 	cargo test --locked --workspace --test generated
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="$(RUSTDOCFLAGS)" cargo doc --locked --workspace --no-deps --document-private-items
 
 .PHONY: chart chart-update chart-verify
 chart: $(CHART_TOOLS)/.installed ## Check what deploy/ holds: chart, compose, Dockerfile
@@ -75,6 +83,16 @@ chart-update: $(CHART_TOOLS)/.installed ## Write anew what is made from other fi
 chart-verify: $(CHART_TOOLS)/.installed ## Install, upgrade, roll back and drain the chart on a real API server (half an hour)
 	deploy/helm/verify-tools
 	$(CHART_PYTHON) deploy/helm/verify
+
+.PHONY: image image-verify
+image: ## Build the image, and do what image-verify does (ENGINE=podman COMPOSE=podman-compose)
+	$(ENGINE) build --file deploy/Dockerfile --tag postrider .
+	$(MAKE) image-verify
+
+image-verify: export ENGINE := $(ENGINE)
+image-verify: export COMPOSE := $(COMPOSE)
+image-verify: ## Start the image on the embedded log, and with compose on Kafka; see it deliver, answer probes and end
+	deploy/image/verify
 
 .PHONY: rules
 rules: ## Test the alert rules with promtool, and that the dashboards are as their script writes them

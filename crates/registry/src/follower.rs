@@ -28,7 +28,7 @@ const BACKOFF: Backoff = Backoff {
 /// Tombstones under way at once, at most.
 const TOMBSTONES_MAX: usize = 1_000;
 
-/// Keeps the view of a [`Registry`](crate::Registry).
+/// Keeps the view of a [`Registry`].
 #[derive(Debug)]
 pub struct Follower {
     shared: Arc<Shared>,
