@@ -14,6 +14,10 @@ CHART_TOOLS := $(TOOLS)/chart
 CHART_PYTHON := $(CHART_TOOLS)/python/bin/python
 # Further arguments for the program that is run.
 ARGS ?=
+# .cargo/config.toml asks for the system's OpenSSL. Where pkg-config does not find it, it is built from source.
+ifeq ($(shell pkg-config --exists openssl 2>/dev/null && echo found),)
+export OPENSSL_NO_VENDOR ?= 0
+endif
 
 .PHONY: help
 help: ## List the targets
