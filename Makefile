@@ -19,6 +19,10 @@ RUSTDOCFLAGS := -D warnings -A rustdoc::private_intra_doc_links
 # What builds and runs containers: docker, or podman with COMPOSE=podman-compose.
 ENGINE ?= docker
 COMPOSE ?= docker compose
+# .cargo/config.toml asks for the system's OpenSSL. Where pkg-config does not find it, it is built from source.
+ifeq ($(shell pkg-config --exists openssl 2>/dev/null && echo found),)
+export OPENSSL_NO_VENDOR ?= 0
+endif
 
 .PHONY: help
 help: ## List the targets
@@ -34,7 +38,9 @@ run: ## Build and run `postrider up --demo` (more arguments: ARGS="--for 60s")
 build: ## Build the `postrider` binary, into target/debug
 	cargo build --locked --package postrider
 
-.PHONY: need-test need-test-fast
+.PHONY: cost need-test need-test-fast
+cost:
+	@tests/tools/cost
 need-test:
 	@tests/tools/need java mvn node npm python3
 need-test-fast:
@@ -42,7 +48,7 @@ need-test-fast:
 
 # The binary that the end-to-end tests start is built together with the tests, so that both share their dependencies.
 .PHONY: test
-test: need-test $(PYTHON_TOOLS)/.installed $(NPM_TOOLS)/.installed ## Run every test, also those on a real Kafka; fetches what they need into .tools
+test: cost need-test $(PYTHON_TOOLS)/.installed $(NPM_TOOLS)/.installed ## Run every test, also those on a real Kafka; fetches what they need into .tools
 	tests/tools/fetch-kafka
 	tests/tools/fetch-prometheus
 	cargo build --locked --workspace --bins --tests
