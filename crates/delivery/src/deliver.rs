@@ -23,12 +23,12 @@ mod limits;
 mod lines;
 mod partition;
 mod pending;
+mod permits;
 mod read;
 mod rebuild;
 mod settled;
 mod state;
 mod state_id;
-mod status;
 mod step;
 mod take_over;
 mod tally;
@@ -50,27 +50,26 @@ use postrider_model::outcome::Reason;
 use postrider_model::topics::{DELIVERIES, GROUP_DELIVER};
 use postrider_model::verdict::Seen;
 use postrider_model::wire::InvalidRecord;
-use postrider_registry::{Gate, Lookup};
+use postrider_registry::Lookup;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 pub use self::attempt::DeliverContext;
 use self::attempt::{AttemptEnd, AttemptJob};
-use self::dispatch::Dispatch;
-use self::lane::{NextAttempt, Turn};
+use self::dispatch::{Dispatch, Wishes};
+use self::lane::NextAttempt;
 use self::limits::LaneLimits;
-use self::lines::LaneKey;
 use self::partition::{Partition, StatesToWrite, Taken};
 pub use self::pending::PendingDeliveries;
-use self::read::{ReadBatch, read};
+use self::read::ReadBatch;
 use self::state::{NotWritten, Written};
 use self::state_id::StateId;
-pub use self::status::{LaneAnswers, LaneQuestions, LaneStatus, lane_questions};
 use self::step::{Memory, Now, Step};
 use self::take_over::{TakenOver, take_over};
 use self::tally::Tally;
 use crate::dead_letter;
+use crate::lane_status::{LaneAnswers, LaneStatus};
 use crate::metrics::Held;
 use crate::progress::Lease;
 use crate::sender::Sender;
@@ -88,6 +87,8 @@ struct Deliver<S> {
     answers: Arc<LaneAnswers>,
     base: Instant,
     partitions: BTreeMap<PartitionNumber, Partition>,
+    /// What tells the tasks of each to end.
+    ends: BTreeMap<PartitionNumber, Ends>,
     dispatch: Dispatch,
     /// The memory that unsettled deliveries take.
     memory: Tally,
@@ -99,6 +100,14 @@ struct Deliver<S> {
     /// The partition that was read for last.
     read_last: PartitionNumber,
     tasks: JoinSet<Finished>,
+}
+
+#[derive(Default)]
+struct Ends {
+    /// Attempts end, since the partition leaves.
+    cut: CancellationToken,
+    /// Everything ends, since the partition has left.
+    gone: CancellationToken,
 }
 
 /// What a task ended with, and in which assignment of a partition it was begun. Results of an earlier assignment are ignored.
@@ -161,6 +170,7 @@ impl<S: Sender> Deliver<S> {
             answers,
             base: Instant::now(),
             partitions: BTreeMap::new(),
+            ends: BTreeMap::new(),
             memory: Tally::default(),
             memory_was: Memory::Free,
             tick_at_ms: i64::MAX,
@@ -206,7 +216,7 @@ impl<S: Sender> Deliver<S> {
                 let key = (record.partition, step.delivery.endpoint.clone());
                 match owned.admit(step, &self.limits, memory, now) {
                     Taken::Queued => self.line_up(key, now),
-                    Taken::Duplicate => self.context.metrics.copies_dropped.inc(),
+                    Taken::Duplicate => self.context.metrics.duplicates_dropped.inc(),
                     Taken::Passed => {}
                 }
             }
@@ -241,113 +251,11 @@ impl<S: Sender> Deliver<S> {
 
     // ---- attempts ----
 
-    /// Puts a lane in line if it may start now, or sets the time when it may.
-    fn line_up(&mut self, key: LaneKey, now: Now) {
-        let owned = self.partitions.get_mut(&key.0);
-        let Some(owned) = owned.filter(|owned| !owned.draining) else {
-            return;
-        };
-        match owned.turn(&key.1, &self.limits, now) {
-            Turn::At(at_ms) => self.dispatch.lines.until(at_ms, key),
-            Turn::Now => {
-                let Some(mut lane) = owned.lane_mut(&key.1) else {
-                    return;
-                };
-                if let (false, Some(tenant)) = (lane.in_line, lane.tenant().cloned()) {
-                    lane.in_line = true;
-                    let slow = lane.is_slow(self.limits.slow_from_ms, now);
-                    self.dispatch.lines.line_up(tenant, key, slow);
-                }
-            }
-            Turn::Later => {}
-        }
-    }
-
-    /// Starts attempts, one for each lane in line, while there is room and the lease holds.
-    fn start_attempts(&mut self) {
-        while self.dispatch.has_room() && self.lease.holds() {
-            let now = self.now();
-            self.look_at_network(now);
-            if let Err(at_ms) = self.dispatch.network_lets_start(now) {
-                self.tick_at_ms = self.tick_at_ms.min(at_ms);
-                return;
-            }
-            let slow_has_room = self.dispatch.slow_has_room();
-            let Some(key) = self.dispatch.lines.next(slow_has_room) else {
-                return;
-            };
-            match self.next_job(&key, now) {
-                Ok(job) => {
-                    if let Some(job) = job {
-                        self.spawn_attempt(job);
-                    }
-                    self.line_up(key, now);
-                }
-                Err(at_ms) => self.dispatch.lines.until(at_ms, key),
-            }
-        }
-    }
-
-    fn look_at_network(&mut self, now: Now) {
-        if !self.dispatch.look_at_network(now) {
-            return;
-        }
-        let is_down = self.dispatch.network_is_down();
-        if is_down {
-            tracing::error!("no endpoint can be reached: our own network seems down");
-        } else {
-            tracing::info!("endpoints can be reached again");
-        }
-        self.context.metrics.network_down.set(i64::from(is_down));
-    }
-
-    /// The next attempt of a lane whose turn has come, if it may still start; or when it may, at the rate that the endpoint
-    /// asked for.
-    fn next_job(&mut self, key: &LaneKey, now: Now) -> Result<Option<AttemptJob>, i64> {
-        let wishes = Wishes::of(&self.context, &key.1);
-        let limits = &self.limits;
-        let Some(owned) = self.partitions.get_mut(&key.0) else {
-            return Ok(None);
-        };
-        let Some(mut lane) = owned.lane_mut(&key.1) else {
-            return Ok(None);
-        };
-        lane.in_line = false;
-        lane.pause(wishes.paused);
-        if lane.turn(limits, now) != Turn::Now {
-            return Ok(None);
-        }
-        let slow = lane.is_slow(limits.slow_from_ms, now);
-        if slow && !self.dispatch.slow_has_room() {
-            return Ok(None);
-        }
-        let expires = lane.head_expires(limits, now);
-        if !expires {
-            lane.take_token(wishes.rate, now)?;
-        }
-        let failing_since_ms = lane.failing_since_ms();
-        drop(lane);
-        let permit = self.dispatch.permit(slow);
-        let Some((step, probes)) = owned.start(&key.1, expires, permit, now) else {
-            return Ok(None);
-        };
-        Ok(Some(AttemptJob {
-            partition: key.0,
-            interruptions: owned.settled.interruptions(&step.delivery.work_id()),
-            probes,
-            failing_since_ms,
-            failed_at_ms: owned.failed_at_ms(&step.delivery),
-            network_is_down: self.dispatch.network_is_down(),
-            expires,
-            step,
-        }))
-    }
-
     fn spawn_attempt(&mut self, job: AttemptJob) {
-        let Some(owned) = self.partitions.get(&job.partition) else {
+        let Some(cut) = self.ends.get(&job.partition).map(|ends| ends.cut.clone()) else {
             return;
         };
-        let (context, lease, cut) = (self.context.clone(), self.lease.clone(), owned.cut.clone());
+        let (context, lease) = (self.context.clone(), self.lease.clone());
         self.spawn(job.partition, async move {
             let end = context.attempt(&job, &lease, &cut).await;
             TaskResult::Attempted(Box::new(job), end)
@@ -375,7 +283,7 @@ impl<S: Sender> Deliver<S> {
                     owned.block(&step, probes, seen, next, now);
                 } else {
                     let duplicates = owned.settle(&step, probes, seen, now);
-                    self.context.metrics.copies_dropped.inc_by(duplicates);
+                    self.context.metrics.duplicates_dropped.inc_by(duplicates);
                 }
                 if seen != Seen::Nothing {
                     self.learn_network(&step.delivery, attempt.reason, now);
@@ -410,74 +318,6 @@ impl<S: Sender> Deliver<S> {
             obstacles.push("the network of this process seems to be down".to_owned());
         }
         obstacles
-    }
-
-    // ---- reading again ----
-
-    /// Reads on for a lane that has room; one read at a time, the partitions in turn.
-    fn start_read(&mut self) {
-        let (now, memory) = (self.now(), self.memory());
-        if memory < self.memory_was {
-            let owned = self.partitions.values_mut();
-            owned.for_each(Partition::look_at_all);
-        }
-        self.memory_was = memory;
-        if self.partitions.values().any(Partition::is_reading) {
-            return;
-        }
-        let numbers = self.partitions.keys().copied();
-        let (before, after): (Vec<_>, Vec<_>) =
-            numbers.partition(|number| *number <= self.read_last);
-        for partition in after.into_iter().chain(before) {
-            let Some(owned) = self.partitions.get_mut(&partition) else {
-                continue;
-            };
-            let Some(again) = owned.next_read(&self.limits, memory, now) else {
-                continue;
-            };
-            self.read_last = partition;
-            let (log, reader) = (self.log.clone(), self.reader.take());
-            let bytes_max = self.context.config.catch_up_read_bytes_max;
-            self.spawn_always(partition, async move {
-                let (reader, batch) = read(&*log, reader, partition, again, bytes_max).await;
-                TaskResult::Read(reader, batch)
-            });
-            return;
-        }
-    }
-
-    fn read_ended(&mut self, partition: PartitionNumber, read: ReadBatch) {
-        let (now, memory) = (self.now(), self.memory());
-        let Some(owned) = self.partitions.get_mut(&partition) else {
-            return;
-        };
-        owned.read_ended();
-        let batch = match read.batch {
-            Ok(batch) => batch,
-            Err(error) => {
-                tracing::warn!(partition, %error, "deliveries cannot be read again, repeating it");
-                return;
-            }
-        };
-        if batch.from > read.from
-            && let Some(lost_from) = owned.truncated(batch.from, now)
-        {
-            tracing::error!(
-                partition,
-                from = lost_from,
-                to = batch.from,
-                "retention took deliveries of lanes that are behind"
-            );
-            let records = u64::try_from(batch.from - lost_from).unwrap_or_default();
-            let lost = &self.context.metrics.records_lost;
-            lost.with_label_values(&[DELIVERIES]).inc_by(records);
-        }
-        let (from, to) = (batch.from, batch.next);
-        let (grown, duplicates) = owned.feed(from, &batch.records, to, &self.limits, memory, now);
-        self.context.metrics.copies_dropped.inc_by(duplicates);
-        for endpoint in grown {
-            self.line_up((partition, endpoint), now);
-        }
     }
 
     // ---- time passes ----
@@ -556,11 +396,7 @@ impl<S: Sender> Deliver<S> {
         partition: PartitionNumber,
         task: impl Future<Output = TaskResult> + Send + 'static,
     ) {
-        let Some(gone) = self
-            .partitions
-            .get(&partition)
-            .map(|owned| owned.gone.clone())
-        else {
+        let Some(gone) = self.ends.get(&partition).map(|ends| ends.gone.clone()) else {
             return;
         };
         self.spawn_always(partition, async move {
@@ -682,27 +518,6 @@ fn next_in_place(attempt: &Attempt, step: &Step, failed_at_ms: Option<i64>) -> O
     }
 }
 
-/// How an endpoint wants to be called, as the registry has it now.
-#[derive(Debug, Default)]
-struct Wishes {
-    /// It is not to be called for now. What is deleted or unknown is not paused: it is settled.
-    paused: bool,
-    rate: Option<(f64, u32)>,
-}
-
-impl Wishes {
-    fn of<S>(context: &DeliverContext<S>, endpoint: &EndpointId) -> Self {
-        let Lookup::Found(endpoint) = context.registry.endpoint(endpoint) else {
-            return Self::default();
-        };
-        let rate = endpoint.value.rate_limit.as_ref();
-        Self {
-            paused: context.registry.gate(&endpoint.value) != Gate::Open,
-            rate: rate.map(|limit| (limit.per_second(), limit.burst())),
-        }
-    }
-}
-
 impl<S: Sender> Stage for Deliver<S> {
     const TOPIC: &'static str = DELIVERIES;
     const GROUP: &'static str = GROUP_DELIVER;
@@ -734,6 +549,7 @@ impl<S: Sender> Stage for Deliver<S> {
         );
         owned.restore(taken.states, &self.limits, now);
         self.partitions.insert(assignment.partition, owned);
+        self.ends.insert(assignment.partition, Ends::default());
         self.tick_at_ms = self.tick_at_ms.min(now.mono_ms);
     }
 
@@ -852,11 +668,10 @@ impl<S: Sender> Stage for Deliver<S> {
     }
 
     fn cut(&mut self, partitions: &[PartitionNumber]) {
-        for owned in partitions
-            .iter()
-            .filter_map(|partition| self.partitions.get(partition))
-        {
-            owned.cut.cancel();
+        for partition in partitions {
+            if let Some(ends) = self.ends.get(partition) {
+                ends.cut.cancel();
+            }
         }
     }
 
@@ -866,8 +681,9 @@ impl<S: Sender> Stage for Deliver<S> {
     }
 
     fn forget(&mut self, partition: PartitionNumber) {
-        if let Some(owned) = self.partitions.remove(&partition) {
-            owned.gone.cancel();
+        self.partitions.remove(&partition);
+        if let Some(ends) = self.ends.remove(&partition) {
+            ends.gone.cancel();
         }
         self.dispatch.lines.remove(&[partition]);
     }

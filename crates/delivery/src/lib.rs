@@ -13,6 +13,7 @@
 pub mod config;
 pub mod deliver;
 pub mod fan_out;
+pub mod lane_status;
 pub mod metrics;
 pub mod scheduler;
 pub mod sender;

@@ -7,7 +7,7 @@ use postrider_model::delivery::{AttemptOutcome, Settlement};
 use postrider_model::outcome::Reason;
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
-use crate::deliver::LaneStatus;
+use crate::lane_status::LaneStatus;
 
 /// Counters, gauges and histograms of the delivery stages.
 #[derive(Debug, Clone)]
@@ -29,7 +29,7 @@ pub struct DeliveryMetrics {
     /// Events that no endpoint wanted.
     pub events_unmatched: IntCounter,
     /// Records dropped because their step was settled already.
-    pub copies_dropped: IntCounter,
+    pub duplicates_dropped: IntCounter,
     /// Retries that returned to `deliveries`.
     pub retries_released: IntCounter,
     retry_lateness: Histogram,
@@ -71,7 +71,7 @@ impl DeliveryMetrics {
             events_repeated: catalogue::EVENTS_REPEATED.counter(registry)?,
             events_repeated_changed: catalogue::EVENTS_REPEATED_CHANGED.counter(registry)?,
             events_unmatched: catalogue::EVENTS_UNMATCHED.counter(registry)?,
-            copies_dropped: catalogue::COPIES_DROPPED.counter(registry)?,
+            duplicates_dropped: catalogue::DUPLICATES_DROPPED.counter(registry)?,
             retries_released: catalogue::RETRIES_RELEASED.counter(registry)?,
             retry_lateness: catalogue::RETRY_LATENESS.histogram(registry)?,
             retries_postponed: catalogue::RETRIES_POSTPONED.counter(registry)?,
@@ -148,7 +148,7 @@ impl DeliveryMetrics {
                 .with_label_values(&[of])
                 .set(number(count));
         }
-        for state in ["live", "behind", "parked"] {
+        for state in ["live", "behind", "paused"] {
             let count = held.lanes.get(state).copied().unwrap_or_default();
             self.lanes.with_label_values(&[state]).set(number(count));
         }
@@ -206,7 +206,7 @@ impl Held {
     pub fn add(&mut self, lane: &LaneStatus) {
         self.queued += lane.queued;
         let state = match lane.behind_since_ms {
-            _ if lane.paused => "parked",
+            _ if lane.paused => "paused",
             Some(_) => "behind",
             None => "live",
         };

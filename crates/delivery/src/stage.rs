@@ -12,6 +12,7 @@
 //! prepared beside everything else, and given up by dropping that; and while a stage has no room for records, the group
 //! still tells what happens to its partitions.
 
+mod begins;
 mod checking;
 mod handover;
 mod preparing;
@@ -30,10 +31,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::StageConfig;
 use crate::metrics::DeliveryMetrics;
-use crate::past::{self, Begins};
 use crate::progress::{Lease, Progress, Resolved};
 use crate::standing::{self, Standing, TopicPast};
 use crate::stopped::Stopped;
+use begins::{Begins, begins};
 use checking::{Checked, Checking};
 use handover::Handover;
 pub(crate) use preparing::Preparation;
@@ -394,7 +395,7 @@ impl<S: Stage> Runner<'_, S> {
             let (examined, past) = (assignment.clone(), Arc::clone(&past));
             let preparation = async move {
                 sleep(pause).await;
-                match past::examine(&*log, S::TOPIC, &examined, &past).await? {
+                match begins(&*log, S::TOPIC, &examined, &past).await? {
                     Ok(last) => Ok(Ok((last, prepared.await?))),
                     Err(unknown) => Ok(Err(unknown)),
                 }

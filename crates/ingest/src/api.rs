@@ -1,37 +1,29 @@
 //! The API as a whole: what it stands on, and its routes.
 
 use std::sync::Arc;
-
-use axum::Router;
-use axum::extract::State;
-use axum::routing::{get, post};
-use postrider_daemon::CancellationToken;
-use postrider_log::{Clock, Log, LogError};
-use postrider_model::address::AddressPolicy;
-use postrider_model::ids::TenantId;
-use postrider_registry::Registry;
 use std::time::Duration;
 
+use axum::Router;
+use axum::routing::{get, post};
+use postrider_daemon::CancellationToken;
+use postrider_log::{Clock, Log};
+use postrider_model::address::AddressPolicy;
+use postrider_registry::Registry;
+
 use crate::admission::Admission;
-use crate::auth::InvalidOperatorKey;
-use crate::config::{IngestConfig, InvalidIngest};
-use crate::entrance::Entrance;
+use crate::config::IngestConfig;
 use crate::metrics::IngestMetrics;
 use crate::problem::Problem;
 use crate::producing::Producing;
 use crate::reading::Readers;
+use crate::shared::{ApiError, EVENTS, Shared};
 use crate::{
     dead_letters, endpoints, events, history, installation, redrive, replay, status, tenants,
 };
 
-/// How long a request waits for the registry before something unknown is said not to exist.
-const REFRESH_TIMEOUT: Duration = Duration::from_secs(1);
-/// Where events are published.
-pub(crate) const EVENTS: &str = "/v1/tenants/{tenant}/events";
-
 /// What the API stands on.
 #[derive(Debug)]
-pub struct ApiContext<'a> {
+pub struct ApiContext {
     /// The log.
     pub log: Arc<dyn Log>,
     /// Tenants and endpoints; its follower runs.
@@ -42,27 +34,10 @@ pub struct ApiContext<'a> {
     pub config: IngestConfig,
     /// Which addresses webhooks may reach.
     pub policy: AddressPolicy,
-    /// What stands before it.
-    pub entrance: &'a Entrance,
+    /// Counters, those of [`Entrance::metrics`](crate::Entrance::metrics).
+    pub metrics: IngestMetrics,
     /// From when it is cancelled on, no event or delivery is appended: nobody would know where it belongs.
     pub halt: CancellationToken,
-}
-
-/// Why the API could not be built.
-#[derive(Debug, thiserror::Error)]
-pub enum ApiError {
-    /// There is no usable operator key.
-    #[error(transparent)]
-    OperatorKey(#[from] InvalidOperatorKey),
-    /// Limits that cannot be kept.
-    #[error(transparent)]
-    Config(#[from] InvalidIngest),
-    /// The log gave no producer.
-    #[error("open a producer")]
-    Log(#[from] LogError),
-    /// A metric's name is taken.
-    #[error("declare metrics")]
-    Metrics(#[from] prometheus::Error),
 }
 
 /// The HTTP API. Clones share everything.
@@ -71,37 +46,21 @@ pub struct Api {
     shared: Arc<Shared>,
 }
 
-/// What every handler has.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) registry: Registry,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) config: IngestConfig,
-    pub(crate) policy: AddressPolicy,
-    pub(crate) metrics: IngestMetrics,
-    pub(crate) admission: Admission,
-    pub(crate) producing: Producing,
-    pub(crate) readers: Readers,
-}
-
-pub(crate) type ApiState = State<Arc<Shared>>;
-
 impl Api {
     /// Builds the API; must be called inside a tokio runtime.
     ///
     /// # Errors
     /// When a limit allows nothing or the log gives no producer.
-    pub async fn new(context: ApiContext<'_>) -> Result<Self, ApiError> {
+    pub async fn new(context: ApiContext) -> Result<Self, ApiError> {
         let ApiContext {
             log,
             registry,
             clock,
             config,
             policy,
-            entrance,
+            metrics,
             halt,
         } = context;
-        let metrics = entrance.metrics().clone();
         config.check()?;
         let admission = Admission::new(&config, &metrics);
         let producing = Producing::open(&*log, &config, halt).await?;
@@ -177,27 +136,4 @@ fn endpoint_routes() -> Router<Arc<Shared>> {
         .route(&format!("{ONE}/replay"), post(replay::replay))
         .route(&format!("{ONE}/status"), get(status::show))
         .route(&format!("{ONE}/attempts"), get(history::list_attempts))
-}
-
-impl Shared {
-    /// The tenant of the path, which must exist. It is said not to exist only after looking at a view that is as new as
-    /// this request.
-    pub(crate) async fn tenant(&self, text: &str) -> Result<TenantId, Problem> {
-        let missing = || Problem::NotFound(format!("the tenant {text:?}"));
-        let id = TenantId::try_new(text).map_err(|_| missing())?;
-        if self.registry.tenant(&id).is_none() {
-            self.refresh_registry().await?;
-            self.registry.tenant(&id).ok_or_else(missing)?;
-        }
-        Ok(id)
-    }
-
-    /// Brings the registry's view up to now.
-    pub(crate) async fn refresh_registry(&self) -> Result<(), Problem> {
-        if self.registry.refresh(REFRESH_TIMEOUT).await {
-            Ok(())
-        } else {
-            Err(Problem::RegistryBehind)
-        }
-    }
 }

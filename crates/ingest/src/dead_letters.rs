@@ -12,13 +12,13 @@ use postrider_model::topics::DEAD_LETTERS;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::api::{ApiState, Shared};
 use crate::fields::{Fields, parsed};
 use crate::lists::{self, Window};
 use crate::page;
 use crate::problem::Problem;
 use crate::reading::{Backward, Found, Range};
 use crate::request::{Parameters, Segments};
+use crate::shared::{ApiState, Shared};
 use crate::views::{self, DeadLetterView, EventView};
 
 /// Which dead letters are meant, besides their time.

@@ -22,10 +22,10 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use self::settings::{Settings, view};
-use crate::api::{ApiState, Shared};
 use crate::fields::{Fields, parse_object, parsed, seconds_as_ms};
 use crate::problem::Problem;
 use crate::request::{self, Parameters, Segments};
+use crate::shared::{ApiState, Shared};
 use crate::{ids, page};
 
 pub(crate) use self::import::import;

@@ -17,12 +17,13 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 use tracing::Instrument;
 
-use crate::api::{self, Api, ApiError};
+use crate::api::Api;
 use crate::auth::OperatorKey;
 use crate::config::IngestConfig;
 use crate::metrics::{IngestMetrics, Raised};
 use crate::problem::Problem;
 use crate::request::{TRACEPARENT, TRACESTATE, header_text};
+use crate::shared::{ApiError, EVENTS};
 
 /// The entrance of a process that may begin before its log is there. Clones share everything.
 #[derive(Debug, Clone)]
@@ -72,7 +73,7 @@ impl Entrance {
     pub fn router(&self) -> Router {
         let opened = Arc::clone(&self.opened);
         let closed = Router::new()
-            .route(api::EVENTS, post(refuse_event))
+            .route(EVENTS, post(refuse_event))
             .fallback(async || not_yet())
             .with_state(Arc::clone(&self.guard));
         let closed = self.surround(closed);
@@ -94,7 +95,8 @@ impl Entrance {
         routes.layer(from_fn_with_state(Arc::clone(&self.guard), surround))
     }
 
-    pub(crate) fn metrics(&self) -> &IngestMetrics {
+    /// What is counted here, and by the API behind.
+    pub fn metrics(&self) -> &IngestMetrics {
         &self.guard.metrics
     }
 }

@@ -17,9 +17,9 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use self::input::Stamp;
-use crate::api::{ApiState, Shared};
 use crate::problem::Problem;
 use crate::request::{self, JSON, PROTOBUF, Segments};
+use crate::shared::{ApiState, Shared};
 
 /// `POST /v1/tenants/{tenant}/events`
 pub(crate) async fn publish(

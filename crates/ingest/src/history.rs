@@ -16,11 +16,11 @@ use postrider_registry::Lookup;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::api::{ApiState, Shared};
 use crate::lists::{self, Window};
 use crate::problem::Problem;
 use crate::reading::{Budget, Forward, Range, Search, Step, place_of};
 use crate::request::{Parameters, Segments};
+use crate::shared::{ApiState, Shared};
 use crate::views::{self, Deliveries, EventView};
 use crate::{ids, page};
 

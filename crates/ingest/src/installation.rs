@@ -7,8 +7,8 @@ use postrider_model::tenant::Installation;
 use postrider_registry::Versioned;
 use serde_json::{Value, json};
 
-use crate::api::{ApiState, Shared};
 use crate::problem::Problem;
+use crate::shared::{ApiState, Shared};
 
 /// `GET /v1/installation`
 pub(crate) async fn show(State(api): ApiState) -> Result<Json<Value>, Problem> {

@@ -34,11 +34,14 @@ mod redrive;
 mod replay;
 mod request;
 mod runs;
+mod shared;
 mod status;
 mod tenants;
 mod views;
 
-pub use api::{Api, ApiContext, ApiError};
+pub use api::{Api, ApiContext};
 pub use auth::InvalidOperatorKey;
 pub use config::{IngestConfig, InvalidIngest};
 pub use entrance::Entrance;
+pub use metrics::IngestMetrics;
+pub use shared::ApiError;

@@ -5,11 +5,11 @@ use postrider_log::{Partition, Record};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::api::Shared;
 use crate::fields::{self, Fields};
 use crate::page;
 use crate::problem::Problem;
 use crate::reading::{Backward, Budget, Found, Range, Topic};
+use crate::shared::Shared;
 
 /// What part of a list is asked for.
 #[derive(Debug)]

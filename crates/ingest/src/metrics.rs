@@ -5,7 +5,7 @@ use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
 
 /// Counters, gauges and histograms of the API.
 #[derive(Debug, Clone)]
-pub(crate) struct IngestMetrics {
+pub struct IngestMetrics {
     pub(crate) events_accepted: IntCounter,
     events_refused: IntCounterVec,
     pub(crate) events_in_flight: IntGauge,

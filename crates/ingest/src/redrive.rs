@@ -14,7 +14,6 @@ use postrider_model::topics::DEAD_LETTERS;
 use postrider_registry::Lookup;
 use serde_json::Value;
 
-use crate::api::{ApiState, Shared};
 use crate::dead_letters::{self, Filter, delivery_of};
 use crate::fields::{self, Fields, parse_object, texts};
 use crate::page;
@@ -22,6 +21,7 @@ use crate::problem::Problem;
 use crate::reading::{Backward, Budget, Forward, Found, Range, Step};
 use crate::request::{self, Segments};
 use crate::runs::{self, Run};
+use crate::shared::{ApiState, Shared};
 
 /// Dead letters held of each partition while those of given ids are searched: they hold whole events.
 const HELD_MAX: usize = 8;

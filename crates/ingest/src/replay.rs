@@ -20,7 +20,6 @@ use postrider_model::wire::EventContext;
 use postrider_registry::Registry;
 use serde_json::Value;
 
-use crate::api::{ApiState, Shared};
 use crate::endpoints;
 use crate::fields::{self, Fields, parse_object};
 use crate::page;
@@ -28,6 +27,7 @@ use crate::problem::Problem;
 use crate::reading::{Forward, Range, Step};
 use crate::request::{self, Segments, TRACEPARENT};
 use crate::runs::{self, Run};
+use crate::shared::{ApiState, Shared};
 
 /// What is to be replayed.
 #[derive(Debug)]

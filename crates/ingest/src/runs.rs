@@ -15,10 +15,10 @@ use prometheus::IntCounter;
 use ring::digest;
 use serde_json::{Value, json};
 
-use crate::api::Shared;
 use crate::fields::{Fields, parsed};
 use crate::problem::Problem;
 use crate::reading::Range;
+use crate::shared::Shared;
 use crate::{ids, page};
 
 /// Deliveries appended together, at most: in number, and in bytes.

@@ -19,10 +19,10 @@ use postrider_model::topics::{ATTEMPTS, DELIVERIES, ENDPOINT_STATE, GROUP_DELIVE
 use postrider_registry::Gate;
 use serde_json::{Value, json};
 
-use crate::api::{ApiState, Shared};
 use crate::problem::Problem;
 use crate::reading::{Backward, Budget, Forward, Found, Step};
 use crate::request::Segments;
+use crate::shared::{ApiState, Shared};
 use crate::{endpoints, lists, owner, views};
 
 /// The newest attempts that are looked at.

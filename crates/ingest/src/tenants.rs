@@ -13,10 +13,10 @@ use postrider_model::tenant::Tenant;
 use postrider_registry::Versioned;
 use serde_json::{Value, json};
 
-use crate::api::{ApiState, Shared};
 use crate::fields::{Fields, text};
 use crate::problem::Problem;
 use crate::request::{self, Parameters, Segments};
+use crate::shared::{ApiState, Shared};
 use crate::{metadata, page};
 
 const NAME_BYTES_MAX: usize = 512;

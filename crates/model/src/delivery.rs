@@ -7,6 +7,7 @@ use crate::event::{Event, EventPosition};
 use crate::filter::EventTypeName;
 use crate::identity::RegistryStamp;
 use crate::ids::{EndpointId, EventId, TenantId};
+use crate::work::WorkId;
 
 /// Longest description of what went wrong, in bytes.
 pub const DETAIL_BYTES_MAX: usize = 512;
@@ -32,17 +33,6 @@ pub struct Delivery {
     pub due_at_ms: i64,
     /// The endpoint is ordered.
     pub ordered: bool,
-}
-
-/// Names a piece of work; with an attempt number, one step of it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WorkId {
-    /// Where the event is in `events`.
-    pub position: EventPosition,
-    /// Where it goes.
-    pub endpoint: EndpointId,
-    /// Which run.
-    pub run: u64,
 }
 
 impl Delivery {

@@ -25,3 +25,4 @@ pub mod tenant;
 pub mod topics;
 pub mod verdict;
 pub mod wire;
+pub mod work;

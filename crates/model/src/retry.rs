@@ -4,8 +4,8 @@
 //! [`DelayLadder`], in which all records wait the same time and so fall due in order; a record waits in the longest
 //! partition that still fits, returns, and waits the rest in shorter ones. So any wait can be had from few partitions.
 
-use crate::delivery::WorkId;
 use crate::hash::StableHash;
+use crate::work::WorkId;
 
 /// Shortest delay of a schedule.
 pub const DELAY_MS_MIN: i64 = 1_000;

@@ -4,10 +4,11 @@
 //! carries it out: writes the retry or the dead letter, disables the endpoint, records the attempt. Where a record does not fit
 //! its topic, [`Decision::where_it_does_not_fit`] says what follows instead.
 
-use crate::delivery::{AttemptOutcome, Settlement, WorkId};
+use crate::delivery::{AttemptOutcome, Settlement};
 use crate::endpoint::WhenBlocked;
 use crate::outcome::{Outcome, Reason};
 use crate::retry::RetrySchedule;
+use crate::work::WorkId;
 
 /// So many interruptions in a row count as a timeout: a delivery that takes workers down does not live for ever.
 pub const INTERRUPTIONS_MAX: u32 = 3;

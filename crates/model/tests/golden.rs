@@ -18,7 +18,7 @@ use bytes::Bytes;
 use postrider_model::commit_note::{CommitNote, Mark};
 use postrider_model::delivery::{
     Attempt, AttemptOutcome, BlockedKey, Cursor, DeadLetter, DeadLetterContent, Delivery,
-    LaneState, RawRecord, Route, Settlement, WorkId,
+    LaneState, RawRecord, Route, Settlement,
 };
 use postrider_model::endpoint::{
     Endpoint, EndpointState, PayloadFormat, RateLimit, SealedSecret, WhenBlocked,
@@ -32,6 +32,7 @@ use postrider_model::outcome::Reason;
 use postrider_model::retry::RetrySchedule;
 use postrider_model::tenant::Tenant;
 use postrider_model::wire::{EventContext, proto};
+use postrider_model::work::WorkId;
 use prost::Message;
 use proto::registry_record::Entity;
 

@@ -30,7 +30,7 @@ use postrider_daemon::health::{Health, HealthServer};
 use postrider_daemon::metrics::Metrics;
 use postrider_daemon::tasks::{TaskFailure, Tasks};
 use postrider_daemon::telemetry::{self, TelemetryConfig, TelemetryGuard};
-use postrider_delivery::deliver::{LaneAnswers, LaneQuestions, lane_questions};
+use postrider_delivery::lane_status::{LaneAnswers, LaneQuestions, lane_questions};
 use postrider_model::ids::EndpointId;
 
 use crate::config::Config;

@@ -9,7 +9,8 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{Request, StatusCode};
 use postrider_daemon::config::Secret;
 use postrider_delivery::config::DeliveryConfig;
-use postrider_delivery::deliver::{CarryContext, LaneQuestions, lane_questions};
+use postrider_delivery::deliver::DeliverContext;
+use postrider_delivery::lane_status::{LaneQuestions, lane_questions};
 use postrider_delivery::sender::{MayLeave, Sender, WebhookRequest, WebhookResponse};
 use postrider_delivery::standing::found;
 use postrider_delivery::{DeliveryMetrics, StageContext, deliver};
@@ -143,7 +144,7 @@ impl World {
             metrics: metrics.clone(),
         };
         let (registry, clock) = (self.registry.clone(), self.clock.clone());
-        let carry = move |producer| CarryContext {
+        let carry = move |producer| DeliverContext {
             registry: registry.clone(),
             sender: Choosy,
             clock: clock.clone(),
@@ -172,7 +173,7 @@ impl World {
             clock: self.clock.clone(),
             config,
             policy: AddressPolicy::try_new(&[]).unwrap(),
-            entrance: &entrance,
+            metrics: entrance.metrics().clone(),
             halt: CancellationToken::new(),
         };
         entrance.open(Api::new(context).await.unwrap());
@@ -284,6 +285,7 @@ async fn an_ordered_endpoint_with_a_blocked_key_is_behind_by_the_same_for_everyb
     assert_eq!(behind["records_at_most"], live["behind_by_offsets"]);
     assert_eq!(behind["offset"], live["lowest_unsettled"]);
     assert_eq!(behind["since"], live["behind_since"]);
+    assert_eq!(status["next_retry_at"], live["next_attempt_at"]);
     let exported = world.exported().await;
     assert_eq!(live["behind_by_offsets"].as_f64(), Some(exported));
 }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use postrider_log::{Log, Record};
-use postrider_model::delivery::{Attempt, AttemptOutcome, Route, Settlement, WorkId};
+use postrider_model::delivery::{Attempt, AttemptOutcome, Route, Settlement};
 use postrider_model::event::{Event, EventPosition};
 use postrider_model::wire::EventContext;
+use postrider_model::work::WorkId;
 use postrider_tests::Receiver;
 
 use crate::figures::Figures;

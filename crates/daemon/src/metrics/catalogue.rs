@@ -219,7 +219,7 @@ catalogue! {
     ATTEMPT_PERMITS = Delivery Gauge "postrider_attempt_permits" ["use"]
         "Attempts that may be under way at once, by use: held, free";
     LANES = Delivery Gauge "postrider_lanes" ["state"]
-        "Lanes of this process by state: live, behind, parked (paused or disabled)";
+        "Lanes of this process by state: live, behind, paused (also disabled)";
     BREAKERS = Delivery Gauge "postrider_breakers" ["state"]
         "Breakers of this process's lanes by state: closed, open, half_open";
     QUEUED_DELIVERIES = Delivery Gauge "postrider_queued_deliveries" []
@@ -240,7 +240,7 @@ catalogue! {
         "Events dropped because their id came before, although they say something else: type, data or ordering key differ";
     EVENTS_UNMATCHED = Delivery Counter "postrider_events_unmatched_total" []
         "Events that no endpoint wanted";
-    COPIES_DROPPED = Delivery Counter "postrider_delivery_copies_dropped_total" []
+    DUPLICATES_DROPPED = Delivery Counter "postrider_delivery_duplicates_dropped_total" []
         "Records dropped because their step was settled already";
     RETRIES_RELEASED = Delivery Counter "postrider_retries_released_total" []
         "Retries that fell due and returned to deliveries";

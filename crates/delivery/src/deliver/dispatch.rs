@@ -2,19 +2,23 @@
 
 use postrider_model::flow::network::NetworkHealth;
 use postrider_model::ids::{EndpointId, TenantId};
+use postrider_registry::{Gate, Lookup};
 
-use super::lines::Lines;
+use super::Deliver;
+use super::attempt::{AttemptJob, DeliverContext};
+use super::lane::Turn;
+use super::lines::{LaneKey, Lines};
+use super::permits::{Permit, Permits};
 use super::step::Now;
-use super::tally::{Share, Tally};
 use crate::config::DeliverConfig;
+use crate::sender::Sender;
 
 const NETWORK_PROBE_INTERVAL_MS: i64 = 1_000;
 
 #[derive(Debug)]
 pub(super) struct Dispatch {
     pub(super) lines: Lines,
-    in_flight: Tally,
-    slow_in_flight: Tally,
+    permits: Permits,
     in_flight_max: usize,
     slow_in_flight_max: usize,
     /// What endpoints answered lately, and whether it is our own network that is down.
@@ -23,29 +27,11 @@ pub(super) struct Dispatch {
     network_probe_at_ms: i64,
 }
 
-/// Lets an attempt be under way, for as long as it lives.
-#[derive(Debug)]
-pub(super) struct Permit {
-    _one: Share,
-    slow: Option<Share>,
-    slow_in_flight: Tally,
-}
-
-impl Permit {
-    /// Counts it among the slow, or no longer.
-    pub(super) fn count_as(&mut self, slow: bool) {
-        if slow != self.slow.is_some() {
-            self.slow = slow.then(|| self.slow_in_flight.share(1));
-        }
-    }
-}
-
 impl Dispatch {
     pub(super) fn new(config: &DeliverConfig) -> Self {
         Self {
             lines: Lines::default(),
-            in_flight: Tally::default(),
-            slow_in_flight: Tally::default(),
+            permits: Permits::default(),
             in_flight_max: config.attempts_in_flight_max,
             slow_in_flight_max: config.slow_attempts_in_flight_max(),
             network: NetworkHealth::default(),
@@ -55,26 +41,20 @@ impl Dispatch {
     }
 
     pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.amount()
+        self.permits.given()
     }
 
-    pub(super) fn has_room(&self) -> bool {
+    fn has_room(&self) -> bool {
         self.in_flight() < self.in_flight_max
     }
 
     /// The slow together have only their share of the attempts.
-    pub(super) fn slow_has_room(&self) -> bool {
-        self.slow_in_flight.amount() < self.slow_in_flight_max
+    fn slow_has_room(&self) -> bool {
+        self.permits.given_to_slow() < self.slow_in_flight_max
     }
 
     pub(super) fn permit(&self, slow: bool) -> Permit {
-        let mut permit = Permit {
-            _one: self.in_flight.share(1),
-            slow: None,
-            slow_in_flight: self.slow_in_flight.clone(),
-        };
-        permit.count_as(slow);
-        permit
+        self.permits.give(slow)
     }
 
     pub(super) fn network_is_down(&self) -> bool {
@@ -82,7 +62,7 @@ impl Dispatch {
     }
 
     /// Looks whether our own network is down. Answers with whether that has changed.
-    pub(super) fn look_at_network(&mut self, now: Now) -> bool {
+    fn look_at_network(&mut self, now: Now) -> bool {
         let was_down = self.network_is_down;
         self.network_is_down = self.network.is_down(now.mono_ms);
         was_down != self.network_is_down
@@ -90,7 +70,7 @@ impl Dispatch {
 
     /// Whether an attempt may start. While our own network is down, one in a second finds out when it is back; of another that
     /// is the answer when.
-    pub(super) fn network_lets_start(&mut self, now: Now) -> Result<(), i64> {
+    fn network_lets_start(&mut self, now: Now) -> Result<(), i64> {
         if !self.network_is_down {
             return Ok(());
         }
@@ -99,5 +79,130 @@ impl Dispatch {
         }
         self.network_probe_at_ms = now.mono_ms + NETWORK_PROBE_INTERVAL_MS;
         Ok(())
+    }
+}
+
+impl<S: Sender> Deliver<S> {
+    /// Puts a lane in line if it may start now, or sets the time when it may.
+    pub(super) fn line_up(&mut self, key: LaneKey, now: Now) {
+        let owned = self.partitions.get_mut(&key.0);
+        let Some(owned) = owned.filter(|owned| !owned.draining) else {
+            return;
+        };
+        match owned.turn(&key.1, &self.limits, now) {
+            Turn::At(at_ms) => self.dispatch.lines.until(at_ms, key),
+            Turn::Now => {
+                let Some(mut lane) = owned.lane_mut(&key.1) else {
+                    return;
+                };
+                if let (false, Some(tenant)) = (lane.in_line, lane.tenant().cloned()) {
+                    lane.in_line = true;
+                    let slow = lane.is_slow(self.limits.slow_from_ms, now);
+                    self.dispatch.lines.line_up(tenant, key, slow);
+                }
+            }
+            Turn::Later => {}
+        }
+    }
+
+    /// Starts attempts, one for each lane in line, while there is room and the lease holds.
+    pub(super) fn start_attempts(&mut self) {
+        while self.dispatch.has_room() && self.lease.holds() {
+            let now = self.now();
+            self.look_at_network(now);
+            if let Err(at_ms) = self.dispatch.network_lets_start(now) {
+                self.tick_at_ms = self.tick_at_ms.min(at_ms);
+                return;
+            }
+            let slow_has_room = self.dispatch.slow_has_room();
+            let Some(key) = self.dispatch.lines.next(slow_has_room) else {
+                return;
+            };
+            match self.next_job(&key, now) {
+                Ok(job) => {
+                    if let Some(job) = job {
+                        self.spawn_attempt(job);
+                    }
+                    self.line_up(key, now);
+                }
+                Err(at_ms) => self.dispatch.lines.until(at_ms, key),
+            }
+        }
+    }
+
+    fn look_at_network(&mut self, now: Now) {
+        if !self.dispatch.look_at_network(now) {
+            return;
+        }
+        let is_down = self.dispatch.network_is_down();
+        if is_down {
+            tracing::error!("no endpoint can be reached: our own network seems down");
+        } else {
+            tracing::info!("endpoints can be reached again");
+        }
+        self.context.metrics.network_down.set(i64::from(is_down));
+    }
+
+    /// The next attempt of a lane whose turn has come, if it may still start; or when it may, at the rate that the endpoint
+    /// asked for.
+    fn next_job(&mut self, key: &LaneKey, now: Now) -> Result<Option<AttemptJob>, i64> {
+        let wishes = Wishes::of(&self.context, &key.1);
+        let limits = &self.limits;
+        let Some(owned) = self.partitions.get_mut(&key.0) else {
+            return Ok(None);
+        };
+        let Some(mut lane) = owned.lane_mut(&key.1) else {
+            return Ok(None);
+        };
+        lane.in_line = false;
+        lane.pause(wishes.paused);
+        if lane.turn(limits, now) != Turn::Now {
+            return Ok(None);
+        }
+        let slow = lane.is_slow(limits.slow_from_ms, now);
+        if slow && !self.dispatch.slow_has_room() {
+            return Ok(None);
+        }
+        let expires = lane.head_expires(limits, now);
+        if !expires {
+            lane.take_token(wishes.rate, now)?;
+        }
+        let failing_since_ms = lane.failing_since_ms();
+        drop(lane);
+        let permit = self.dispatch.permit(slow);
+        let Some((step, probes)) = owned.start(&key.1, expires, permit, now) else {
+            return Ok(None);
+        };
+        Ok(Some(AttemptJob {
+            partition: key.0,
+            interruptions: owned.settled.interruptions(&step.delivery.work_id()),
+            probes,
+            failing_since_ms,
+            failed_at_ms: owned.failed_at_ms(&step.delivery),
+            network_is_down: self.dispatch.network_is_down(),
+            expires,
+            step,
+        }))
+    }
+}
+
+/// How an endpoint wants to be called, as the registry has it now.
+#[derive(Debug, Default)]
+pub(super) struct Wishes {
+    /// It is not to be called for now. What is deleted or unknown is not paused: it is settled.
+    pub(super) paused: bool,
+    rate: Option<(f64, u32)>,
+}
+
+impl Wishes {
+    pub(super) fn of<S>(context: &DeliverContext<S>, endpoint: &EndpointId) -> Self {
+        let Lookup::Found(endpoint) = context.registry.endpoint(endpoint) else {
+            return Self::default();
+        };
+        let rate = endpoint.value.rate_limit.as_ref();
+        Self {
+            paused: context.registry.gate(&endpoint.value) != Gate::Open,
+            rate: rate.map(|limit| (limit.per_second(), limit.burst())),
+        }
     }
 }

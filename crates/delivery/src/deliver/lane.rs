@@ -23,11 +23,11 @@ use self::cover::Cover;
 pub(super) use self::order::{NextAttempt, Rank};
 use self::pace::Pace;
 pub(super) use self::pace::Turn;
-use super::dispatch::Permit;
 use super::limits::LaneLimits;
-use super::status::LaneStatus;
+use super::permits::Permit;
 use super::step::{Memory, Now, Step};
 use super::tally::Tally;
+use crate::lane_status::LaneStatus;
 
 /// That an endpoint fails is worth a record only if it does not pass soon.
 const FAILING_WRITTEN_AFTER_MS: i64 = 60_000;
@@ -568,12 +568,23 @@ impl Lane {
             behind_since_ms,
             behind_by_offsets: behind_since_ms.map(|_| next - lowest_unsettled),
             lowest_unsettled,
-            next_attempt_at_ms: match self.turn(limits, now) {
-                Turn::Now => Some(now.wall_ms),
-                Turn::At(at_ms) => Some(now.wall_ms + at_ms - now.mono_ms),
-                Turn::Later => None,
-            },
+            next_attempt_at_ms: self.next_attempt_at_ms(limits, now),
             obstacles: Vec::new(),
+        }
+    }
+
+    /// When it may start its next attempt, where that is a matter of time, on the wall.
+    fn next_attempt_at_ms(&self, limits: &LaneLimits, now: Now) -> Option<i64> {
+        if self.backlog.head().is_none() {
+            let due_at_ms = self.backlog.order().next_due_at_ms(now);
+            let probe_at_ms = now.wall_ms + self.pace.breaker().wait_ms(now.mono_ms);
+            let due_at_ms = due_at_ms.filter(|_| !self.pace.is_paused());
+            return due_at_ms.map(|due_at_ms| due_at_ms.max(probe_at_ms));
+        }
+        match self.turn(limits, now) {
+            Turn::Now => Some(now.wall_ms),
+            Turn::At(at_ms) => Some(now.wall_ms + at_ms - now.mono_ms),
+            Turn::Later => None,
         }
     }
 

@@ -8,23 +8,23 @@ mod catch_up;
 use std::collections::{BTreeMap, BTreeSet};
 
 use postrider_log::{Generation, Offset};
-use postrider_model::delivery::{Delivery, LaneState, WorkId};
+use postrider_model::delivery::{Delivery, LaneState};
 use postrider_model::ids::EndpointId;
 use postrider_model::verdict::Seen;
-use tokio_util::sync::CancellationToken;
+use postrider_model::work::WorkId;
 
 use self::catch_up::CatchUp;
 pub(super) use self::catch_up::ReadAgain;
-use super::dispatch::Permit;
 use super::lane::{Lane, NextAttempt, Rank, Turn, WriteContext};
 use super::lanes::{LaneMut, Lanes};
 use super::limits::LaneLimits;
+use super::permits::Permit;
 use super::settled::SettledSet;
 use super::state::{self, Written};
 use super::state_id::{MayWrite, StateId};
-use super::status::LaneStatus;
 use super::step::{Memory, Now, Step};
 use super::tally::Tally;
+use crate::lane_status::LaneStatus;
 
 /// A lane in which nothing happens is forgotten after this time.
 const LANE_IDLE_MS: i64 = 10 * 60 * 1000;
@@ -54,10 +54,6 @@ pub(super) struct Partition {
     memory: Tally,
     pub(super) paused: bool,
     pub(super) draining: bool,
-    /// Tells attempts to end, since the partition leaves.
-    pub(super) cut: CancellationToken,
-    /// Tells everything to end, since the partition has left.
-    pub(super) gone: CancellationToken,
     resolved: Vec<Offset>,
 }
 
@@ -106,8 +102,6 @@ impl Partition {
             memory,
             paused: false,
             draining: false,
-            cut: CancellationToken::new(),
-            gone: CancellationToken::new(),
             resolved: Vec::new(),
         }
     }

@@ -8,8 +8,9 @@
 use std::collections::BTreeMap;
 
 use postrider_log::Offset;
-use postrider_model::delivery::{Attempt, Delivery, Settlement, WorkId};
+use postrider_model::delivery::{Attempt, Delivery, Settlement};
 use postrider_model::ids::EndpointId;
+use postrider_model::work::WorkId;
 
 use super::lane::NextAttempt;
 
@@ -198,11 +199,12 @@ impl SettledSet {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use postrider_model::delivery::{Attempt, AttemptOutcome, Settlement, WorkId};
+    use postrider_model::delivery::{Attempt, AttemptOutcome, Settlement};
     use postrider_model::event::EventPosition;
     use postrider_model::filter::EventTypeName;
     use postrider_model::ids::{EndpointId, EventId, TenantId};
     use postrider_model::outcome::Reason;
+    use postrider_model::work::WorkId;
 
     use super::SettledSet;
 

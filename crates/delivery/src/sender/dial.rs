@@ -188,12 +188,3 @@ fn failure_of(address: SocketAddr, error: io::Error) -> Failure {
         Failure::Connect(error)
     }
 }
-
-/// Whether it is this machine that lacks something: descriptors, memory, local ports. One without IPv6 has no local address
-/// for it either, but lacks nothing.
-pub(super) fn is_ours(error: &io::Error, is_ipv4: bool) -> bool {
-    use rustix::io::Errno;
-    let is = |errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
-    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
-    ours.into_iter().any(is) || (is_ipv4 && is(Errno::ADDRNOTAVAIL))
-}

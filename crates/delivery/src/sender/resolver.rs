@@ -23,8 +23,8 @@ use postrider_model::ids::TenantId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::dial::is_ours;
 use super::failure::Failure;
+use super::failure::is_ours;
 use crate::config::EgressConfig;
 
 /// A question is asked once more before its time is over.

@@ -20,11 +20,12 @@ use std::time::Duration;
 
 use postrider_log::memory::MemoryLog;
 use postrider_log::{Committed, Offset, Partition};
-use postrider_model::delivery::{Cursor, WorkId};
+use postrider_model::delivery::Cursor;
 use postrider_model::event::EventPosition;
 use postrider_model::ids::EndpointId;
 use postrider_model::retry::RetrySchedule;
 use postrider_model::topics::{DELIVERIES, GROUP_DELIVER};
+use postrider_model::work::WorkId;
 
 use super::chronicle::Sent;
 use breakers::Breakers;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrider_delivery::config::DeliveryConfig;
-use postrider_delivery::deliver::{DeliverContext, lane_questions};
+use postrider_delivery::deliver::DeliverContext;
 use postrider_delivery::fan_out::FanOutContext;
+use postrider_delivery::lane_status::lane_questions;
 use postrider_delivery::scheduler::SchedulerContext;
 use postrider_delivery::{DeliveryMetrics, StageContext, deliver, fan_out, scheduler};
 use postrider_log::memory::MemoryProcess;

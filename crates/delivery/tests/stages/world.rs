@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_delivery::config::DeliveryConfig;
-use postrider_delivery::deliver::{DeliverContext, lane_questions};
+use postrider_delivery::deliver::DeliverContext;
 use postrider_delivery::fan_out::FanOutContext;
+use postrider_delivery::lane_status::lane_questions;
 use postrider_delivery::scheduler::SchedulerContext;
 use postrider_delivery::sender::{MayLeave, Sender, WebhookRequest, WebhookResponse};
 use postrider_delivery::standing::found;

@@ -14,8 +14,7 @@ use postrider_log::{
     Target, TopicSpec, partition_for,
 };
 use postrider_model::delivery::{
-    Attempt, AttemptOutcome, Cursor, DeadLetter, DeadLetterContent, Delivery, LaneState,
-    Settlement, WorkId,
+    Attempt, AttemptOutcome, Cursor, DeadLetter, DeadLetterContent, Delivery, LaneState, Settlement,
 };
 use postrider_model::endpoint::{Endpoint, EndpointState};
 use postrider_model::event::{Event, EventPosition};
@@ -27,6 +26,7 @@ use postrider_model::tenant::Tenant;
 use postrider_model::topics::{
     ATTEMPTS, DEAD_LETTERS, DELIVERIES, ENDPOINT_STATE, RETRY, TopicLayout,
 };
+use postrider_model::work::WorkId;
 use postrider_registry::{Keyring, Registry, RegistryOptions};
 use prometheus::TextEncoder;
 use tokio::task::JoinSet;

@@ -8,10 +8,10 @@ use postrider_model::ids::TenantId;
 use serde_json::{Map, Value, json};
 
 use super::{NewEndpoint, name_of, read_new};
-use crate::api::{ApiState, Shared};
 use crate::fields::without_mark;
 use crate::problem::{FieldError, Problem};
 use crate::request::{self, JSON, JSON_LINES, Segments};
+use crate::shared::{ApiState, Shared};
 
 /// `POST /v1/tenants/{tenant}/endpoints/import`: a JSON array, or JSON lines. Answers with one result for each item, in
 /// their order; a secret is in it only where it was made here.

@@ -13,12 +13,12 @@ use postrider_model::payload::rfc3339;
 use serde_json::json;
 
 use super::{answer, change, read_optional_fields, shown, with_etag};
-use crate::api::{ApiState, Shared};
 use crate::fields::{self, parsed};
 use crate::problem::Problem;
 use crate::replay::{self, Replay};
 use crate::request::Segments;
 use crate::runs;
+use crate::shared::{ApiState, Shared};
 
 /// The reason of an endpoint that somebody disabled on purpose.
 const DISABLED_BY_HAND: &str = "manual";

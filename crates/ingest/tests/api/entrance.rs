@@ -64,7 +64,7 @@ async fn before_there_is_a_log_whoever_has_the_key_is_asked_to_come_again() {
         clock: Arc::clone(&world.clock) as Arc<_>,
         config,
         policy: AddressPolicy::try_new(&[]).unwrap(),
-        entrance: &entrance,
+        metrics: entrance.metrics().clone(),
         halt: CancellationToken::new(),
     };
     entrance.open(Api::new(context).await.unwrap());

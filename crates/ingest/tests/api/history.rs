@@ -3,11 +3,12 @@
 use axum::http::StatusCode;
 use bytes::Bytes;
 use postrider_log::Position;
-use postrider_model::delivery::{Attempt, AttemptOutcome, Route, Settlement, WorkId};
+use postrider_model::delivery::{Attempt, AttemptOutcome, Route, Settlement};
 use postrider_model::event::EventPosition;
 use postrider_model::ids::EndpointId;
 use postrider_model::outcome::Reason;
 use postrider_model::topics::{ATTEMPTS, EVENTS, ROUTES};
+use postrider_model::work::WorkId;
 use serde_json::{Value, json};
 
 use crate::world::{START_MS, World};

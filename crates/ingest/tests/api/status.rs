@@ -4,13 +4,14 @@ use axum::http::StatusCode;
 use bytes::Bytes;
 use postrider_log::{Committed, Log, Target, partition_for};
 use postrider_model::delivery::{
-    Attempt, AttemptOutcome, BlockedKey, Cursor, LaneState, Settlement, WorkId,
+    Attempt, AttemptOutcome, BlockedKey, Cursor, LaneState, Settlement,
 };
 use postrider_model::event::EventPosition;
 use postrider_model::lane_states::StateRecord;
 use postrider_model::outcome::Reason;
 use postrider_model::payload::rfc3339;
 use postrider_model::topics::{ATTEMPTS, DELIVERIES, ENDPOINT_STATE, GROUP_DELIVER};
+use postrider_model::work::WorkId;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;

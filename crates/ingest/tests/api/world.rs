@@ -84,7 +84,7 @@ impl World {
             clock: clock.clone(),
             config,
             policy: AddressPolicy::try_new(&["10.1.0.0/16".to_owned()]).unwrap(),
-            entrance: &entrance,
+            metrics: entrance.metrics().clone(),
             halt: CancellationToken::new(),
         };
         entrance.open(Api::new(context).await.unwrap());

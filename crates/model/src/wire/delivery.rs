@@ -10,10 +10,11 @@ use super::{
 };
 use crate::delivery::{
     Attempt, AttemptOutcome, BlockedKey, Cursor, DeadLetter, DeadLetterContent, Delivery,
-    LaneState, RawRecord, Settlement, WorkId,
+    LaneState, RawRecord, Settlement,
 };
 use crate::filter::EventTypeName;
 use crate::ids::{EndpointId, EventId, TenantId};
+use crate::work::WorkId;
 
 impl Delivery {
     /// The value of its record in `deliveries` or `retry`.

@@ -7,7 +7,7 @@ use url::Url;
 use super::*;
 use crate::delivery::{
     Attempt, AttemptOutcome, BlockedKey, Cursor, DeadLetter, DeadLetterContent, Delivery,
-    LaneState, RawRecord, Route, Settlement, WorkId,
+    LaneState, RawRecord, Route, Settlement,
 };
 use crate::endpoint::{
     Endpoint, EndpointState, PayloadFormat, RateLimit, SealedSecret, WhenBlocked,
@@ -19,6 +19,7 @@ use crate::ids::{EndpointId, EventId, TenantId};
 use crate::lane_states::LaneStates;
 use crate::retry::RetrySchedule;
 use crate::tenant::Tenant;
+use crate::work::WorkId;
 
 mod refusals;
 mod sizes;

@@ -8,8 +8,9 @@ use parking_lot::{Mutex, MutexGuard};
 use postrider_daemon::CancellationToken;
 use postrider_daemon::tasks::Tasks;
 use postrider_log::{Log, LogError, Offset, Partition, Reader};
-use postrider_model::delivery::{Attempt, Route, Settlement, WorkId};
+use postrider_model::delivery::{Attempt, Route, Settlement};
 use postrider_model::topics::{ATTEMPTS, ROUTES};
+use postrider_model::work::WorkId;
 
 use super::ledger::Ledger;
 use super::{Behaviour, TENANT};

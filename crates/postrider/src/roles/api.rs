@@ -69,7 +69,7 @@ pub(crate) async fn open(
             .egress
             .policy()
             .context("read `egress.allow_cidrs`")?,
-        entrance,
+        metrics: entrance.metrics().clone(),
         halt,
     };
     entrance.open(Api::new(context).await.context("build the API")?);

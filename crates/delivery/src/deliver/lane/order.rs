@@ -278,6 +278,13 @@ impl Order {
         self.due.first().map(|(due_ms, _)| *due_ms)
     }
 
+    /// When the first head that is to be read is due, on the wall.
+    pub(super) fn next_due_at_ms(&self, now: Now) -> Option<i64> {
+        let heads = self.due.iter().filter_map(|(_, name)| self.keys.get(name));
+        let due = heads.map(|key| key.next_attempt.map_or(now.wall_ms, |next| next.due_at_ms));
+        due.min()
+    }
+
     /// Whether something is to be read now. At `next` is the live stream, which comes first.
     pub(super) fn has_to_read(&self, next: Offset, now: Now) -> bool {
         self.to_read.first().is_some_and(|offset| *offset < next)

@@ -11,8 +11,8 @@ use postrider_model::flow::concurrency::ConcurrencyLimit;
 use postrider_model::ids::EndpointId;
 use postrider_model::verdict::Seen;
 
-use crate::deliver::dispatch::Permit;
 use crate::deliver::limits::LaneLimits;
+use crate::deliver::permits::Permit;
 use crate::deliver::step::Now;
 
 #[derive(Debug)]

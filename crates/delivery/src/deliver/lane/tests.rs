@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::config::DeliverConfig;
-use crate::deliver::dispatch::Dispatch;
 use crate::deliver::fixtures::{APPENDED_MS, delivery, step_of};
+use crate::deliver::permits::Permits;
 use crate::deliver::step::Step;
 
 fn endpoint() -> EndpointId {
@@ -26,7 +26,7 @@ fn step(offset: Offset) -> Step {
 fn start_all(lane: &mut Lane, limits: &LaneLimits, now: Now) -> Vec<(Offset, bool)> {
     let mut started = Vec::new();
     while lane.turn(limits, now) == Turn::Now {
-        let permit = Dispatch::new(&DeliverConfig::default()).permit(false);
+        let permit = Permits::default().give(false);
         let (step, probe) = lane.start(0, false, permit, now).unwrap();
         started.push((step.offset, probe));
     }

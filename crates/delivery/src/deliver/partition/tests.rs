@@ -3,17 +3,18 @@
 use bytes::Bytes;
 use postrider_log::{Offset, Record};
 use postrider_model::delivery::{
-    Attempt, AttemptOutcome, BlockedKey, Cursor, LaneState, Settlement, WorkId,
+    Attempt, AttemptOutcome, BlockedKey, Cursor, LaneState, Settlement,
 };
 use postrider_model::ids::EndpointId;
 use postrider_model::outcome::Reason;
 use postrider_model::verdict::Seen;
+use postrider_model::work::WorkId;
 
 use super::{Partition, StatesToWrite, Taken};
 use crate::config::DeliverConfig;
-use crate::deliver::dispatch::Dispatch;
 use crate::deliver::fixtures::{delivery, ordered, record_of, step_of};
 use crate::deliver::limits::LaneLimits;
+use crate::deliver::permits::Permits;
 use crate::deliver::settled::SettledSet;
 use crate::deliver::state::Written;
 use crate::deliver::state_id::StateId;
@@ -127,7 +128,7 @@ fn feed(partition: &mut Partition, from: Offset, to: Offset, limits: &LaneLimits
 }
 
 fn start(partition: &mut Partition) -> Step {
-    let permit = Dispatch::new(&DeliverConfig::default()).permit(false);
+    let permit = Permits::default().give(false);
     partition
         .start(&endpoint(), false, permit, at(0))
         .unwrap()

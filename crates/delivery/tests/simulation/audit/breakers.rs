@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use postrider_log::Committed;
-use postrider_model::delivery::{LaneState, WorkId};
+use postrider_model::delivery::LaneState;
 use postrider_model::topics::{DELIVERIES, GROUP_DELIVER};
+use postrider_model::work::WorkId;
 
 use super::Audit;
 use crate::simulation::chronicle::Sent;

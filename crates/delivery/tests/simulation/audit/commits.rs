@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use futures_util::FutureExt;
 use postrider_log::{Committed, Log, Offset, Partition};
-use postrider_model::delivery::WorkId;
 use postrider_model::topics::{
     DELIVERIES, EVENTS, GROUP_DELIVER, GROUP_FAN_OUT, GROUP_SCHEDULER, RETRY,
 };
+use postrider_model::work::WorkId;
 
 use super::Audit;
 use super::topics::place;

@@ -6,9 +6,10 @@ use std::fmt::Write;
 use bytes::Bytes;
 use postrider_log::{Committed, Offset, Partition, Record};
 use postrider_model::commit_note::CommitNote;
-use postrider_model::delivery::{Cursor, LaneState, WorkId};
+use postrider_model::delivery::{Cursor, LaneState};
 use postrider_model::ids::EndpointId;
 use postrider_model::lane_states::StateKey;
+use postrider_model::work::WorkId;
 
 /// What was written.
 #[derive(Debug, Default)]

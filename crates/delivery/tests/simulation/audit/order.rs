@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use postrider_log::Offset;
-use postrider_model::delivery::{Attempt, WorkId};
+use postrider_model::delivery::Attempt;
 use postrider_model::event::EventPosition;
 use postrider_model::ids::EndpointId;
+use postrider_model::work::WorkId;
 
 use super::{Audit, Retry};
 use crate::simulation::chronicle::Sent;

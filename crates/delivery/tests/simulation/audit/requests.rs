@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use postrider_log::{Offset, Partition};
-use postrider_model::delivery::{Cursor, WorkId};
+use postrider_model::delivery::Cursor;
 use postrider_model::ids::EndpointId;
 use postrider_model::topics::{DELIVERIES, GROUP_DELIVER};
+use postrider_model::work::WorkId;
 
 use super::{Audit, Settled, Work};
 use crate::simulation::chronicle::{Sent, Tenure};

@@ -7,13 +7,14 @@ use futures_util::FutureExt;
 use postrider_log::memory::MemoryLog;
 use postrider_log::{Log, Offset, Partition, Reader, Record};
 use postrider_model::delivery::{
-    Attempt, AttemptOutcome, DeadLetter, DeadLetterContent, Delivery, Route, Settlement, WorkId,
+    Attempt, AttemptOutcome, DeadLetter, DeadLetterContent, Delivery, Route, Settlement,
 };
 use postrider_model::event::EventPosition;
 use postrider_model::outcome::RETRY_AFTER_MS_MAX;
 use postrider_model::topics::{
     ATTEMPTS, DEAD_LETTERS, DELIVERIES, ENDPOINT_STATE, EVENTS, RETRY, ROUTES,
 };
+use postrider_model::work::WorkId;
 use tokio::task::coop::unconstrained;
 
 use super::{Audit, Retry, Settled, Step, Work, name};

@@ -34,7 +34,7 @@ impl Audit {
         match made.reason {
             Reason::EndpointDeleted => self.views.taken_as_deleted.push(made.work.endpoint.clone()),
             Reason::BacklogDiscarded => self.views.discarded.push(made.work.endpoint.clone()),
-            Reason::EndpointDisabled => panic!("what is parked waits: {made:?}"),
+            Reason::EndpointDisabled => panic!("what is paused waits: {made:?}"),
             _ => {}
         }
     }

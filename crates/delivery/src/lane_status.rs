@@ -1,4 +1,4 @@
-//! Questions about lanes that somebody asks while the stage runs.
+//! What the owner of a lane knows of it, and questions about it that somebody asks while the stage runs.
 
 use std::time::Duration;
 
@@ -47,7 +47,8 @@ pub struct LaneStatus {
     pub behind_by_offsets: Option<Offset>,
     /// The lowest offset that is not settled.
     pub lowest_unsettled: Offset,
-    /// When it may start its next attempt of what waits in memory, where that is a matter of time. Retries wait elsewhere.
+    /// When it may start its next attempt, of what waits in memory or of a blocked ordering key, where that is a matter of time.
+    /// Other retries wait elsewhere.
     #[serde(rename = "next_attempt_at", serialize_with = "as_rfc3339")]
     pub next_attempt_at_ms: Option<i64>,
     /// What keeps everything from being sent to it that is neither its own fault nor anybody's wish, for people.
@@ -66,7 +67,7 @@ pub struct LaneQuestions(mpsc::Sender<Question>);
 
 /// Where the stage finds what it is asked; it is handed on when the stage starts again.
 #[derive(Debug)]
-pub struct LaneAnswers(pub(super) Mutex<mpsc::Receiver<Question>>);
+pub struct LaneAnswers(pub(crate) Mutex<mpsc::Receiver<Question>>);
 
 /// The two ends.
 pub fn lane_questions() -> (LaneQuestions, LaneAnswers) {
@@ -85,7 +86,7 @@ impl LaneQuestions {
 
 impl LaneAnswers {
     /// The next question. Cancel-safe.
-    pub(super) async fn next(&self) -> Option<Question> {
+    pub(crate) async fn next(&self) -> Option<Question> {
         self.0.lock().await.recv().await
     }
 }

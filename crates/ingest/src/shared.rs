@@ -1,0 +1,78 @@
+//! What every handler of the API has.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use postrider_log::{Clock, LogError};
+use postrider_model::address::AddressPolicy;
+use postrider_model::ids::TenantId;
+use postrider_registry::Registry;
+
+use crate::admission::Admission;
+use crate::auth::InvalidOperatorKey;
+use crate::config::{IngestConfig, InvalidIngest};
+use crate::metrics::IngestMetrics;
+use crate::problem::Problem;
+use crate::producing::Producing;
+use crate::reading::Readers;
+
+/// How long a request waits for the registry before something unknown is said not to exist.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Where events are published.
+pub(crate) const EVENTS: &str = "/v1/tenants/{tenant}/events";
+
+/// Why the API could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// There is no usable operator key.
+    #[error(transparent)]
+    OperatorKey(#[from] InvalidOperatorKey),
+    /// Limits that cannot be kept.
+    #[error(transparent)]
+    Config(#[from] InvalidIngest),
+    /// The log gave no producer.
+    #[error("open a producer")]
+    Log(#[from] LogError),
+    /// A metric's name is taken.
+    #[error("declare metrics")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// What every handler has.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) registry: Registry,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) config: IngestConfig,
+    pub(crate) policy: AddressPolicy,
+    pub(crate) metrics: IngestMetrics,
+    pub(crate) admission: Admission,
+    pub(crate) producing: Producing,
+    pub(crate) readers: Readers,
+}
+
+pub(crate) type ApiState = State<Arc<Shared>>;
+
+impl Shared {
+    /// The tenant of the path, which must exist. It is said not to exist only after looking at a view that is as new as
+    /// this request.
+    pub(crate) async fn tenant(&self, text: &str) -> Result<TenantId, Problem> {
+        let missing = || Problem::NotFound(format!("the tenant {text:?}"));
+        let id = TenantId::try_new(text).map_err(|_| missing())?;
+        if self.registry.tenant(&id).is_none() {
+            self.refresh_registry().await?;
+            self.registry.tenant(&id).ok_or_else(missing)?;
+        }
+        Ok(id)
+    }
+
+    /// Brings the registry's view up to now.
+    pub(crate) async fn refresh_registry(&self) -> Result<(), Problem> {
+        if self.registry.refresh(REFRESH_TIMEOUT).await {
+            Ok(())
+        } else {
+            Err(Problem::RegistryBehind)
+        }
+    }
+}
