@@ -18,6 +18,7 @@ use tokio_rustls::TlsConnector;
 use url::Url;
 
 use super::failure::Failure;
+use super::failure::is_ours;
 use super::metered::Stream;
 use super::resolver::Resolver;
 use crate::config::EgressConfig;
