@@ -54,7 +54,8 @@ impl Api {
         }
     }
 
-    /// Sends a request to a path below the tenant, such as `/events`; one that begins with `/v1/` stays as it is.
+    /// Sends a request to a path below the tenant, such as `/events`; one that begins with `/v1/`
+    /// stays as it is.
     ///
     /// # Errors
     /// When there is no answer.

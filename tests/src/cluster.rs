@@ -65,8 +65,8 @@ impl Plan {
             ),
             ("POSTRIDER_RETRY__DEFAULT_SCHEDULE_MS", "[1000, 1000, 1000]"),
             ("POSTRIDER_TELEMETRY__FORMAT", "text"),
-            // The partitions of a process that was killed are given to the next one after this time; it starts no
-            // attempt on a lease that is older than the other.
+            // The partitions of a process that was killed are given to the next one after this
+            // time; it starts no attempt on a lease that is older than the other.
             ("POSTRIDER_KAFKA__SESSION_TIMEOUT_MS", "10000"),
             ("POSTRIDER_KAFKA__HEARTBEAT_INTERVAL_MS", "1000"),
             ("POSTRIDER_DELIVERY__DELIVER__LEASE_MS", "8000"),
@@ -139,7 +139,8 @@ impl Plan {
         }
     }
 
-    /// On the embedded log: its directory is a disk of its own, of this size, which goes when the process ends.
+    /// On the embedded log: its directory is a disk of its own, of this size, which goes when the
+    /// process ends.
     #[must_use]
     pub fn disk_bytes(self, bytes: u64) -> Self {
         Self {
@@ -346,7 +347,8 @@ impl Cluster {
         self.member_mut(name).process = Some(process);
     }
 
-    /// Waits until a new process is ready. Somebody else may have taken an address since it was chosen.
+    /// Waits until a new process is ready. Somebody else may have taken an address since it was
+    /// chosen.
     async fn ready_at_free_addresses(&mut self, name: &str) {
         for _ in 0..ADDRESS_TRIES {
             match self.until_ready(name).await {
@@ -533,7 +535,8 @@ impl Cluster {
         self.broker.expect("only on Kafka there is a broker")
     }
 
-    /// How many records a topic got so far, on Kafka. Starts a program of Kafka's own, which takes a second of a CPU.
+    /// How many records a topic got so far, on Kafka. Starts a program of Kafka's own, which takes
+    /// a second of a CPU.
     pub fn records_written(&self, topic: &str) -> i64 {
         let topic = format!("{}{topic}", self.prefix);
         let ends = self.broker().tool(

@@ -1,6 +1,7 @@
-//! A receiver of traces that is not ours: the OpenTelemetry Collector if `POSTRIDER_TEST_COLLECTOR=otelcol` (`make traces`
-//! builds it), else a small server on OpenTelemetry's own package for Python. Both write what they understood to a file,
-//! as OTLP's JSON.
+//! A receiver of traces that is not ours: the OpenTelemetry Collector if
+//! `POSTRIDER_TEST_COLLECTOR=otelcol` (`make traces` builds it), else a small server on
+//! OpenTelemetry's own package for Python. Both write what they understood to a file, as OTLP's
+//! JSON.
 
 use std::collections::BTreeMap;
 use std::env;

@@ -1,5 +1,5 @@
-//! Programs that share no code with the workspace: receivers and a producer on public libraries, and real
-//! payloads. What they need is in `.tools`, put there by `make test`.
+//! Programs that share no code with the workspace: receivers and a producer on public libraries,
+//! and real payloads. What they need is in `.tools`, put there by `make test`.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -170,7 +170,8 @@ pub struct ForeignEvent {
     pub data: Vec<u8>,
 }
 
-/// Publishes straight to Kafka with `confluent-kafka` of PyPI and code generated from `proto/` by `grpcio-tools`.
+/// Publishes straight to Kafka with `confluent-kafka` of PyPI and code generated from `proto/` by
+/// `grpcio-tools`.
 ///
 /// # Panics
 /// When not every event was acknowledged.

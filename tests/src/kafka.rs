@@ -1,8 +1,10 @@
-//! A real Apache Kafka broker for tests: one process that is broker and controller, on a directory of its own.
+//! A real Apache Kafka broker for tests: one process that is broker and controller, on a directory
+//! of its own.
 //!
-//! A small shell stands between the test and the broker. It waits for a line on its standard input, whose other end
-//! the test holds: when the test ends, however it ends, the kernel closes the pipe, and the shell kills the broker and
-//! removes the directory. So nothing is left behind by a panic or by kill -9.
+//! A small shell stands between the test and the broker. It waits for a line on its standard input,
+//! whose other end the test holds: when the test ends, however it ends, the kernel closes the pipe,
+//! and the shell kills the broker and removes the directory. So nothing is left behind by a panic
+//! or by kill -9.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -76,7 +78,8 @@ const REPLICATED: [(&str, &str); 6] = [
     ("offsets.topic.replication.factor", "3"),
     ("transaction.state.log.replication.factor", "3"),
     ("replica.lag.time.max.ms", "3000"),
-    // Kafka ships 30 s: so long its brokers, and all who write to them, wait for a controller that is frozen.
+    // Kafka ships 30 s: so long its brokers, and all who write to them, wait for a controller that
+    // is frozen.
     ("controller.socket.timeout.ms", "3000"),
 ];
 
@@ -141,21 +144,23 @@ impl KafkaBroker {
         panic!("the Kafka broker did not start:\n{last}");
     }
 
-    /// The broker that the tests of one binary share; it ends with the process. Use names of your own for topics.
+    /// The broker that the tests of one binary share; it ends with the process. Use names of your
+    /// own for topics.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<KafkaBroker> = OnceLock::new();
         SHARED.get_or_init(Self::start)
     }
 
-    /// The broker that the benchmarks share. It runs as Kafka's own scripts run it: its code takes long to get warm, and
-    /// then needs less of the machine than that of the broker of the tests.
+    /// The broker that the benchmarks share. It runs as Kafka's own scripts run it: its code takes
+    /// long to get warm, and then needs less of the machine than that of the broker of the tests.
     pub fn as_shipped() -> &'static Self {
         static SHARED: OnceLock<KafkaBroker> = OnceLock::new();
         SHARED.get_or_init(|| Self::start_on(AS_SHIPPED, &[]))
     }
 
-    /// Starts three brokers that are one cluster, with three replicas of everything, of which two must have what is
-    /// acknowledged. Each is a controller too, so that two of them are needed for a decision.
+    /// Starts three brokers that are one cluster, with three replicas of everything, of which two
+    /// must have what is acknowledged. Each is a controller too, so that two of them are needed for
+    /// a decision.
     ///
     /// # Panics
     /// If they do not start; the message says what is missing.
@@ -171,7 +176,8 @@ impl KafkaBroker {
         panic!("the Kafka brokers did not start:\n{last}");
     }
 
-    /// The address for clients: `host:port`, the same after a restart; those of all brokers of its cluster.
+    /// The address for clients: `host:port`, the same after a restart; those of all brokers of its
+    /// cluster.
     pub fn bootstrap(&self) -> String {
         self.bootstrap.clone()
     }
@@ -183,7 +189,8 @@ impl KafkaBroker {
         }
     }
 
-    /// Kills the broker if it runs, starts it on the same directory and port, and waits until it answers.
+    /// Kills the broker if it runs, starts it on the same directory and port, and waits until it
+    /// answers.
     ///
     /// # Panics
     /// If it does not start.
@@ -201,8 +208,8 @@ impl KafkaBroker {
         }
     }
 
-    /// Cuts the last half of every partition of a topic off, as a power cut may that comes before the disk has it. The
-    /// broker must be killed.
+    /// Cuts the last half of every partition of a topic off, as a power cut may that comes before
+    /// the disk has it. The broker must be killed.
     ///
     /// # Panics
     /// If its files cannot be changed.
@@ -232,7 +239,8 @@ impl KafkaBroker {
         self.signal("-CONT");
     }
 
-    /// How many bytes the newest segment of a partition has, such as `registry-0`, with the topic's prefix.
+    /// How many bytes the newest segment of a partition has, such as `registry-0`, with the topic's
+    /// prefix.
     ///
     /// # Panics
     /// If there is no such partition.
@@ -241,8 +249,8 @@ impl KafkaBroker {
         fs::metadata(segment).expect("the segment is there").len()
     }
 
-    /// Takes away what a partition's newest segment has beyond so many bytes, as a power cut does. The broker must be
-    /// killed before.
+    /// Takes away what a partition's newest segment has beyond so many bytes, as a power cut does.
+    /// The broker must be killed before.
     ///
     /// # Panics
     /// If there is no such partition.
@@ -264,8 +272,8 @@ impl KafkaBroker {
             .expect("a partition has a segment")
     }
 
-    /// Runs one of Kafka's own tools with the broker's address, such as `org.apache.kafka.tools.TopicCommand`, and gives
-    /// what it printed.
+    /// Runs one of Kafka's own tools with the broker's address, such as
+    /// `org.apache.kafka.tools.TopicCommand`, and gives what it printed.
     ///
     /// # Panics
     /// If the tool fails.
@@ -536,8 +544,8 @@ fn answers_in_time(port: u16, tls: bool, alive: impl Fn() -> bool) -> bool {
     false
 }
 
-/// Asks for the versions of the protocol, which a broker answers only when it serves. One that wants TLS refuses the
-/// question then, by an alert or by hanging up.
+/// Asks for the versions of the protocol, which a broker answers only when it serves. One that
+/// wants TLS refuses the question then, by an alert or by hanging up.
 fn answers(port: u16, tls: bool) -> std::io::Result<()> {
     // Length 10, ApiVersions (18) version 0, correlation id 1, no client id.
     const REQUEST: [u8; 14] = [0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 0xff, 0xff];

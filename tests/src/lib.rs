@@ -1,8 +1,9 @@
-//! What the tests of the workspace share, and the harness of the end-to-end tests (`tests/end_to_end`): the real
-//! binary's processes on either log, a real broker, scripted receivers, and programs on foreign libraries.
+//! What the tests of the workspace share, and the harness of the end-to-end tests
+//! (`tests/end_to_end`): the real binary's processes on either log, a real broker, scripted
+//! receivers, and programs on foreign libraries.
 //!
-//! It depends on no crate of the product, so that every crate's tests can use it, and so that the end-to-end tests see
-//! only what a customer sees.
+//! It depends on no crate of the product, so that every crate's tests can use it, and so that the
+//! end-to-end tests see only what a customer sees.
 
 mod ports;
 

@@ -1,4 +1,5 @@
-//! Waiting for what is bound to happen: level-triggered, bounded, and telling the last state when it did not.
+//! Waiting for what is bound to happen: level-triggered, bounded, and telling the last state when
+//! it did not.
 
 use std::fmt::Debug;
 use std::future::Future;

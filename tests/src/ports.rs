@@ -3,8 +3,8 @@
 use std::hash::{BuildHasher, RandomState};
 use std::net::TcpListener;
 
-/// Below the range the kernel gives to outgoing connections. A client that keeps dialling a port in that range, with
-/// nobody listening, may one day be given it as its own and talk to itself.
+/// Below the range the kernel gives to outgoing connections. A client that keeps dialling a port in
+/// that range, with nobody listening, may one day be given it as its own and talk to itself.
 const FIRST: u64 = 20_000;
 const COUNT: u64 = 12_000;
 

@@ -1,4 +1,5 @@
-//! Programs under test: started, signalled, waited for, and their output kept for whoever has to find out why.
+//! Programs under test: started, signalled, waited for, and their output kept for whoever has to
+//! find out why.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{PipeReader, Read, Seek, SeekFrom, Write};
@@ -13,8 +14,8 @@ use crate::ports;
 /// How much of a log is shown when a test fails.
 const TAIL_BYTES: i64 = 16 * 1024;
 
-/// A running program. It is killed when dropped; when that happens because a test failed, the end of its output is
-/// shown.
+/// A running program. It is killed when dropped; when that happens because a test failed, the end
+/// of its output is shown.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -26,7 +27,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the program; what it says goes to `directory/name.log`, after what an earlier one said.
+    /// Starts the program; what it says goes to `directory/name.log`, after what an earlier one
+    /// said.
     pub fn start(name: &str, directory: &Path, command: &mut Command) -> Self {
         let log = directory.join(format!("{name}.log"));
         let output = OpenOptions::new()
@@ -39,7 +41,8 @@ impl Process {
         Self::spawn(name, log, command, None)
     }
 
-    /// Starts the program with a full pipe for what it says: nobody reads it for as long as it runs.
+    /// Starts the program with a full pipe for what it says: nobody reads it for as long as it
+    /// runs.
     pub fn start_unread(name: &str, directory: &Path, command: &mut Command) -> Self {
         let log = directory.join(format!("{name}.log"));
         let (reader, output) = std::io::pipe().expect("a pipe can be made");
@@ -194,7 +197,8 @@ pub fn repository() -> &'static Path {
         .expect("the tests are in a folder of the repository")
 }
 
-/// The `postrider` binary of the build that this program belongs to; `POSTRIDER_TEST_BINARY` names another.
+/// The `postrider` binary of the build that this program belongs to; `POSTRIDER_TEST_BINARY` names
+/// another.
 ///
 /// # Panics
 /// When it is missing or older than the sources and cannot be built.

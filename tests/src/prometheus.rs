@@ -1,4 +1,5 @@
-//! A real Prometheus that scrapes what is under test. `tests/tools/fetch-prometheus` puts it into `.tools`.
+//! A real Prometheus that scrapes what is under test. `tests/tools/fetch-prometheus` puts it into
+//! `.tools`.
 
 use std::fmt::Write;
 use std::fs;
@@ -31,7 +32,8 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one that scrapes these addresses every second, as one job, and evaluates these rules as often.
+    /// Starts one that scrapes these addresses every second, as one job, and evaluates these rules
+    /// as often.
     pub async fn start(targets: &[SocketAddr], rules: &[&Path]) -> Self {
         let mut said = String::new();
         for _ in 0..START_TRIES {

@@ -1,5 +1,6 @@
-//! The dashboards and rules on a real run: Postrider on a real Kafka with endpoints in every kind of trouble, a real
-//! Prometheus that scrapes it, and the query of every panel and every rule, each of which must return data.
+//! The dashboards and rules on a real run: Postrider on a real Kafka with endpoints in every kind
+//! of trouble, a real Prometheus that scrapes it, and the query of every panel and every rule, each
+//! of which must return data.
 
 #![expect(
     clippy::unwrap_used,
@@ -20,7 +21,8 @@ use tokio::task::JoinSet;
 const RULES: &str = "deploy/prometheus/postrider.rules.yaml";
 const DASHBOARDS: &str = "deploy/grafana";
 const WITHIN: Duration = Duration::from_secs(240);
-/// An alert that fires, so that the list of alerts has one: the real ones are silent when all is well.
+/// An alert that fires, so that the list of alerts has one: the real ones are silent when all is
+/// well.
 const ALWAYS: &str =
     r#"{"groups": [{"name": "test", "rules": [{"alert": "PostriderTest", "expr": "vector(1)"}]}]}"#;
 /// Between two events.
@@ -151,7 +153,8 @@ fn panels() -> Queries {
     queries
 }
 
-/// What rules record, and the series that alerts look at: an alert itself says nothing while all is well.
+/// What rules record, and the series that alerts look at: an alert itself says nothing while all is
+/// well.
 fn queries_of(rules: &[Value]) -> Queries {
     let metrics = fs::read_to_string(repository().join(METRICS)).unwrap();
     let mut queries = Queries::new();

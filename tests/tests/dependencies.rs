@@ -1,4 +1,5 @@
-//! The direction of dependencies is as ARCHITECTURE.md says: what a crate must not know, it cannot name.
+//! The direction of dependencies is as ARCHITECTURE.md says: what a crate must not know, it cannot
+//! name.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,7 +11,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// What each of our crates stands on directly, with the features it asks for, those for its tests aside.
+/// What each of our crates stands on directly, with the features it asks for, those for its tests
+/// aside.
 type Dependencies = BTreeMap<String, BTreeSet<String>>;
 
 /// What a crate must not know, neither directly nor through another of ours.

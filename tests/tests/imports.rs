@@ -1,4 +1,5 @@
-//! Who imports whom within a crate: no circles but between parent and child, and the rules of delivery know no runtime.
+//! Who imports whom within a crate: no circles but between parent and child, and the rules of
+//! delivery know no runtime.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -30,7 +31,8 @@ const RUNTIME: [&str; 6] = [
     "futures_util",
 ];
 
-/// The files of a crate without their tests, and what they import: paths as written, but for the names at their ends.
+/// The files of a crate without their tests, and what they import: paths as written, but for the
+/// names at their ends.
 fn imports_of(name: &str) -> BTreeMap<Module, Vec<Module>> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../crates")

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use postrider_tests::process::repository;
 
-/// A word with so many underscores is the name of a test: nothing else there is called so at length.
+/// A word with so many underscores is the name of a test: nothing else there is called so at
+/// length.
 const UNDERSCORES_OF_A_TEST: usize = 3;
 /// Failures of other systems that the list has.
 const ENTRIES: std::ops::RangeInclusive<usize> = 1..=47;

@@ -1,15 +1,18 @@
 //! Configuration from a TOML file and the environment.
 //!
-//! The file comes first, the environment goes over it: `PREFIX_SECTION__KEY=value`, where a double underscore
-//! separates levels and names are in lower case otherwise. A variable with the prefix but without a double underscore
-//! is not configuration; [`check_variables`] refuses it. Defaults are those of the type: give its structs `#[serde(default)]`.
+//! The file comes first, the environment goes over it: `PREFIX_SECTION__KEY=value`, where a double
+//! underscore separates levels and names are in lower case otherwise. A variable with the prefix
+//! but without a double underscore is not configuration; [`check_variables`] refuses it. Defaults
+//! are those of the type: give its structs `#[serde(default)]`.
 //!
-//! What the type asks for decides how the text of a variable is read: a string stays as it is (also `0123`), a number
-//! or a bool is parsed, a list is a TOML array or separated by commas. A key that no struct has is refused.
+//! What the type asks for decides how the text of a variable is read: a string stays as it is (also
+//! `0123`), a number or a bool is parsed, a list is a TOML array or separated by commas. A key that
+//! no struct has is refused.
 //!
-//! A *dotted* section is an open map whose keys contain dots, such as the properties of librdkafka. In its variables
-//! every single underscore stands for a dot (`PREFIX_KAFKA__BOOTSTRAP_SERVERS` is `bootstrap.servers`), in the file a
-//! key may be written with or without quotes, and its values may be numbers or bools: all become text.
+//! A *dotted* section is an open map whose keys contain dots, such as the properties of librdkafka.
+//! In its variables every single underscore stands for a dot (`PREFIX_KAFKA__BOOTSTRAP_SERVERS` is
+//! `bootstrap.servers`), in the file a key may be written with or without quotes, and its values
+//! may be numbers or bools: all become text.
 
 mod error;
 mod secret;
@@ -26,11 +29,13 @@ pub use secret::Secret;
 pub use toml::{Table, Value};
 use tree::Tree;
 
-/// Loads the configuration. `dotted` names the dotted sections by their path, such as `kafka` or `kafka.properties`.
+/// Loads the configuration. `dotted` names the dotted sections by their path, such as `kafka` or
+/// `kafka.properties`.
 ///
 /// # Errors
-/// When the file cannot be read, or when a key or value does not fit the type; the error names the key, where it came
-/// from, and the keys it may have been meant for. It never shows the value of a [`Secret`].
+/// When the file cannot be read, or when a key or value does not fit the type; the error names the
+/// key, where it came from, and the keys it may have been meant for. It never shows the value of a
+/// [`Secret`].
 pub fn load<T: DeserializeOwned>(
     file: Option<&Path>,
     environment: impl Iterator<Item = (String, String)>,
@@ -74,8 +79,8 @@ pub fn load_over<T: DeserializeOwned>(
     typed::read(tree)
 }
 
-/// Looks for variables that begin with the prefix and are neither configuration nor among `others`: a single underscore
-/// where there should be two, say.
+/// Looks for variables that begin with the prefix and are neither configuration nor among `others`:
+/// a single underscore where there should be two, say.
 ///
 /// # Errors
 /// When there is one.
@@ -104,7 +109,8 @@ pub fn check_variables(
     Ok(())
 }
 
-/// Kubernetes tells every container of the services in its namespace by variables that begin with their names.
+/// Kubernetes tells every container of the services in its namespace by variables that begin with
+/// their names.
 fn is_service_link(rest: &str) -> bool {
     let rest = format!("_{rest}");
     let of_port = |(_, rest): (&str, &str)| rest.starts_with(|first: char| first.is_ascii_digit());

@@ -18,7 +18,8 @@ pub fn causes<'a>(
     std::iter::successors(Some(error), |error| cause_of(*error))
 }
 
-/// What an error wraps. An `io::Error` passes over what it wraps itself and names only the cause of that.
+/// What an error wraps. An `io::Error` passes over what it wraps itself and names only the cause of
+/// that.
 fn cause_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error
         .downcast_ref::<io::Error>()

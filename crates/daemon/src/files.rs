@@ -2,8 +2,8 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the limit as far as the process may by itself, and says what it is then. Most systems begin at 1,024 for the sake of
-/// programs that wait with select(2), and permit more.
+/// Raises the limit as far as the process may by itself, and says what it is then. Most systems
+/// begin at 1,024 for the sake of programs that wait with select(2), and permit more.
 pub fn raise_limit() -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = Rlimit {

@@ -1,11 +1,12 @@
 //! Health and metrics over HTTP.
 //!
-//! The server has a thread and a runtime of its own, so that it answers when the main runtime is busy: a process that
-//! works hard must not be taken for dead.
+//! The server has a thread and a runtime of its own, so that it answers when the main runtime is
+//! busy: a process that works hard must not be taken for dead.
 //!
-//! - `/livez`: the process answers, and nothing is wrong with it that only another process would not have. Else 503 and
-//!   the names of what is.
-//! - `/readyz`: 200 when every named condition is met, else 503 and the names of those that are not.
+//! - `/livez`: the process answers, and nothing is wrong with it that only another process would
+//!   not have. Else 503 and the names of what is.
+//! - `/readyz`: 200 when every named condition is met, else 503 and the names of those that are
+//!   not.
 //! - `/metrics`: Prometheus text exposition.
 
 use std::collections::BTreeMap;
@@ -38,8 +39,8 @@ const LIMITS: Limits = Limits {
     drain: Duration::from_secs(1),
 };
 
-/// The conditions under which the process is ready, and those under which it is of any use. Cloning it is cheap and gives
-/// the same conditions.
+/// The conditions under which the process is ready, and those under which it is of any use. Cloning
+/// it is cheap and gives the same conditions.
 #[derive(Debug, Clone, Default)]
 pub struct Health {
     ready: Conditions,
@@ -101,8 +102,8 @@ impl Health {
         self.ready.get(name, false)
     }
 
-    /// The condition of life of this name; a new one is met. Say that it is not only when nothing but another process
-    /// can help: whoever asks `/livez` ends this one.
+    /// The condition of life of this name; a new one is met. Say that it is not only when nothing
+    /// but another process can help: whoever asks `/livez` ends this one.
     pub fn vital(&self, name: &'static str) -> Condition {
         self.live.get(name, true)
     }
@@ -112,8 +113,8 @@ impl Health {
         self.ready.unmet()
     }
 
-    /// Starts the server on a thread of its own. `further` are routes of the role's own, for those who operate it; they
-    /// must be quick.
+    /// Starts the server on a thread of its own. `further` are routes of the role's own, for those
+    /// who operate it; they must be quick.
     ///
     /// # Errors
     /// When the address cannot be bound or the thread not started.

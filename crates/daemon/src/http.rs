@@ -1,4 +1,5 @@
-//! The HTTP server: bounded in connections, in the time and the bytes that a request's head may take, and in the time it drains.
+//! The HTTP server: bounded in connections, in the time and the bytes that a request's head may
+//! take, and in the time it drains.
 
 mod places;
 mod read_to_end;
@@ -28,8 +29,8 @@ use tokio_util::sync::CancellationToken;
 use places::{NoPlace, Place, Places};
 use read_to_end::{ReadToEnd, read_on};
 
-/// Pause after a failed accept that is not the client's doing: most often there are no file descriptors left, and
-/// asking again at once would only burn CPU until some connection closes.
+/// Pause after a failed accept that is not the client's doing: most often there are no file
+/// descriptors left, and asking again at once would only burn CPU until some connection closes.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a refusal is kept back at most from a caller who does not wait.
 const KEPT_BACK_MAX: Duration = Duration::from_secs(2);
@@ -39,14 +40,16 @@ const READ_BYTES_MAX: usize = 16 << 10;
 /// What a server takes and how long it waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at a time. For a further one the one goes that asked for nothing longest; while all ask or have just done so, it
-    /// waits.
+    /// Connections at a time. For a further one the one goes that asked for nothing longest; while
+    /// all ask or have just done so, it waits.
     pub connections_max: usize,
-    /// Of them from one address. A further one is closed while all of its address ask for something.
+    /// Of them from one address. A further one is closed while all of its address ask for
+    /// something.
     pub connections_per_address_max: usize,
     /// How long the first head may take on a connection.
     pub first_head_timeout: Duration,
-    /// How long the head of a later request may take. It also closes a connection that was idle for as long.
+    /// How long the head of a later request may take. It also closes a connection that was idle for
+    /// as long.
     pub header_timeout: Duration,
     /// Bytes of a head; more is answered with 431.
     pub head_bytes_max: usize,
@@ -77,9 +80,10 @@ impl From<Duration> for Limits {
     }
 }
 
-/// Extension of an answer that refuses a request because there are too many: how long the caller was asked to wait. If the next request
-/// on the same connection comes sooner and is refused as well, its answer waits until then, but at most 2 s: so that those who
-/// do not wait cost little more than those who do.
+/// Extension of an answer that refuses a request because there are too many: how long the caller
+/// was asked to wait. If the next request on the same connection comes sooner and is refused as
+/// well, its answer waits until then, but at most 2 s: so that those who do not wait cost little
+/// more than those who do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotBefore(pub Duration);
 
@@ -90,8 +94,9 @@ pub struct Drained {
     pub cut: usize,
 }
 
-/// Serves HTTP/1.1 until the token is cancelled: then it accepts nothing more, lets open requests finish within the
-/// drain time, and cuts the rest. Handlers find the peer's address in [`ConnectInfo<SocketAddr>`].
+/// Serves HTTP/1.1 until the token is cancelled: then it accepts nothing more, lets open requests
+/// finish within the drain time, and cuts the rest. Handlers find the peer's address in
+/// [`ConnectInfo<SocketAddr>`].
 ///
 /// Dropping the future cuts everything at once.
 pub async fn serve(
@@ -175,7 +180,8 @@ fn too_late() -> axum::response::Response {
 struct Patience(Mutex<Option<Instant>>);
 
 impl Patience {
-    /// Keeps a refusal back until the time that an earlier one named, but no longer than a client surely waits.
+    /// Keeps a refusal back until the time that an earlier one named, but no longer than a client
+    /// surely waits.
     async fn exert(&self, told: Option<NotBefore>, token: &CancellationToken) {
         let earlier = self.replace(None);
         if let (Some(_), Some(until)) = (told, earlier) {

@@ -1,5 +1,6 @@
-//! Output that never makes anybody wait: lines gather in a bounded queue, and a thread of their own writes them. A line
-//! that finds no room, because nobody reads what is written, is dropped and counted.
+//! Output that never makes anybody wait: lines gather in a bounded queue, and a thread of their own
+//! writes them. A line that finds no room, because nobody reads what is written, is dropped and
+//! counted.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -13,7 +14,8 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// What a line takes beside its bytes.
 const LINE_OVERHEAD_BYTES: usize = 32;
-/// Pause before a destination is asked again that does not block, as another process may have made it, and is full.
+/// Pause before a destination is asked again that does not block, as another process may have made
+/// it, and is full.
 const FULL_PAUSE: Duration = Duration::from_millis(20);
 
 /// A queue of lines for one destination. Clones share it.
@@ -43,9 +45,9 @@ impl Queue {
 }
 
 impl Lines {
-    /// Starts the thread of this name that writes to a copy of the descriptor, so that whoever else writes there does
-    /// not wait for a lock. `bytes_max` is what may wait. When lines were dropped and there is room again, `say_dropped`
-    /// is told how many; it may write lines.
+    /// Starts the thread of this name that writes to a copy of the descriptor, so that whoever else
+    /// writes there does not wait for a lock. `bytes_max` is what may wait. When lines were dropped
+    /// and there is room again, `say_dropped` is told how many; it may write lines.
     ///
     /// # Errors
     /// When the descriptor cannot be copied or the thread not started.

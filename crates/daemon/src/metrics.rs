@@ -1,4 +1,5 @@
-//! The process's metrics: the catalogue of what there is, and the registry of what this process shows.
+//! The process's metrics: the catalogue of what there is, and the registry of what this process
+//! shows.
 
 pub mod catalogue;
 mod declare;
@@ -17,14 +18,16 @@ use catalogue::{
 };
 pub use declare::{Collected, Metric, Sample, Value, whole};
 
-/// Kernel ticks per second in `/proc`: Linux fixes it to 100 for user space on every architecture we build for.
+/// Kernel ticks per second in `/proc`: Linux fixes it to 100 for user space on every architecture
+/// we build for.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// Content type of the text exposition format.
 pub(crate) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 /// How often the event loop is measured.
 const LOOP_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The registry that every metric of the process is in. Cloning it is cheap and gives the same registry.
+/// The registry that every metric of the process is in. Cloning it is cheap and gives the same
+/// registry.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
@@ -61,7 +64,8 @@ impl Metrics {
         })
     }
 
-    /// Measures, for as long as it is polled, how late the timers of the event loop are that runs it.
+    /// Measures, for as long as it is polled, how late the timers of the event loop are that runs
+    /// it.
     pub async fn watch_event_loop(&self) {
         loop {
             let due = Instant::now() + LOOP_INTERVAL;
@@ -96,8 +100,8 @@ fn process_now() -> Option<Vec<(&'static Metric, Vec<Sample>)>> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
     let descriptors = fs::read_dir("/proc/self/fd").ok()?.count();
-    // The second field is the program's name in parentheses and may contain spaces. After it, user and system
-    // time are the 12th and 13th.
+    // The second field is the program's name in parentheses and may contain spaces. After it, user
+    // and system time are the 12th and 13th.
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     let (_, after_name) = stat.rsplit_once(')')?;
     let ticks: f64 = after_name

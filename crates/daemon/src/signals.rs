@@ -13,9 +13,9 @@ use crate::telemetry;
 /// How long the process that exits at once waits for its last line to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Listens on a thread of its own, so that the second signal works even when the main runtime is stuck. The first
-/// SIGTERM or SIGINT cancels the token; the second exits at once with 128 plus its number (143, 130), as a shell
-/// reports it.
+/// Listens on a thread of its own, so that the second signal works even when the main runtime is
+/// stuck. The first SIGTERM or SIGINT cancels the token; the second exits at once with 128 plus its
+/// number (143, 130), as a shell reports it.
 ///
 /// From the return of this function on, the signals no longer end the process by themselves.
 ///

@@ -1,7 +1,8 @@
 //! Named tasks, with a policy for their failure.
 //!
-//! Cancellation flows down by one token; completion flows up: [`Tasks::wait`] says when the process has to end, and
-//! [`Tasks::shutdown`] waits for the tasks, with a deadline. A panic is a failure like any other.
+//! Cancellation flows down by one token; completion flows up: [`Tasks::wait`] says when the process
+//! has to end, and [`Tasks::shutdown`] waits for the tasks, with a deadline. A panic is a failure
+//! like any other.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -71,8 +72,8 @@ impl Tasks {
         &self.token
     }
 
-    /// Starts a task without which the process is of no use: if it ends before the token is cancelled, or fails,
-    /// [`Tasks::wait`] returns that.
+    /// Starts a task without which the process is of no use: if it ends before the token is
+    /// cancelled, or fails, [`Tasks::wait`] returns that.
     pub fn critical<E: Into<TaskError>>(
         &mut self,
         name: &'static str,
@@ -106,8 +107,8 @@ impl Tasks {
         });
     }
 
-    /// Waits until the process has to end: until the token is cancelled, or a critical task ends or fails, which
-    /// cancels the token and is returned. Cancel-safe.
+    /// Waits until the process has to end: until the token is cancelled, or a critical task ends or
+    /// fails, which cancels the token and is returned. Cancel-safe.
     ///
     /// # Errors
     /// The critical task that ended.
@@ -127,8 +128,8 @@ impl Tasks {
         }
     }
 
-    /// Cancels the token and waits for all tasks, at most this long; then cuts the rest. A failure on the way is
-    /// logged. A task that never awaits cannot be cut and ends with the process.
+    /// Cancels the token and waits for all tasks, at most this long; then cuts the rest. A failure
+    /// on the way is logged. A task that never awaits cannot be cut and ends with the process.
     ///
     /// # Errors
     /// The tasks that had to be cut.
@@ -166,7 +167,8 @@ impl Tasks {
                 self.names.remove(&id);
                 result
             }
-            // Panics of the task are caught inside; this is one of the wrapper or a runtime that is shut down.
+            // Panics of the task are caught inside; this is one of the wrapper or a runtime that is
+            // shut down.
             Err(error) => {
                 let name = self.names.remove(&error.id()).unwrap_or("unknown");
                 Err(TaskFailure::Failed {

@@ -1,9 +1,9 @@
 //! Logs and traces.
 //!
-//! Logs go to standard error, for people on a terminal and as JSON otherwise. Logging never waits for whoever reads it:
-//! lines that find no room are dropped and counted. Traces are exported by OTLP over HTTP
-//! when an endpoint is configured. A log line carries the trace it belongs to, if any, whether traces are exported or
-//! not.
+//! Logs go to standard error, for people on a terminal and as JSON otherwise. Logging never waits
+//! for whoever reads it: lines that find no room are dropped and counted. Traces are exported by
+//! OTLP over HTTP when an endpoint is configured. A log line carries the trace it belongs to, if
+//! any, whether traces are exported or not.
 
 mod context;
 mod format;
@@ -59,11 +59,12 @@ pub struct TelemetryConfig {
     pub format: LogFormat,
     /// Bytes of log lines that wait to be read, at most; further lines are dropped and counted.
     pub log_queue_bytes_max: usize,
-    /// Base URL of an OTLP collector over HTTP, such as `http://localhost:4318`. Without it no trace is exported.
+    /// Base URL of an OTLP collector over HTTP, such as `http://localhost:4318`. Without it no
+    /// trace is exported.
     #[serde(serialize_with = "without_credentials")]
     pub otlp_endpoint: Option<String>,
-    /// Which part of the traces that begin here is recorded, from 0 to 1. Those that come from outside keep the
-    /// decision they come with.
+    /// Which part of the traces that begin here is recorded, from 0 to 1. Those that come from
+    /// outside keep the decision they come with.
     pub otlp_sample_ratio: f64,
 }
 
@@ -132,8 +133,8 @@ pub enum TelemetryError {
     Twice,
 }
 
-/// Keeps telemetry going. Dropping it exports what is left, for at most five seconds, and writes what was logged, for at
-/// most one.
+/// Keeps telemetry going. Dropping it exports what is left, for at most five seconds, and writes
+/// what was logged, for at most one.
 #[derive(Debug)]
 #[must_use = "dropping it ends the export of traces"]
 pub struct TelemetryGuard {
@@ -211,8 +212,8 @@ pub fn flush_log(at_most: Duration) {
     }
 }
 
-/// Settles for the process which cryptography TLS uses. Every client built on rustls needs it; calling it again is
-/// harmless.
+/// Settles for the process which cryptography TLS uses. Every client built on rustls needs it;
+/// calling it again is harmless.
 pub fn install_crypto() {
     // It fails only if there is one already, which is as good.
     drop(rustls::crypto::ring::default_provider().install_default());
@@ -282,7 +283,8 @@ where
     }
 }
 
-/// The exporter has a thread of its own with a blocking client, so it neither needs nor disturbs a runtime.
+/// The exporter has a thread of its own with a blocking client, so it neither needs nor disturbs a
+/// runtime.
 fn exporting(
     endpoint: &str,
     sample_ratio: f64,

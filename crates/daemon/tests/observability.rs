@@ -1,5 +1,5 @@
-//! Dashboards, rules and runbooks name only what exists: metrics and labels of the catalogue, recorded series that a rule
-//! records, a page for each alert.
+//! Dashboards, rules and runbooks name only what exists: metrics and labels of the catalogue,
+//! recorded series that a rule records, a page for each alert.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! Telemetry of a whole process: this program started again as a child, whose standard error is no terminal.
+//! Telemetry of a whole process: this program started again as a child, whose standard error is no
+//! terminal.
 
 use std::env;
 use std::process::Command;

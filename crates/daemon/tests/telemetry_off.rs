@@ -1,5 +1,5 @@
-//! What traces cost while they are not exported. Alone in its process, as the real ones are: whether traces are exported
-//! is the process's.
+//! What traces cost while they are not exported. Alone in its process, as the real ones are:
+//! whether traces are exported is the process's.
 
 use postrider_daemon::telemetry::{
     TelemetryConfig, calling, carry, current_traceparent, init, processing, sending, set_parent,

@@ -37,7 +37,8 @@ pub enum InvalidLimits {
 }
 
 impl DeliveryConfig {
-    /// Checks that the limits go together: none stops everything, and the lease outlasts the commits that renew it.
+    /// Checks that the limits go together: none stops everything, and the lease outlasts the
+    /// commits that renew it.
     ///
     /// # Errors
     /// The first thing that is wrong, with its key below the section.
@@ -208,8 +209,8 @@ impl FanOutConfig {
 pub struct DeliverConfig {
     /// Attempts under way in this process.
     pub attempts_in_flight_max: usize,
-    /// Of `attempts_in_flight_max`, the part in per cent that endpoints may use together which answer slowly, or are not
-    /// known to answer at all.
+    /// Of `attempts_in_flight_max`, the part in per cent that endpoints may use together which
+    /// answer slowly, or are not known to answer at all.
     pub slow_attempts_percent_max: u8,
     /// Attempts under way at one endpoint, at most.
     pub lane_attempts_in_flight_max: usize,
@@ -233,12 +234,14 @@ pub struct DeliverConfig {
     pub state_interval_ms: u64,
     /// Bytes read again from the log at once.
     pub catch_up_read_bytes_max: usize,
-    /// Ordering keys of one ordered endpoint that may be held back beside its cursor, each by a delivery that failed or by
-    /// more deliveries than fit into memory; where there are more, the endpoint waits.
+    /// Ordering keys of one ordered endpoint that may be held back beside its cursor, each by a
+    /// delivery that failed or by more deliveries than fit into memory; where there are more, the
+    /// endpoint waits.
     pub lane_blocked_keys_max: usize,
     /// Their deliveries.
     pub lane_blocked_offsets_max: usize,
-    /// How long a delivery may fail at an ordered endpoint until it is dead-lettered, unless the endpoint would rather wait.
+    /// How long a delivery may fail at an ordered endpoint until it is dead-lettered, unless the
+    /// endpoint would rather wait.
     pub blocked_ms_max: u64,
     /// Records of one partition that hold its commit.
     pub partition_unsettled_max: usize,
@@ -246,17 +249,19 @@ pub struct DeliverConfig {
     pub unsettled_bytes_max: usize,
     /// An endpoint at which nothing succeeded for so long is disabled.
     pub disable_failing_after_ms: u64,
-    /// A delivery that waited in the log for so long is dead-lettered, so that retention does not take it. At most nine
-    /// tenths of the retention of `deliveries` count.
+    /// A delivery that waited in the log for so long is dead-lettered, so that retention does not
+    /// take it. At most nine tenths of the retention of `deliveries` count.
     pub expires_after_ms: u64,
-    /// Where ingest reaches this process's health server, `host:port`. It is part of each commit, and nothing but
-    /// `endpoint status` uses it: there the owner of a lane is asked for what only its memory holds. `postrider` fills an
-    /// empty one in (the address it listens at or, if that is all of them, `HOSTNAME`) and adds a missing port, so it is
-    /// needed only where ingest cannot resolve that name, as in Kubernetes. If it is wrong, the status lacks that part.
+    /// Where ingest reaches this process's health server, `host:port`. It is part of each commit,
+    /// and nothing but `endpoint status` uses it: there the owner of a lane is asked for what only
+    /// its memory holds. `postrider` fills an empty one in (the address it listens at or, if that
+    /// is all of them, `HOSTNAME`) and adds a missing port, so it is needed only where ingest
+    /// cannot resolve that name, as in Kubernetes. If it is wrong, the status lacks that part.
     pub advertised_address: String,
     /// How long one attempt may take, unless the endpoint says otherwise.
     pub attempt_timeout_ms: u64,
-    /// No attempt starts when the last successful commit is older; must be shorter than the group's session timeout.
+    /// No attempt starts when the last successful commit is older; must be shorter than the group's
+    /// session timeout.
     pub lease_ms: u64,
     /// How long a settlement is remembered, so that a copy of its record is dropped.
     pub settled_age_ms: u64,
@@ -325,7 +330,8 @@ pub(crate) fn millis(limit: u64) -> i64 {
 pub struct SchedulerConfig {
     /// A retry that is due within this time waits in memory instead of in a shorter delay.
     pub timer_ms_max: u64,
-    /// Bytes of retries in memory; when half of it is taken, more wait in the log until they are due.
+    /// Bytes of retries in memory; when half of it is taken, more wait in the log until they are
+    /// due.
     pub timer_bytes_max: usize,
     /// Retries whose next append is not yet acknowledged.
     pub releases_in_flight_max: usize,
@@ -360,7 +366,8 @@ pub struct EgressConfig {
     pub dns_addresses_max: usize,
     /// How long connecting may take, TLS included.
     pub connect_timeout_ms: u64,
-    /// Connections, idle ones included. A process that may open fewer files takes as many as those leave.
+    /// Connections, idle ones included. A process that may open fewer files takes as many as those
+    /// leave.
     pub connections_max: usize,
     /// Idle connections kept for each host of a tenant.
     pub idle_connections_per_host_max: usize,
@@ -368,15 +375,19 @@ pub struct EgressConfig {
     pub idle_connection_ms: u64,
     /// A connection that is older takes no more requests, so that changes of DNS are followed.
     pub connection_age_max_ms: u64,
-    /// While a request waits on an HTTP/2 connection, the receiver is asked so often whether it is there.
+    /// While a request waits on an HTTP/2 connection, the receiver is asked so often whether it is
+    /// there.
     pub http2_ping_interval_ms: u64,
-    /// Without an answer to that for so long the connection is dead, and what waits on it has failed.
+    /// Without an answer to that for so long the connection is dead, and what waits on it has
+    /// failed.
     pub http2_ping_timeout_ms: u64,
     /// Bytes read of a response before its connection is closed.
     pub response_bytes_max: usize,
-    /// Bytes of a response's body that are kept with the attempt, for those who ask why it failed; 0: none.
+    /// Bytes of a response's body that are kept with the attempt, for those who ask why it failed;
+    /// 0: none.
     pub response_excerpt_bytes_max: usize,
-    /// How long the body of a response is read, within the attempt's time; its status counts however the body ends.
+    /// How long the body of a response is read, within the attempt's time; its status counts
+    /// however the body ends.
     pub response_body_timeout_ms: u64,
 }
 

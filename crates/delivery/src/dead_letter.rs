@@ -16,7 +16,8 @@ const RAW_KEY_BYTES_MAX: usize = 1024;
 /// Of what does not fit whole: ids, type and the beginning of the data.
 const BEGINNING_BYTES_MAX: usize = 16 * 1024;
 
-/// A record that could not be understood, cut to the cap. Its id names the record, so writing it twice shows.
+/// A record that could not be understood, cut to the cap. Its id names the record, so writing it
+/// twice shows.
 pub(crate) fn of_record(
     topic: &str,
     record: &Record,
@@ -95,7 +96,8 @@ impl Written {
     }
 }
 
-/// Writes the dead letter of a record of the topic that cannot go on. If not even its place fits, the record counts as lost.
+/// Writes the dead letter of a record of the topic that cannot go on. If not even its place fits,
+/// the record counts as lost.
 pub(crate) async fn keep(
     producer: &dyn Producer,
     metrics: &DeliveryMetrics,
@@ -108,7 +110,8 @@ pub(crate) async fn keep(
     }
 }
 
-/// Writes a dead letter of the record at this place, repeating until the log has it: as much of it as its topic takes.
+/// Writes a dead letter of the record at this place, repeating until the log has it: as much of it
+/// as its topic takes.
 ///
 /// # Errors
 /// The topic takes not even the place.
@@ -166,7 +169,8 @@ fn record_of(letter: &DeadLetter) -> NewRecord {
     }
 }
 
-/// The letter with so much of the record. A delivery that is not whole must not be redriven, so it becomes a record as read.
+/// The letter with so much of the record. A delivery that is not whole must not be redriven, so it
+/// becomes a record as read.
 fn shortened(
     letter: &DeadLetter,
     partition: Partition,
@@ -218,7 +222,8 @@ mod tests {
 
     use super::*;
 
-    /// Writes a dead letter of 100,000 bytes of data into a topic that takes so much; what is told, and what is there.
+    /// Writes a dead letter of 100,000 bytes of data into a topic that takes so much; what is told,
+    /// and what is there.
     async fn written(topic_bytes_max: u32) -> (Result<Written, TooLarge>, Vec<DeadLetter>) {
         let log = MemoryLog::new(Arc::new(SystemClock), 1);
         let topic = TopicSpec {

@@ -1,17 +1,20 @@
 //! Deliver: a delivery waits in its endpoint's lane, is attempted, and is settled.
 //!
-//! All traffic of an endpoint comes through one partition and so has one owner, this process. The way of a delivery:
-//! 1. [`Deliver::admit`] decodes its record; [`partition`] drops a duplicate, and gives the rest to the [`lane`] of the endpoint.
+//! All traffic of an endpoint comes through one partition and so has one owner, this process. The
+//! way of a delivery:
+//! 1. [`Deliver::admit`] decodes its record; [`partition`] drops a duplicate, and gives the rest to
+//!    the [`lane`] of the endpoint.
 //! 2. [`dispatch`] has the lanes in line, tenant by tenant, and permits for the attempts.
 //! 3. [`attempt`] looks up, signs, sends, asks for the verdict, and writes what follows.
 //! 4. [`Deliver::attempt_ended`] gives the end back to the partition, which resolves the offset.
 //!
-//! A lane that cannot keep up goes behind (`lane/cover.rs`): a cursor in `endpoint-state` says where it goes on, and what does
-//! not fit into memory is read again from the log (`partition/catch_up.rs`) when there is room.
+//! A lane that cannot keep up goes behind (`lane/cover.rs`): a cursor in `endpoint-state` says
+//! where it goes on, and what does not fit into memory is read again from the log
+//! (`partition/catch_up.rs`) when there is room.
 //!
-//! The partition and what is in it have the rules and know no runtime. This file does what they ask for: attempts, reads and
-//! writes, each a task, and time. Nothing of a partition's state outlives its assignment: what the next owner must know
-//! is in the log.
+//! The partition and what is in it have the rules and know no runtime. This file does what they ask
+//! for: attempts, reads and writes, each a task, and time. Nothing of a partition's state outlives
+//! its assignment: what the next owner must know is in the log.
 
 mod attempt;
 mod dispatch;
@@ -110,7 +113,8 @@ struct Ends {
     gone: CancellationToken,
 }
 
-/// What a task ended with, and in which assignment of a partition it was begun. Results of an earlier assignment are ignored.
+/// What a task ended with, and in which assignment of a partition it was begun. Results of an
+/// earlier assignment are ignored.
 struct Finished {
     partition: PartitionNumber,
     generation: Generation,
@@ -130,7 +134,8 @@ enum TaskResult {
     Nothing,
 }
 
-/// Runs the stage until told to stop. `context` is made anew, with a producer of its own, each time the stage starts.
+/// Runs the stage until told to stop. `context` is made anew, with a producer of its own, each time
+/// the stage starts.
 pub async fn run<S: Sender>(
     stage: StageContext,
     context: impl Fn(Arc<dyn Producer>) -> DeliverContext<S>,
@@ -486,8 +491,9 @@ fn under(
         .filter(|owned| owned.generation == generation)
 }
 
-/// The delivery in a record. Its key finds it again when it is read a second time, so it must be that of its endpoint. It goes
-/// on from where whoever appended it was in the trace, if they said so.
+/// The delivery in a record. Its key finds it again when it is read a second time, so it must be
+/// that of its endpoint. It goes on from where whoever appended it was in the trace, if they said
+/// so.
 fn decode(record: &Record) -> Result<Delivery, InvalidRecord> {
     let mut delivery = Delivery::decode(record.value.as_deref().unwrap_or_default())?;
     if record.key.as_ref() != delivery.endpoint.as_str().as_bytes() {
@@ -521,7 +527,8 @@ fn next_in_place(attempt: &Attempt, step: &Step, failed_at_ms: Option<i64>) -> O
 impl<S: Sender> Stage for Deliver<S> {
     const TOPIC: &'static str = DELIVERIES;
     const GROUP: &'static str = GROUP_DELIVER;
-    /// Settlements are written behind an answer that took longer, so batching them costs nobody anything.
+    /// Settlements are written behind an answer that took longer, so batching them costs nobody
+    /// anything.
     const LINGER: Duration = Duration::from_millis(5);
 
     type Prepared = TakenOver;

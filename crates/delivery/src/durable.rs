@@ -1,7 +1,7 @@
 //! Appends that are repeated until the log has them.
 //!
-//! Repeating is harmless: every record that goes through here is named by its work and attempt, and whoever reads a
-//! second copy drops it.
+//! Repeating is harmless: every record that goes through here is named by its work and attempt, and
+//! whoever reads a second copy drops it.
 //!
 //! Each append is a span of its trace, and the record's headers carry it on.
 
@@ -20,7 +20,8 @@ const BACKOFF: Backoff = Backoff {
     longest: Duration::from_secs(1),
 };
 
-/// An append that waits until the producer's queue has room. If nothing later is appended before it, order holds.
+/// An append that waits until the producer's queue has room. If nothing later is appended before
+/// it, order holds.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     topic: &'static str,
@@ -41,7 +42,8 @@ impl Waiting {
         }
     }
 
-    /// Starts the append. None if the queue is full; then it may have room after [`QUEUE_FULL_PAUSE`].
+    /// Starts the append. None if the queue is full; then it may have room after
+    /// [`QUEUE_FULL_PAUSE`].
     pub(crate) fn start(&self, producer: &dyn Producer) -> Option<Append> {
         let append = || producer.append(self.topic, self.target, self.record.clone());
         let mut append = self.span.in_scope(append);

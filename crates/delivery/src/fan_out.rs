@@ -1,10 +1,11 @@
 //! Fan-out: an event becomes one delivery for each endpoint that wants it.
 //!
-//! Events are taken in order, one after the other: wait for the registry position the event was accepted at, match the
-//! tenant's endpoints, append one delivery each and, when those are acknowledged, the route that says who was matched.
-//! The appends of many events are under way at once; an event's offset is resolved when all of its appends are
-//! acknowledged. If one is not, the stage starts again from its commit and repeats everything after it in order; the
-//! copies that had landed are dropped by deliver.
+//! Events are taken in order, one after the other: wait for the registry position the event was
+//! accepted at, match the tenant's endpoints, append one delivery each and, when those are
+//! acknowledged, the route that says who was matched. The appends of many events are under way at
+//! once; an event's offset is resolved when all of its appends are acknowledged. If one is not, the
+//! stage starts again from its commit and repeats everything after it in order; the copies that had
+//! landed are dropped by deliver.
 
 mod rebuild;
 mod repeats;
@@ -81,7 +82,8 @@ struct FanOut {
     view: CurrentView,
     fingerprints: Fingerprints,
     repeats: RepeatWindows,
-    /// Records whose turn has not come, in order. They fit the group's prefetch: no more is taken while there are any.
+    /// Records whose turn has not come, in order. They fit the group's prefetch: no more is taken
+    /// while there are any.
     waiting: VecDeque<Taken>,
     head: Option<Head>,
     routed: FuturesUnordered<Routed>,
@@ -259,7 +261,8 @@ impl FanOut {
         Some(Routing::new(unjudged, route, matched))
     }
 
-    /// What was refused is not remembered: it may come again when nothing is wrong with it any more.
+    /// What was refused is not remembered: it may come again when nothing is wrong with it any
+    /// more.
     fn remember(&mut self, fingerprint: Fingerprint, record: &Record) {
         if let Some(seen) = self.repeats.get_mut(&record.partition) {
             seen.remember(fingerprint, record.offset, record.timestamp_ms);
@@ -282,9 +285,9 @@ impl FanOut {
         }
     }
 
-    /// Waits, beside everything else, until an event's deliveries are acknowledged, and only then appends its route, so
-    /// that a route never names an endpoint that got nothing. A delivery too large for its topic makes the event a
-    /// dead letter.
+    /// Waits, beside everything else, until an event's deliveries are acknowledged, and only then
+    /// appends its route, so that a route never names an endpoint that got nothing. A delivery too
+    /// large for its topic makes the event a dead letter.
     fn track(&mut self, routing: Routing) {
         let producer = self.producer.clone();
         let context = self.context.clone();
@@ -355,7 +358,8 @@ impl FanOut {
     }
 }
 
-/// Why an event goes to nobody although it can be read, as HTTP would have refused it. The view must be as new as the event.
+/// Why an event goes to nobody although it can be read, as HTTP would have refused it. The view
+/// must be as new as the event.
 fn refusal(registry: &Registry, event: &Event, record: &Record) -> Option<(Reason, String)> {
     if registry.tenant(&event.tenant).is_none() {
         let detail = format!("there is no tenant {}", event.tenant);

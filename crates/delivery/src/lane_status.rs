@@ -1,4 +1,5 @@
-//! What the owner of a lane knows of it, and questions about it that somebody asks while the stage runs.
+//! What the owner of a lane knows of it, and questions about it that somebody asks while the stage
+//! runs.
 
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ pub struct LaneStatus {
     pub partition: Partition,
     /// Deliveries that wait in memory.
     pub queued: usize,
-    /// Ordering keys that are held back by a delivery that failed, or have more deliveries than fit into memory.
+    /// Ordering keys that are held back by a delivery that failed, or have more deliveries than fit
+    /// into memory.
     pub blocked_keys: usize,
     /// Attempts under way.
     pub in_flight: usize,
@@ -30,7 +32,8 @@ pub struct LaneStatus {
     pub latency_ms: Option<u32>,
     /// `closed`, `open` or `half_open`.
     pub breaker: &'static str,
-    /// When it is probed next, where its breaker is open, Unix milliseconds as every time here; told as RFC 3339.
+    /// When it is probed next, where its breaker is open, Unix milliseconds as every time here;
+    /// told as RFC 3339.
     #[serde(rename = "next_probe_at", serialize_with = "as_rfc3339")]
     pub next_probe_at_ms: Option<i64>,
     /// It is paused or disabled, which whoever asks knows.
@@ -42,16 +45,17 @@ pub struct LaneStatus {
     /// Since when the lane is behind.
     #[serde(rename = "behind_since", serialize_with = "as_rfc3339")]
     pub behind_since_ms: Option<i64>,
-    /// Offsets between where its unsettled deliveries begin and the end of what was read; an upper bound for how many
-    /// deliveries it is behind by, since other endpoints' lie between.
+    /// Offsets between where its unsettled deliveries begin and the end of what was read; an upper
+    /// bound for how many deliveries it is behind by, since other endpoints' lie between.
     pub behind_by_offsets: Option<Offset>,
     /// The lowest offset that is not settled.
     pub lowest_unsettled: Offset,
-    /// When it may start its next attempt, of what waits in memory or of a blocked ordering key, where that is a matter of time.
-    /// Other retries wait elsewhere.
+    /// When it may start its next attempt, of what waits in memory or of a blocked ordering key,
+    /// where that is a matter of time. Other retries wait elsewhere.
     #[serde(rename = "next_attempt_at", serialize_with = "as_rfc3339")]
     pub next_attempt_at_ms: Option<i64>,
-    /// What keeps everything from being sent to it that is neither its own fault nor anybody's wish, for people.
+    /// What keeps everything from being sent to it that is neither its own fault nor anybody's
+    /// wish, for people.
     pub obstacles: Vec<String>,
 }
 
@@ -76,7 +80,8 @@ pub fn lane_questions() -> (LaneQuestions, LaneAnswers) {
 }
 
 impl LaneQuestions {
-    /// What is known of the endpoint's lane; `None` if it has none here, or the stage does not answer within a second.
+    /// What is known of the endpoint's lane; `None` if it has none here, or the stage does not
+    /// answer within a second.
     pub async fn ask(&self, endpoint: EndpointId) -> Option<LaneStatus> {
         let (sender, answer) = oneshot::channel();
         self.0.try_send((endpoint, sender)).ok()?;

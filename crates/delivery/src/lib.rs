@@ -6,9 +6,10 @@
 //! - [`deliver`]: a delivery waits in its endpoint's lane, is attempted, and is settled.
 //! - [`scheduler`]: a retry waits until it is due and returns to `deliveries`.
 //!
-//! What follows from an attempt is decided in [`postrider_model::verdict::judge`] and carried out in
-//! `deliver/attempt/settle.rs`. The stages take log, registry, sender and clock from outside and measure intervals with
-//! tokio's clock, so that a single-threaded runtime with paused time runs them as a simulation.
+//! What follows from an attempt is decided in [`postrider_model::verdict::judge`] and carried out
+//! in `deliver/attempt/settle.rs`. The stages take log, registry, sender and clock from outside and
+//! measure intervals with tokio's clock, so that a single-threaded runtime with paused time runs
+//! them as a simulation.
 
 pub mod config;
 pub mod deliver;

@@ -91,8 +91,8 @@ impl DeliveryMetrics {
         })
     }
 
-    /// Shows the counters of a stage before there is anything to count: a rise from nothing to one is no rise to
-    /// Prometheus.
+    /// Shows the counters of a stage before there is anything to count: a rise from nothing to one
+    /// is no rise to Prometheus.
     pub(crate) fn begin_at_zero(&self, stage: &str, topic: &str) {
         self.stage_restarts.with_label_values(&[stage]);
         self.records_lost.with_label_values(&[topic]);

@@ -1,14 +1,16 @@
 //! Whether a log is still the one that was read.
 //!
-//! An offset names a record only as long as the log keeps its past. A topic that is deleted and created again, an
-//! unclean election, a tail lost in a power cut: then the same offsets are given to other records, and a group that
-//! goes on at its commit skips what is new below it. So a commit names records that were read (`commit_note.rs`), and
-//! here is looked whether the log still has them: before a partition begins, every few seconds while it is owned, and
-//! by `postrider recover`. All three ask the same question and so give the same answer.
+//! An offset names a record only as long as the log keeps its past. A topic that is deleted and
+//! created again, an unclean election, a tail lost in a power cut: then the same offsets are given
+//! to other records, and a group that goes on at its commit skips what is new below it. So a commit
+//! names records that were read (`commit_note.rs`), and here is looked whether the log still has
+//! them: before a partition begins, every few seconds while it is owned, and by
+//! `postrider recover`. All three ask the same question and so give the same answer.
 //!
-//! Two records are named, since one that was read after the change proves nothing. `last` is the last one below the
-//! committed offset. `verified` was read before it, and was found in the log after `last` had been read: by that chain
-//! every commit reaches back into one past. If both are there, so is everything between them.
+//! Two records are named, since one that was read after the change proves nothing. `last` is the
+//! last one below the committed offset. `verified` was read before it, and was found in the log
+//! after `last` had been read: by that chain every commit reaches back into one past. If both are
+//! there, so is everything between them.
 
 use std::time::Duration;
 
@@ -38,8 +40,8 @@ pub(crate) async fn contradiction(
     marks: impl IntoIterator<Item = Mark>,
 ) -> Result<Option<Contradiction>, LogError> {
     for mark in marks {
-        // The log's times do not fall, so what took the place of a record is later, and so is everything after it. This
-        // question reads no record and nearly always does.
+        // The log's times do not fall, so what took the place of a record is later, and so is
+        // everything after it. This question reads no record and nearly always does.
         let after = mark.appended_at_ms.saturating_add(1);
         let later = log.offset_for_time(topic, partition, after).await?;
         if later <= mark.offset

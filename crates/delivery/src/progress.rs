@@ -30,7 +30,8 @@ struct Owned {
 struct Read {
     /// The last one below the offset to commit.
     last: Option<Mark>,
-    /// The first one that was read, or one that was `last` once and was found in the log after a later one was read.
+    /// The first one that was read, or one that was `last` once and was found in the log after a
+    /// later one was read.
     verified: Option<Mark>,
     /// Those from there on.
     ahead: VecDeque<Mark>,
@@ -67,7 +68,8 @@ pub(crate) struct Resolved {
     pub(crate) offset: Offset,
 }
 
-/// A record that was read, to be found in the log again, and a later one that was read before it was looked for.
+/// A record that was read, to be found in the log again, and a later one that was read before it
+/// was looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ToVerify {
     pub(crate) partition: Partition,
@@ -77,7 +79,8 @@ pub(crate) struct ToVerify {
 }
 
 impl Progress {
-    /// Takes a partition over, to be read from this offset on. `last` is a record below it that the log has.
+    /// Takes a partition over, to be read from this offset on. `last` is a record below it that the
+    /// log has.
     pub(crate) fn assign(&mut self, assignment: &Assignment, from: Offset, last: Option<Mark>) {
         let owned = Owned {
             generation: assignment.generation,
@@ -105,8 +108,8 @@ impl Progress {
         self.owned.get(&partition).map(|owned| owned.generation)
     }
 
-    /// Notes that a record was read; from now on its offset holds the commit until it is resolved. False: the offset
-    /// was read before under this assignment, and nothing is to be done.
+    /// Notes that a record was read; from now on its offset holds the commit until it is resolved.
+    /// False: the offset was read before under this assignment, and nothing is to be done.
     pub(crate) fn begin(&mut self, record: &Record) -> bool {
         let Some(owned) = self.owned.get_mut(&record.partition) else {
             return false;
@@ -134,8 +137,8 @@ impl Progress {
         }
     }
 
-    /// The commits to make: of partitions that moved, and of those whose last commit is older than `idle_interval`,
-    /// since commits renew the lease.
+    /// The commits to make: of partitions that moved, and of those whose last commit is older than
+    /// `idle_interval`, since commits renew the lease.
     pub(crate) fn due(
         &mut self,
         only: Option<&[Partition]>,
@@ -176,8 +179,8 @@ impl Progress {
             .collect()
     }
 
-    /// What is to be found in the log again, for every partition: the record that was found last, and the one that may be
-    /// told to be found when that is still there.
+    /// What is to be found in the log again, for every partition: the record that was found last,
+    /// and the one that may be told to be found when that is still there.
     pub(crate) fn to_verify(&self) -> Vec<ToVerify> {
         let owned = self.owned.iter();
         let to_verify = owned.filter_map(|(&partition, owned)| {
@@ -200,7 +203,8 @@ impl Progress {
         }
     }
 
-    /// Notes that the log may have lost the last commit. False: one that is made again would name no record that was read.
+    /// Notes that the log may have lost the last commit. False: one that is made again would name
+    /// no record that was read.
     pub(crate) fn commit_again(&mut self, partition: Partition) -> bool {
         let Some(owned) = self.owned.get_mut(&partition) else {
             return false;
@@ -224,8 +228,8 @@ impl Progress {
     }
 }
 
-/// Whether this process may still act as an owner: its last successful commit is young enough. A process that was
-/// frozen or cut off finds its lease expired before it sends anything.
+/// Whether this process may still act as an owner: its last successful commit is young enough. A
+/// process that was frozen or cut off finds its lease expired before it sends anything.
 #[derive(Debug, Clone)]
 pub(crate) struct Lease {
     base: Instant,

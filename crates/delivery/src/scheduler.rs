@@ -1,13 +1,14 @@
 //! The scheduler: a retry waits until it is due and returns to `deliveries`.
 //!
-//! Each partition of `retry` is a delay: its records become ready in order, one delay after they were appended, so
-//! only the head is waited for. A ready record that is due soon spends the rest in a timer; one that is not goes to
-//! the longest delay that still fits. What comes out returns through the same door as a first try, at a bounded pace
-//! (`outlet.rs`). A retry is never early: it leaves when its due time has passed, whatever the delays say.
+//! Each partition of `retry` is a delay: its records become ready in order, one delay after they
+//! were appended, so only the head is waited for. A ready record that is due soon spends the rest
+//! in a timer; one that is not goes to the longest delay that still fits. What comes out returns
+//! through the same door as a first try, at a bounded pace (`outlet.rs`). A retry is never early:
+//! it leaves when its due time has passed, whatever the delays say.
 //!
-//! What is in memory is bounded. When half of it is taken, nothing more is taken into the timer; when all of it is, next
-//! to nothing into the lines, and partitions pause. What does not fit waits in the log, at the cost of a write, so
-//! nothing that is due stands behind what is not.
+//! What is in memory is bounded. When half of it is taken, nothing more is taken into the timer;
+//! when all of it is, next to nothing into the lines, and partitions pause. What does not fit waits
+//! in the log, at the cost of a write, so nothing that is due stands behind what is not.
 
 mod moves;
 mod outlet;
@@ -39,7 +40,8 @@ use crate::stage::{Preparation, Stage, StageContext, StageError, run_stage};
 use outlet::{Outlet, Postponed};
 use timer::{Place, Timer, Waiting, place};
 
-/// A head that waits longer than this has its partition paused, so that long delays do not fill the prefetch.
+/// A head that waits longer than this has its partition paused, so that long delays do not fill the
+/// prefetch.
 const PAUSE_FROM_MS: i64 = 1_000;
 /// Records of one partition that wait in memory although their partition is paused.
 const PAUSE_FROM_RECORDS: usize = 1_000;
@@ -346,7 +348,8 @@ impl Scheduler {
     }
 }
 
-/// The span of moving a retry on. It begins when the record leaves, not when it was read: a wait of hours holds no span.
+/// The span of moving a retry on. It begins when the record leaves, not when it was read: a wait of
+/// hours holds no span.
 fn span_of(record: &Record) -> Span {
     let span = telemetry::processing(RETRY, record.partition, record.offset);
     if span.is_disabled() || telemetry::follow(&span, &record.headers) {

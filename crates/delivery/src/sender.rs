@@ -66,14 +66,16 @@ impl WebhookResponse {
     }
 }
 
-/// Whether a webhook may still leave. Names are resolved and connections made before a request is written, which may take
-/// seconds, and a process may be frozen meanwhile: this is asked when the bytes are about to go.
+/// Whether a webhook may still leave. Names are resolved and connections made before a request is
+/// written, which may take seconds, and a process may be frozen meanwhile: this is asked when the
+/// bytes are about to go.
 pub type MayLeave = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// Sends webhooks. It never fails: whatever happens is an outcome. Dropping the future gives the request up.
+/// Sends webhooks. It never fails: whatever happens is an outcome. Dropping the future gives the
+/// request up.
 pub trait Sender: Debug + Send + Sync + 'static {
-    /// Sends one webhook, or `None` if it did not leave: it might not any more, or this process lacked what it takes to connect.
-    /// Then the receiver has got no body.
+    /// Sends one webhook, or `None` if it did not leave: it might not any more, or this process
+    /// lacked what it takes to connect. Then the receiver has got no body.
     fn send(
         &self,
         request: WebhookRequest,

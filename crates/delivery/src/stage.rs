@@ -1,16 +1,19 @@
-//! The loop that every stage runs: own partitions, take records, resolve offsets, commit, hand over.
+//! The loop that every stage runs: own partitions, take records, resolve offsets, commit, hand
+//! over.
 //!
-//! A stage is a group over one topic and a [`Stage`] that knows what to do with a record. The loop here keeps the
-//! promises that are the same for all: an offset is committed only when the stage resolved everything up to it,
-//! nothing is committed after a partition left, and a revoked partition or a stopping process drains first.
+//! A stage is a group over one topic and a [`Stage`] that knows what to do with a record. The loop
+//! here keeps the promises that are the same for all: an offset is committed only when the stage
+//! resolved everything up to it, nothing is committed after a partition left, and a revoked
+//! partition or a stopping process drains first.
 //!
-//! A stage that fails is closed and started again from what it committed; whatever it had appended since then is
-//! appended again and dropped by whoever reads the copy.
+//! A stage that fails is closed and started again from what it committed; whatever it had appended
+//! since then is appended again and dropped by whoever reads the copy.
 //!
-//! The loop itself waits for nothing without a bound, so that it hears of a revoke or a stop whatever is away: a stage
-//! takes a record without waiting, and what it has to wait for it waits for in [`Stage::progress`]; a partition is
-//! prepared beside everything else, and given up by dropping that; and while a stage has no room for records, the group
-//! still tells what happens to its partitions.
+//! The loop itself waits for nothing without a bound, so that it hears of a revoke or a stop
+//! whatever is away: a stage takes a record without waiting, and what it has to wait for it waits
+//! for in [`Stage::progress`]; a partition is prepared beside everything else, and given up by
+//! dropping that; and while a stage has no room for records, the group still tells what happens to
+//! its partitions.
 
 mod begins;
 mod checking;
@@ -75,9 +78,9 @@ pub enum StageError {
 
 /// What a stage does with the records of its topic.
 ///
-/// The loop calls it from one task, and nothing here waits but [`Stage::progress`] and what [`Stage::prepare`] answers.
-/// Everything it starts for a record is named by partition, generation and offset, so that what finishes after the
-/// partition left says nothing.
+/// The loop calls it from one task, and nothing here waits but [`Stage::progress`] and what
+/// [`Stage::prepare`] answers. Everything it starts for a record is named by partition, generation
+/// and offset, so that what finishes after the partition left says nothing.
 pub(crate) trait Stage: Send {
     /// The topic it reads.
     const TOPIC: &'static str;
@@ -89,7 +92,8 @@ pub(crate) trait Stage: Send {
     /// What it must know of a partition before its first record.
     type Prepared: Send + 'static;
 
-    /// Looks up what must be known of a new partition that is read from this offset on. Dropped when it leaves meanwhile.
+    /// Looks up what must be known of a new partition that is read from this offset on. Dropped
+    /// when it leaves meanwhile.
     fn prepare(&self, assignment: &Assignment, from: Offset) -> Preparation<Self::Prepared>;
     /// The partition is prepared; from now on its records may come.
     fn begin(&mut self, assignment: &Assignment, prepared: Self::Prepared);
@@ -132,15 +136,16 @@ pub struct StageContext {
     pub log: Arc<dyn Log>,
     /// Limits.
     pub config: StageConfig,
-    /// How long after its last successful commit a stage may act; shorter than the group's session timeout.
+    /// How long after its last successful commit a stage may act; shorter than the group's session
+    /// timeout.
     pub lease_term: Duration,
     /// Counters.
     pub metrics: DeliveryMetrics,
 }
 
 impl StageContext {
-    /// A producer for one life of a stage. It waits for acknowledgements as long as the log needs: an append that is
-    /// given up would break the order of those behind it.
+    /// A producer for one life of a stage. It waits for acknowledgements as long as the log needs:
+    /// an append that is given up would break the order of those behind it.
     async fn producer<S: Stage>(&self) -> Result<Arc<dyn Producer>, LogError> {
         let options = ProducerOptions {
             name: S::GROUP,
@@ -152,8 +157,9 @@ impl StageContext {
     }
 }
 
-/// Runs a stage until it is told to stop, starting it again whenever it fails. `make` builds it anew each time, with a
-/// producer of its own and the lease it must hold before it acts on the world.
+/// Runs a stage until it is told to stop, starting it again whenever it fails. `make` builds it
+/// anew each time, with a producer of its own and the lease it must hold before it acts on the
+/// world.
 pub(crate) async fn run_stage<S: Stage>(
     context: &StageContext,
     stop: CancellationToken,
@@ -376,7 +382,8 @@ impl<S: Stage> Runner<'_, S> {
     fn prepare(&mut self, assignments: Vec<Assignment>, pause: Duration) {
         let past = Arc::new(TopicPast::default());
         for assignment in assignments {
-            // Where it begins if the log is still the one that was committed in, which is looked at first.
+            // Where it begins if the log is still the one that was committed in, which is looked at
+            // first.
             let from = Standing::of(
                 assignment
                     .committed
@@ -404,8 +411,8 @@ impl<S: Stage> Runner<'_, S> {
         }
     }
 
-    /// Begins to read a partition, if its commit says where. One of which the log does not answer holds no other up: it
-    /// is asked again.
+    /// Begins to read a partition, if its commit says where. One of which the log does not answer
+    /// holds no other up: it is asked again.
     fn examined(
         &mut self,
         assignment: Assignment,
@@ -434,8 +441,9 @@ impl<S: Stage> Runner<'_, S> {
         Ok(())
     }
 
-    /// Commits that the partition's topic was made again, as [`crate::standing::found`] does for a group without members: once
-    /// other partitions go on, nobody could tell any more. If that fails, the next owner tells it again.
+    /// Commits that the partition's topic was made again, as [`crate::standing::found`] does for a
+    /// group without members: once other partitions go on, nobody could tell any more. If that
+    /// fails, the next owner tells it again.
     fn note_made_again(&mut self, partition: Partition, generation: Generation) {
         drop(self.group.commit(vec![Commit {
             partition,
@@ -471,9 +479,9 @@ impl<S: Stage> Runner<'_, S> {
         }
     }
 
-    /// What is known of a partition is of another log. What was read of it is committed once more, since a commit goes with
-    /// a topic that is deleted, and with everything that may be in memory of it the stage starts again, to find it stopped
-    /// by what the commit says.
+    /// What is known of a partition is of another log. What was read of it is committed once more,
+    /// since a commit goes with a topic that is deleted, and with everything that may be in memory
+    /// of it the stage starts again, to find it stopped by what the commit says.
     fn diverge(&mut self, partition: Partition, cause: Standing) {
         tracing::error!(
             stage = S::GROUP,
@@ -639,8 +647,8 @@ impl<S: Stage> Runner<'_, S> {
         self.stopping = Some(Handover::new(partitions, drain));
     }
 
-    /// Commits what is resolved before partitions leave. If it fails, the next owner repeats what was settled since
-    /// the last commit, and drops it by its settlements.
+    /// Commits what is resolved before partitions leave. If it fails, the next owner repeats what
+    /// was settled since the last commit, and drops it by its settlements.
     async fn commit_finally(&mut self, partitions: &[Partition]) {
         self.settle_pending_commit().await;
         self.send_commits(Some(partitions), Duration::MAX);

@@ -1,17 +1,19 @@
 //! Where a stage goes on in a partition, and who says so when the log cannot.
 //!
-//! A group is *founded*: when its topic is created, the beginning is committed for every partition ([`found`]). From
-//! then on each partition has a commit for as long as the installation lives, since idle owners commit too. One that is
-//! missing was lost: with a broker's state, by a failover without offsets, by its expiry while nothing ran. Then nobody
-//! knows what was done. To go on at the end would skip what was not, to go on at the start would do a week again, so
-//! the partition is stopped (`stopped.rs`) until an operator decides. The same goes for a commit beyond the end, since the
-//! log lost records, and for one in a log that is another than it was (`past.rs`).
+//! A group is *founded*: when its topic is created, the beginning is committed for every partition
+//! ([`found`]). From then on each partition has a commit for as long as the installation lives,
+//! since idle owners commit too. One that is missing was lost: with a broker's state, by a failover
+//! without offsets, by its expiry while nothing ran. Then nobody knows what was done. To go on at
+//! the end would skip what was not, to go on at the start would do a week again, so the partition
+//! is stopped (`stopped.rs`) until an operator decides. The same goes for a commit beyond the end,
+//! since the log lost records, and for one in a log that is another than it was (`past.rs`).
 //!
-//! A decision is a commit from outside. Kafka takes one for a group without members only, and other partitions of the
-//! group go on meanwhile; so for a group at work the decision is left where its members look for it, with a group of
-//! its own that nobody joins: `<group>-decisions`. The owner of the stopped partition finds it, goes on there and
-//! commits. A decision counts only if it came while the partition was stopped: one from an earlier time says nothing
-//! about this one. [`decide`] makes it anew, with the next number, until it is taken.
+//! A decision is a commit from outside. Kafka takes one for a group without members only, and other
+//! partitions of the group go on meanwhile; so for a group at work the decision is left where its
+//! members look for it, with a group of its own that nobody joins: `<group>-decisions`. The owner
+//! of the stopped partition finds it, goes on there and commits. A decision counts only if it came
+//! while the partition was stopped: one from an earlier time says nothing about this one.
+//! [`decide`] makes it anew, with the next number, until it is taken.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
@@ -36,8 +38,9 @@ pub const GROUPS: [(&str, &str); 3] = [
     (GROUP_SCHEDULER, RETRY),
 ];
 
-/// How often a decision is made before it is given up, and how long each time it may take until it is taken. Who watches
-/// looks every 5 s; the first time may fall into a partition's way from one owner to another.
+/// How often a decision is made before it is given up, and how long each time it may take until it
+/// is taken. Who watches looks every 5 s; the first time may fall into a partition's way from one
+/// owner to another.
 const DECISIONS: u32 = 4;
 const TAKEN_WITHIN: Duration = Duration::from_secs(20);
 const TAKEN_POLL: Duration = Duration::from_millis(500);
@@ -45,18 +48,20 @@ const TAKEN_POLL: Duration = Duration::from_millis(500);
 /// Where a group goes on in a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// Here: at its commit, or later where retention took records; at the beginning of a partition that never held any.
+    /// Here: at its commit, or later where retention took records; at the beginning of a partition
+    /// that never held any.
     At(Offset),
     /// There is no commit, but there were records.
     NoCommit,
     /// The commit is beyond the end of the log, which has lost records.
     BeyondEnd(Offset),
-    /// The log is another than the one that was committed in: its topic was made again, or it lost records and grew since.
+    /// The log is another than the one that was committed in: its topic was made again, or it lost
+    /// records and grew since.
     Diverged(Contradiction),
     /// The topic was made again, and what it held is lost.
     MadeAgain,
-    /// The record at this offset of `endpoint-state`, which deliver had written before its commit, is gone, and with it
-    /// where lanes are that are behind.
+    /// The record at this offset of `endpoint-state`, which deliver had written before its commit,
+    /// is gone, and with it where lanes are that are behind.
     StatesLost(Offset),
 }
 
@@ -97,7 +102,8 @@ impl Display for Standing {
 }
 
 impl Standing {
-    /// Judges by what is committed and what the log holds. The bounds must not be older than the commit.
+    /// Judges by what is committed and what the log holds. The bounds must not be older than the
+    /// commit.
     #[must_use]
     pub fn of(committed: Option<Offset>, bounds: Bounds) -> Self {
         match committed {
@@ -115,8 +121,8 @@ impl Standing {
         !matches!(self, Self::At(_))
     }
 
-    /// A decision to go on at the offset, as a commit. Where records were lost, what other records say of offsets from there
-    /// on is void.
+    /// A decision to go on at the offset, as a commit. Where records were lost, what other records
+    /// say of offsets from there on is void.
     #[must_use]
     pub fn decided(self, offset: Offset) -> Committed {
         let metadata = match self {
@@ -137,7 +143,8 @@ pub(crate) struct TopicPast {
     was_there_before: OnceCell<Result<bool, LogError>>,
 }
 
-/// Where a group goes on in a partition, by what it committed, what the log holds and what was read of it.
+/// Where a group goes on in a partition, by what it committed, what the log holds and what was read
+/// of it.
 ///
 /// # Errors
 /// When the log cannot say.
@@ -157,7 +164,8 @@ pub(crate) async fn examine(
         let topic_was = past
             .was_there_before
             .get_or_init(|| was_there_before(log, topic));
-        // Attempts of a partition come from the deliveries of the same, which had a commit while they were there.
+        // Attempts of a partition come from the deliveries of the same, which had a commit while
+        // they were there.
         let was_there = topic_was.await.clone()?
             || topic == DELIVERIES && was_used(log, ATTEMPTS, partition).await?;
         return Ok(if was_there {
@@ -196,9 +204,9 @@ pub struct PartitionStanding {
 }
 
 impl PartitionStanding {
-    /// From where on everything is that may not have been done, as far as the commit tells: after the last record that was
-    /// read and is still there; where the lanes' states are lost, where the first of them was. If it tells nothing, from the
-    /// start.
+    /// From where on everything is that may not have been done, as far as the commit tells: after
+    /// the last record that was read and is still there; where the lanes' states are lost, where
+    /// the first of them was. If it tells nothing, from the start.
     ///
     /// # Errors
     /// When the log cannot say.
@@ -275,11 +283,12 @@ async fn standings_of(
     Ok(standings)
 }
 
-/// Founds the groups: commits the beginning for every partition whose topic was just `created`, whatever was committed in
-/// one of that name before, and for every partition without a commit that never held a record. Harmless when repeated.
+/// Founds the groups: commits the beginning for every partition whose topic was just `created`,
+/// whatever was committed in one of that name before, and for every partition without a commit that
+/// never held a record. Harmless when repeated.
 ///
-/// A topic that is created where others have a past was there before, and what it held is lost. Its partitions stay stopped
-/// until an operator decides; the answer names it.
+/// A topic that is created where others have a past was there before, and what it held is lost. Its
+/// partitions stay stopped until an operator decides; the answer names it.
 ///
 /// # Errors
 /// When the log cannot be used, or a group at work does not take it up.
@@ -308,8 +317,8 @@ pub async fn found(log: &dyn Log, created: &[String]) -> Result<Vec<&'static str
     Ok(made_again)
 }
 
-/// The first commits of partitions. Nothing is known of them, whatever other records say: nothing of them was settled before what
-/// `attempts` has by now.
+/// The first commits of partitions. Nothing is known of them, whatever other records say: nothing
+/// of them was settled before what `attempts` has by now.
 async fn beginnings(
     log: &dyn Log,
     group: &str,
@@ -349,7 +358,8 @@ async fn has_past(log: &dyn Log, created: &[String]) -> Result<bool, LogError> {
     Ok(false)
 }
 
-/// Whether a topic that has an empty partition without a commit was made again, of which Kafka forgets the commits as well.
+/// Whether a topic that has an empty partition without a commit was made again, of which Kafka
+/// forgets the commits as well.
 async fn was_there_before(log: &dyn Log, topic: &str) -> Result<bool, LogError> {
     let is_empty = log.all_bounds(topic).await?.iter().all(|one| one.end == 0);
     if !is_empty || !has_past(log, &[topic.to_owned()]).await? {
@@ -383,7 +393,8 @@ pub(crate) fn made_again() -> Committed {
     }
 }
 
-/// Notes in every partition that the topic was made again. A group at work has seen that itself, and takes no commits.
+/// Notes in every partition that the topic was made again. A group at work has seen that itself,
+/// and takes no commits.
 async fn stop_at_beginning(log: &dyn Log, group: &str, topic: &str) -> Result<(), LogError> {
     let partitions = 0..log.partition_count(topic).await?;
     let stops: Vec<_> = partitions.map(|one| (one, made_again())).collect();
@@ -393,8 +404,9 @@ async fn stop_at_beginning(log: &dyn Log, group: &str, topic: &str) -> Result<()
     }
 }
 
-/// Decides where a group goes on in partitions of which its commits do not say, and waits until it is committed. Those that
-/// have a proper commit by then are left alone. [`Standing::decided`] makes the commits.
+/// Decides where a group goes on in partitions of which its commits do not say, and waits until it
+/// is committed. Those that have a proper commit by then are left alone. [`Standing::decided`]
+/// makes the commits.
 ///
 /// # Errors
 /// When the log cannot be used, or a group at work does not take the decision.

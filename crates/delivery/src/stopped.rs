@@ -1,4 +1,5 @@
-//! Partitions that are stopped until an operator decides where they go on; `standing.rs` says why and how.
+//! Partitions that are stopped until an operator decides where they go on; `standing.rs` says why
+//! and how.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -15,7 +16,8 @@ use crate::standing::{Standing, decisions};
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 const ALARM_EVERY: Duration = Duration::from_secs(60);
 
-/// The stopped partitions of a stage. They stay assigned, but nothing is read or committed for them.
+/// The stopped partitions of a stage. They stay assigned, but nothing is read or committed for
+/// them.
 pub(crate) struct Stopped {
     log: Arc<dyn Log>,
     group: &'static str,
@@ -30,7 +32,8 @@ pub(crate) struct Stopped {
 struct Waiting {
     assignment: Assignment,
     standing: Standing,
-    /// The decision that was there when it was looked for first: an earlier one, which says nothing about this time.
+    /// The decision that was there when it was looked for first: an earlier one, which says nothing
+    /// about this time.
     earlier: Option<Option<Committed>>,
 }
 
@@ -88,8 +91,8 @@ impl Stopped {
         self.count();
     }
 
-    /// Waits until decisions were made, and gives the partitions with what was decided as their commit; for ever while
-    /// nothing is stopped. Cancel-safe.
+    /// Waits until decisions were made, and gives the partitions with what was decided as their
+    /// commit; for ever while nothing is stopped. Cancel-safe.
     pub(crate) async fn decided(&mut self) -> Vec<Assignment> {
         loop {
             if self.partitions.is_empty() {

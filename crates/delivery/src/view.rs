@@ -10,15 +10,16 @@ use tokio::time::{Instant, sleep};
 
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(5);
 const REFRESH_PAUSE: Duration = Duration::from_millis(200);
-/// A stamp beyond the registry's end proves a loss only if the end stays: right after it was elected, a leader of Kafka may
-/// name an end too low.
+/// A stamp beyond the registry's end proves a loss only if the end stays: right after it was
+/// elected, a leader of Kafka may name an end too low.
 const BEYOND_END_FOR: Duration = Duration::from_secs(10);
 
-/// Waits until the view is as new as a record's stamp, so that an endpoint created before an event was published is
-/// matched, and one deleted meanwhile is known to be.
+/// Waits until the view is as new as a record's stamp, so that an endpoint created before an event
+/// was published is matched, and one deleted meanwhile is known to be.
 ///
-/// A position past the end of this registry proves that it lost records, and is reported. One of another registry, or of
-/// none, proves nothing and holds nothing up. While the registry cannot be read, nothing is concluded and the record waits.
+/// A position past the end of this registry proves that it lost records, and is reported. One of
+/// another registry, or of none, proves nothing and holds nothing up. While the registry cannot be
+/// read, nothing is concluded and the record waits.
 pub(crate) async fn as_new_as(registry: &Registry, stamp: RegistryStamp) {
     let mut beyond = BeyondEnd::default();
     while let Some(position) = registry.position_of(stamp)
@@ -47,8 +48,9 @@ struct BeyondEnd {
 }
 
 impl BeyondEnd {
-    /// Whether it is known what to make of it. Where the registry has an identity it proves a loss, which is reported; where
-    /// it has none the position is somebody's mistake, and is taken as the end.
+    /// Whether it is known what to make of it. Where the registry has an identity it proves a loss,
+    /// which is reported; where it has none the position is somebody's mistake, and is taken as the
+    /// end.
     fn is_settled(&mut self, registry: &Registry, position: u64) -> bool {
         let here = registry.stamp();
         if here.registry_id == 0 {
@@ -75,7 +77,8 @@ impl BeyondEnd {
 pub(crate) enum Needed {
     /// Any that is at this position: ingest knew a view that far when it accepted the event.
     Position(u64),
-    /// One that has whatever was in the registry when the event was received, which is after the log got it.
+    /// One that has whatever was in the registry when the event was received, which is after the
+    /// log got it.
     AsReceived,
 }
 
@@ -92,8 +95,9 @@ impl Needed {
 
 /// A view, and which of the received records it is known to be newer than.
 ///
-/// Records are numbered as they are received. The view covers one when the registry was asked for its end after that and
-/// the view has come up to that end: then it has whatever was there when the log got the record.
+/// Records are numbered as they are received. The view covers one when the registry was asked for
+/// its end after that and the view has come up to that end: then it has whatever was there when the
+/// log got the record.
 pub(crate) struct CurrentView {
     registry: Registry,
     received: u64,
@@ -119,8 +123,8 @@ impl CurrentView {
         self.received
     }
 
-    /// Whether a record of this number may be judged: never while records of the registry are known to be lost, or it
-    /// might be matched with nobody.
+    /// Whether a record of this number may be judged: never while records of the registry are known
+    /// to be lost, or it might be matched with nobody.
     pub(crate) fn suffices(&mut self, needed: Needed, received: u64) -> bool {
         if self.registry.loss().is_some() || !self.registry.ready() {
             return false;
@@ -138,8 +142,9 @@ impl CurrentView {
             && self.registry.loss().is_none()
     }
 
-    /// Waits until the view covers what was received before this was called first. While the registry cannot be read, that
-    /// goes on. Cancel-safe: the next call goes on with the same question.
+    /// Waits until the view covers what was received before this was called first. While the
+    /// registry cannot be read, that goes on. Cancel-safe: the next call goes on with the same
+    /// question.
     pub(crate) async fn refreshed(&mut self) {
         let (covers, refreshing) = self.refreshing.get_or_insert_with(|| {
             let registry = self.registry.clone();

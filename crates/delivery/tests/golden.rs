@@ -1,5 +1,5 @@
-//! Records as a release wrote them are carried by this one, from the registry to the request; the bytes are those of
-//! `crates/model/tests/golden.rs`.
+//! Records as a release wrote them are carried by this one, from the registry to the request; the
+//! bytes are those of `crates/model/tests/golden.rs`.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Retries come back when they are due, once, and not all at once: the scheduler over the log in memory, on paused time.
+//! Retries come back when they are due, once, and not all at once: the scheduler over the log in
+//! memory, on paused time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

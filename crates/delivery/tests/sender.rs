@@ -1,4 +1,5 @@
-//! The sender against real sockets: what comes back for every way an exchange can end, and where it never connects.
+//! The sender against real sockets: what comes back for every way an exchange can end, and where it
+//! never connects.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -143,7 +144,8 @@ async fn writes_nothing_of_a_webhook_that_may_not_leave_once_it_is_connected() {
     let sender = sender(&["127.0.0.0/8"], &EgressConfig::default());
     let refused = sender.send(request(&server.url()), Arc::new(|| false));
     assert_eq!(refused.await, None);
-    // The server takes one connection after the other: when it answers, it has seen all of the first.
+    // The server takes one connection after the other: when it answers, it has seen all of the
+    // first.
     let allowed = send_with(&sender, request(&server.url())).await;
     assert_eq!(allowed.status(), Some(204));
     assert_eq!(server.connections.load(Ordering::SeqCst), 2);
@@ -184,7 +186,8 @@ async fn makes_no_connection_to_a_forbidden_address_however_it_is_written() {
     ] {
         let url = format!("http://{host}:{}/", server.port);
         let response = send_with(&strict, request(&url)).await;
-        // A name may come to have another address, and who is told of a refusal need not know which it has.
+        // A name may come to have another address, and who is told of a refusal need not know which
+        // it has.
         let outcome = match host {
             "localhost" => Outcome::Unanswered(Reason::AddressForbidden),
             _ => Outcome::Unsendable(Reason::AddressForbidden),
@@ -273,7 +276,8 @@ async fn tells_apart_why_there_was_no_answer() {
     assert_eq!(reason(&send(&broken.url()).await), Reason::Connect);
 }
 
-/// A listener that takes no more connections: what wants to connect is not answered, as if the network dropped it.
+/// A listener that takes no more connections: what wants to connect is not answered, as if the
+/// network dropped it.
 async fn full() -> (SocketAddr, (TcpListener, Vec<TcpStream>)) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();

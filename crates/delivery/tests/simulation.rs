@@ -1,10 +1,13 @@
-//! Runs the three stages over the adversarial memory log, a scripted network and paused time: one seed, one history.
+//! Runs the three stages over the adversarial memory log, a scripted network and paused time: one
+//! seed, one history.
 //!
-//! Workers are killed at any await, frozen and thawed, partitions are revoked and lost, appends and commits fail or
-//! meet an unknown fate, clocks are set, endpoints are slow, flaky, dead, lying or gone, and tenants change them while
-//! everything runs. An auditor that knows only the topics and what the network saw checks the promises all the while.
+//! Workers are killed at any await, frozen and thawed, partitions are revoked and lost, appends and
+//! commits fail or meet an unknown fate, clocks are set, endpoints are slow, flaky, dead, lying or
+//! gone, and tenants change them while everything runs. An auditor that knows only the topics and
+//! what the network saw checks the promises all the while.
 //!
-//! `SEEDS=1000` runs more, `THREADS=2` spreads them; a failure shows its seed and history, `SEED=…` runs that one.
+//! `SEEDS=1000` runs more, `THREADS=2` spreads them; a failure shows its seed and history, `SEED=…`
+//! runs that one.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 

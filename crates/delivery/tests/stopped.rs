@@ -1,7 +1,7 @@
 //! Partitions whose commits were lost: they are stopped, others go on, and an operator decides.
 //!
-//! The stage is the scheduler, as it needs the least; records that it cannot understand become dead letters, each once
-//! for each time it is read.
+//! The stage is the scheduler, as it needs the least; records that it cannot understand become dead
+//! letters, each once for each time it is read.
 
 #[path = "stopped/past.rs"]
 mod past;
@@ -162,7 +162,8 @@ async fn a_topic_that_is_made_again_beside_others_with_a_past_waits_for_a_decisi
     assert_eq!(world.stopped(), 0);
 }
 
-/// However much is settled before the first commit, whoever comes next must find all of it in `attempts`.
+/// However much is settled before the first commit, whoever comes next must find all of it in
+/// `attempts`.
 #[tokio::test(start_paused = true)]
 async fn a_founding_says_from_where_on_attempts_tell_what_is_settled() {
     let world = World::new().await;

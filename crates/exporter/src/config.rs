@@ -12,7 +12,8 @@ pub struct ExporterConfig {
     pub interval_ms: u64,
     /// Bytes read at once, at most.
     pub read_bytes_max: usize,
-    /// Bytes read in one gathering to find the oldest ready deliveries, at most; the next goes on from there.
+    /// Bytes read in one gathering to find the oldest ready deliveries, at most; the next goes on
+    /// from there.
     pub ready_bytes_max: usize,
     /// Retries whose due time is kept, at most; those beyond are estimated.
     pub retries_max: usize,

@@ -1,9 +1,9 @@
 //! Counts the records of a topic, each once, across restarts.
 //!
-//! The sums travel in the metadata of the commit, so offset and sums are one fact. They are shown only when the commit is
-//! acknowledged: what Prometheus has seen is always in the log, and a restart goes on from at least there. A commit of
-//! unknown fate changes nothing: if it landed, the next start knows more than was shown, which is the same as a restart
-//! after showing it.
+//! The sums travel in the metadata of the commit, so offset and sums are one fact. They are shown
+//! only when the commit is acknowledged: what Prometheus has seen is always in the log, and a
+//! restart goes on from at least there. A commit of unknown fate changes nothing: if it landed, the
+//! next start knows more than was shown, which is the same as a restart after showing it.
 
 use std::time::Duration;
 
@@ -51,7 +51,8 @@ pub(crate) struct Uncounted {
 }
 
 impl Counting {
-    /// Goes on from the commits. `look_from` names an earlier offset for partitions whose records are to be looked at again.
+    /// Goes on from the commits. `look_from` names an earlier offset for partitions whose records
+    /// are to be looked at again.
     pub(crate) async fn open(
         log: &dyn Log,
         topic: &'static str,
@@ -78,7 +79,8 @@ impl Counting {
         })
     }
 
-    /// Reads on until the end, or until the deadline. `look` sees every record, and whether it is counted for the first time.
+    /// Reads on until the end, or until the deadline. `look` sees every record, and whether it is
+    /// counted for the first time.
     pub(crate) async fn count(
         &mut self,
         log: &dyn Log,
@@ -126,8 +128,8 @@ impl Counting {
         });
         let commits: Vec<_> = (0..).zip(commits).collect();
         log.set_committed(GROUP, self.topic, &commits).await?;
-        // The first time, what is kept from before the exporter was there is counted, which is no increase: it is shown
-        // when it is complete.
+        // The first time, what is kept from before the exporter was there is counted, which is no
+        // increase: it is shown when it is complete.
         if self.committed.is_some() || self.is_caught_up() {
             self.committed = Some(sums);
         }

@@ -1,4 +1,5 @@
-//! What was counted from the records of a partition, and how it is written beside the offset up to which it was.
+//! What was counted from the records of a partition, and how it is written beside the offset up to
+//! which it was.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

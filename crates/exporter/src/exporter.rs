@@ -106,7 +106,8 @@ impl Exporter {
         })
     }
 
-    /// Gathers at every interval until told to stop. `gathered` is told whether the last time was a success.
+    /// Gathers at every interval until told to stop. `gathered` is told whether the last time was a
+    /// success.
     pub async fn run(mut self, stop: CancellationToken, gathered: impl Fn(bool)) {
         tokio::select! {
             biased;

@@ -1,4 +1,5 @@
-//! When the record at an offset was appended, by looking at it: once for each offset that is asked for again.
+//! When the record at an offset was appended, by looking at it: once for each offset that is asked
+//! for again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

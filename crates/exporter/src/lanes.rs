@@ -1,4 +1,5 @@
-//! What `endpoint-state` says of the lanes: which are behind, since when and from where, and which breakers are open.
+//! What `endpoint-state` says of the lanes: which are behind, since when and from where, and which
+//! breakers are open.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -96,7 +97,8 @@ struct States {
 }
 
 impl Lanes {
-    /// Reads on to the end. `committed` is what `deliver` has committed, by partition, and `deliveries` what it reads.
+    /// Reads on to the end. `committed` is what `deliver` has committed, by partition, and
+    /// `deliveries` what it reads.
     pub(crate) async fn follow(
         &mut self,
         log: &dyn Log,

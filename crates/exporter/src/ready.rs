@@ -1,4 +1,5 @@
-//! The oldest delivery of a partition that could be attempted now: where `deliver` has committed, or behind what cannot.
+//! The oldest delivery of a partition that could be attempted now: where `deliver` has committed,
+//! or behind what cannot.
 
 use std::collections::BTreeSet;
 
@@ -52,7 +53,8 @@ impl Search {
         }
     }
 
-    /// Notes that a record is settled. Beyond `at_most` the highest are forgotten: the search comes to the low ones first.
+    /// Notes that a record is settled. Beyond `at_most` the highest are forgotten: the search comes
+    /// to the low ones first.
     pub(crate) fn settled(&mut self, offset: Offset, at_most: usize) {
         if offset >= self.committed {
             self.settled.insert(offset);
@@ -71,7 +73,8 @@ impl Search {
         (!ends).then_some(self.next)
     }
 
-    /// Looks at a record; true when it is the one. `callable` tells whether the registry allows an endpoint to be called.
+    /// Looks at a record; true when it is the one. `callable` tells whether the registry allows an
+    /// endpoint to be called.
     pub(crate) fn look(&mut self, record: &Record, callable: impl Fn(&EndpointId) -> bool) -> bool {
         if self.oldest.is_none() {
             self.oldest = Some((self.committed, record.timestamp_ms));

@@ -1,8 +1,9 @@
 //! What waits in a delay of the retry topic, and when it is due.
 //!
-//! A record leaves its delay in the order in which it came, no earlier than the delay after it came, and is due no earlier
-//! than it leaves. So only the records that leave within the longest horizon can be due within it: their due times are
-//! read and kept, up to a limit; of what is beyond the limit, those count as due within a horizon that leave within it.
+//! A record leaves its delay in the order in which it came, no earlier than the delay after it
+//! came, and is due no earlier than it leaves. So only the records that leave within the longest
+//! horizon can be due within it: their due times are read and kept, up to a limit; of what is
+//! beyond the limit, those count as due within a horizon that leave within it.
 
 use std::collections::VecDeque;
 
@@ -92,8 +93,8 @@ impl Delay {
             .count()
     }
 
-    /// When the first that is not committed was appended, and when it is due. Others may have been released already, as
-    /// due times differ; this one has not.
+    /// When the first that is not committed was appended, and when it is due. Others may have been
+    /// released already, as due times differ; this one has not.
     pub(crate) fn head(&self) -> Option<(i64, i64)> {
         self.waiting
             .front()

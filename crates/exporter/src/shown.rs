@@ -36,7 +36,8 @@ impl Values {
         self.add(metric, Sample::labelled(labels, value));
     }
 
-    /// Adds what was counted. Every reason is there from the start, so that its first count is seen as an increase.
+    /// Adds what was counted. Every reason is there from the start, so that its first count is seen
+    /// as an increase.
     pub(crate) fn counted(&mut self, counts: &Counts) {
         let of = [
             (&RECORDED_ATTEMPTS, Series::AttemptFailed, Some("failed")),

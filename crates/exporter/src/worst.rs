@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, VecDeque};
 /// How far back it is counted, in slices.
 const SLICES: i64 = 5;
 const SLICE_MS: i64 = 60_000;
-/// Keys counted in a slice, at most. Whoever has more than one in so many of a slice's counts is among them for certain.
+/// Keys counted in a slice, at most. Whoever has more than one in so many of a slice's counts is
+/// among them for certain.
 const KEYS_MAX: usize = 1_000;
 
-/// Counts of the last five minutes by key. Where there are more keys than are kept, a count may be too low by what the
-/// dropped ones had, never too high; those with the most stay.
+/// Counts of the last five minutes by key. Where there are more keys than are kept, a count may be
+/// too low by what the dropped ones had, never too high; those with the most stay.
 #[derive(Debug)]
 pub(crate) struct Lately<K> {
     /// By number of the slice, the newest last.

@@ -63,7 +63,8 @@ async fn what_is_not_committed_is_not_shown() {
     assert_eq!(next.value(ATTEMPTED), Some(5.0));
 }
 
-/// What is shown after two failed attempts, the second of them the last, a redrive, and a delivery that was dropped.
+/// What is shown after two failed attempts, the second of them the last, a redrive, and a delivery
+/// that was dropped.
 const COUNTED: [(&str, f64); 11] = [
     (
         "postrider_recorded_attempts_total{outcome=\"failed\",reason=\"server_error\"}",

@@ -17,8 +17,9 @@ use crate::problem::Problem;
 use later::Later;
 use limit::{Limit, Taken};
 
-/// How long room is kept for a body that was announced. One that takes longer has room for what has come, so that those who
-/// announce much and send little keep nobody out; those who send get through even where there is much to do.
+/// How long room is kept for a body that was announced. One that takes longer has room for what has
+/// come, so that those who announce much and send little keep nobody out; those who send get
+/// through even where there is much to do.
 const ANNOUNCED_FOR: Duration = Duration::from_millis(500);
 
 /// Permits for events received and not yet acknowledged, by number and by bytes.

@@ -36,7 +36,8 @@ pub struct ApiContext {
     pub policy: AddressPolicy,
     /// Counters, those of [`Entrance::metrics`](crate::Entrance::metrics).
     pub metrics: IngestMetrics,
-    /// From when it is cancelled on, no event or delivery is appended: nobody would know where it belongs.
+    /// From when it is cancelled on, no event or delivery is appended: nobody would know where it
+    /// belongs.
     pub halt: CancellationToken,
 }
 

@@ -44,8 +44,8 @@ impl OperatorKey {
         Ok(Self { key, tag })
     }
 
-    /// Whether the request bears the key. How long it takes says nothing of the key: what is compared are tags, in
-    /// constant time.
+    /// Whether the request bears the key. How long it takes says nothing of the key: what is
+    /// compared are tags, in constant time.
     pub(crate) fn admits(&self, headers: &HeaderMap) -> bool {
         headers
             .get(header::AUTHORIZATION)

@@ -26,13 +26,15 @@ pub struct IngestConfig {
     pub body_bytes_max: usize,
     /// How long a body may take to arrive.
     pub body_timeout_ms: u64,
-    /// Events received and not yet acknowledged by the log. While this process or the log does not keep up, fewer.
+    /// Events received and not yet acknowledged by the log. While this process or the log does not
+    /// keep up, fewer.
     pub events_in_flight_max: usize,
     /// Bytes of their bodies.
     pub events_in_flight_bytes_max: usize,
     /// How long events may wait for the log, on average, until fewer are let in at a time.
     pub events_wait_max_ms: u64,
-    /// How many seconds later, at most, whoever is refused because there are too many is told to come again.
+    /// How many seconds later, at most, whoever is refused because there are too many is told to
+    /// come again.
     pub again_after_max_s: u32,
     /// How long the log may take to acknowledge an event before its fate counts as unknown.
     pub append_timeout_ms: u64,

@@ -1,5 +1,5 @@
-//! Dead letters, listed and shown: those of a tenant, and the records that could not be understood, which are the
-//! operator's.
+//! Dead letters, listed and shown: those of a tenant, and the records that could not be understood,
+//! which are the operator's.
 
 use axum::Json;
 use axum::extract::State;
@@ -63,7 +63,8 @@ pub(crate) fn delivery_of(letter: &DeadLetter) -> Option<&Delivery> {
     }
 }
 
-/// The dead letter of a record, if it is one of this tenant; without a tenant, if it is one of the operator.
+/// The dead letter of a record, if it is one of this tenant; without a tenant, if it is one of the
+/// operator.
 pub(crate) fn read(record: &Record, tenant: Option<&TenantId>) -> Option<DeadLetter> {
     let letter = DeadLetter::decode(record.value.as_ref()?).ok()?;
     let owner = delivery_of(&letter).map(|delivery| &delivery.event.tenant);
@@ -134,7 +135,8 @@ pub(crate) async fn show_raw(
     show_of(&api, None, &id, parameters).await
 }
 
-/// An id says nothing of when: everything kept is searched, newest first, as far as the budget goes.
+/// An id says nothing of when: everything kept is searched, newest first, as far as the budget
+/// goes.
 async fn show_of(
     api: &Shared,
     tenant: Option<&TenantId>,

@@ -1,4 +1,5 @@
-//! Endpoints: created, shown, patched, deleted, paused, disabled, their secrets rotated; one by one or imported.
+//! Endpoints: created, shown, patched, deleted, paused, disabled, their secrets rotated; one by one
+//! or imported.
 
 mod import;
 mod settings;
@@ -63,7 +64,8 @@ pub(crate) struct NewEndpoint {
     pub(crate) secret: SigningSecret,
 }
 
-/// Reads a new endpoint. A secret that is given is taken over, so that receivers of another system need no change.
+/// Reads a new endpoint. A secret that is given is taken over, so that receivers of another system
+/// need no change.
 pub(crate) fn read_new(
     api: &Shared,
     tenant: &TenantId,
@@ -177,8 +179,8 @@ pub(crate) async fn delete(
     }
 }
 
-/// `POST /v1/tenants/{tenant}/endpoints/{endpoint}/secret/rotate`: a new secret signs from now on, beside the one it
-/// replaces for as long as `overlap` (in seconds) says.
+/// `POST /v1/tenants/{tenant}/endpoints/{endpoint}/secret/rotate`: a new secret signs from now on,
+/// beside the one it replaces for as long as `overlap` (in seconds) says.
 pub(crate) async fn rotate_secret(
     State(api): ApiState,
     Segments((tenant, id)): Segments<(String, String)>,
@@ -240,9 +242,10 @@ struct Change {
     after: Versioned<Endpoint>,
 }
 
-/// Changes an endpoint on the version that was looked at. If somebody else changed it meanwhile and the caller did not
-/// insist on a version, the change is made again on theirs. That there is nothing to change is concluded from a fresh
-/// view only: an endpoint that somebody else has just enabled is not disabled yet.
+/// Changes an endpoint on the version that was looked at. If somebody else changed it meanwhile and
+/// the caller did not insist on a version, the change is made again on theirs. That there is
+/// nothing to change is concluded from a fresh view only: an endpoint that somebody else has just
+/// enabled is not disabled yet.
 async fn change(
     api: &Shared,
     tenant: &str,
@@ -279,7 +282,8 @@ async fn change(
     }
 }
 
-/// The endpoint of the path. It is said not to exist only after looking at a view that is as new as this request.
+/// The endpoint of the path. It is said not to exist only after looking at a view that is as new as
+/// this request.
 pub(crate) async fn find(
     api: &Shared,
     tenant: &str,
@@ -299,8 +303,8 @@ pub(crate) async fn find(
     }
 }
 
-/// The endpoint of the path at a version that `If-Match` allows, and whether the caller insists on that version. The
-/// caller may know a newer one than this process has seen.
+/// The endpoint of the path at a version that `If-Match` allows, and whether the caller insists on
+/// that version. The caller may know a newer one than this process has seen.
 async fn find_to_change(
     api: &Shared,
     tenant: &str,
@@ -333,7 +337,8 @@ fn if_match(headers: &HeaderMap, version: u64) -> Option<bool> {
     Some(tags.any(|tag| tag.trim() == "*" || tag.trim() == present))
 }
 
-/// Refuses an address that no webhook would ever reach. What a name resolves to is judged when it is dialled: names change.
+/// Refuses an address that no webhook would ever reach. What a name resolves to is judged when it
+/// is dialled: names change.
 fn judge(api: &Shared, url: &Url) -> Result<(), Problem> {
     let Some(Host::Address(address)) = Host::of(url) else {
         return Ok(());
@@ -354,8 +359,8 @@ fn answer(api: &Shared, endpoint: &Versioned<Endpoint>) -> Response {
     (with_etag(endpoint), Json(shown(api, endpoint))).into_response()
 }
 
-/// The endpoint with what its receiver needs to verify signatures by key pair: the public key of its newest secret. `null`: that is
-/// shared, or does not open.
+/// The endpoint with what its receiver needs to verify signatures by key pair: the public key of
+/// its newest secret. `null`: that is shared, or does not open.
 fn shown(api: &Shared, endpoint: &Versioned<Endpoint>) -> Value {
     let mut shown = view(endpoint);
     let opened = api

@@ -1,5 +1,5 @@
-//! What stands before the API: it lets nobody in without the operator key, and answers for as long as there is no log
-//! behind it.
+//! What stands before the API: it lets nobody in without the operator key, and answers for as long
+//! as there is no log behind it.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -83,8 +83,8 @@ impl Entrance {
         })
     }
 
-    /// Waits until the fate of every event taken so far is known, at most this long. For a stopping process, after its
-    /// server has drained.
+    /// Waits until the fate of every event taken so far is known, at most this long. For a stopping
+    /// process, after its server has drained.
     pub async fn flush(&self, at_most: Duration) {
         if let Some(opened) = self.opened.get() {
             opened.api.flush(at_most).await;
@@ -111,7 +111,8 @@ fn not_yet() -> Problem {
     LogError::Unavailable("it was not reached since this process began".to_owned()).into()
 }
 
-/// What surrounds every request: its span, the check of the operator key, the body of a problem, the metrics.
+/// What surrounds every request: its span, the check of the operator key, the body of a problem,
+/// the metrics.
 async fn surround(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     let metrics = &guard.metrics;
     let _in_flight = Raised::by(&metrics.requests_in_flight, 1);

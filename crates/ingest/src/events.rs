@@ -1,4 +1,5 @@
-//! Publishing: an event is taken apart, checked, appended, and accepted only when the log has it durably.
+//! Publishing: an event is taken apart, checked, appended, and accepted only when the log has it
+//! durably.
 
 mod input;
 

@@ -1,4 +1,5 @@
-//! Taking a JSON object apart field by field, so that every wrong one is named, and all of them at once.
+//! Taking a JSON object apart field by field, so that every wrong one is named, and all of them at
+//! once.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,7 +22,8 @@ impl<'a> RawObject<'a> {
     }
 }
 
-/// JSON without the byte order mark that some write before it and that a reader may pass over (RFC 8259, section 8.1).
+/// JSON without the byte order mark that some write before it and that a reader may pass over (RFC
+/// 8259, section 8.1).
 pub(crate) fn without_mark(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
@@ -74,7 +76,8 @@ impl<'de> Visitor<'de> for RawObjectVisitor {
     }
 }
 
-/// The fields of an object, taken one after the other. What is wrong gathers; what is left at the end is unknown.
+/// The fields of an object, taken one after the other. What is wrong gathers; what is left at the
+/// end is unknown.
 #[derive(Debug, Default)]
 pub(crate) struct Fields {
     values: Map<String, Value>,

@@ -140,7 +140,8 @@ impl EventSearch<'_> {
         Forward::new(topic, ranges).find(budget, fits).await
     }
 
-    /// An event that nobody routed yet. Without an ordering key its partition is known; with one it may be in any.
+    /// An event that nobody routed yet. Without an ordering key its partition is known; with one it
+    /// may be in any.
     async fn find_event(
         &self,
         ranges: Option<Vec<Range>>,
@@ -272,7 +273,8 @@ async fn collect_attempts(
     }
 }
 
-/// `GET /v1/tenants/{tenant}/endpoints/{endpoint}/attempts`: newest first by the time they were written.
+/// `GET /v1/tenants/{tenant}/endpoints/{endpoint}/attempts`: newest first by the time they were
+/// written.
 pub(crate) async fn list_attempts(
     State(api): ApiState,
     Segments((tenant, endpoint)): Segments<(String, String)>,

@@ -1,5 +1,5 @@
-//! The switch for the worst hour: nothing is sent to anybody until it is turned back. Events are accepted and matched,
-//! and wait.
+//! The switch for the worst hour: nothing is sent to anybody until it is turned back. Events are
+//! accepted and matched, and wait.
 
 use axum::Json;
 use axum::extract::State;

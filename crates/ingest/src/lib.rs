@@ -1,11 +1,13 @@
 //! The HTTP API: events in, tenants and endpoints managed, what became of events read back.
 //!
-//! Everything that comes in is checked here and then appended to a topic; nothing is kept. What is answered is what the
-//! topics and the registry hold. An event is accepted (202) only when the log has it durably; whatever else happens is
-//! a [problem](https://www.rfc-editor.org/rfc/rfc9457) that says what to do.
+//! Everything that comes in is checked here and then appended to a topic; nothing is kept. What is
+//! answered is what the topics and the registry hold. An event is accepted (202) only when the log
+//! has it durably; whatever else happens is a [problem](https://www.rfc-editor.org/rfc/rfc9457)
+//! that says what to do.
 //!
-//! Every limit is in [`IngestConfig`]: bodies, events under way, what one request reads from topics. What is beyond is
-//! refused at once or cut with a cursor to go on; nothing queues without end.
+//! Every limit is in [`IngestConfig`]: bodies, events under way, what one request reads from
+//! topics. What is beyond is refused at once or cut with a cursor to go on; nothing queues without
+//! end.
 //!
 //! This crate knows nothing of how events are delivered.
 

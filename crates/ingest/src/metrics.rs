@@ -17,7 +17,8 @@ pub struct IngestMetrics {
     pub(crate) events_replayed: IntCounter,
 }
 
-/// Refusals that are nobody's mistake but ours. They are counted from 0, so that the first one is seen to come.
+/// Refusals that are nobody's mistake but ours. They are counted from 0, so that the first one is
+/// seen to come.
 const OUR_FAULTS: [&str; 6] = [
     "busy",
     "not-taken",

@@ -1,4 +1,5 @@
-//! Asking the process that owns an endpoint what it knows beyond the log: one request, bounded in time and bytes.
+//! Asking the process that owns an endpoint what it knows beyond the log: one request, bounded in
+//! time and bytes.
 
 use std::time::Duration;
 
@@ -54,7 +55,8 @@ async fn call(owner: &str, endpoint: &EndpointId) -> Result<Value, Silence> {
         let body = body.map_err(|_| Silence::Unreadable)?;
         serde_json::from_slice(&body).map_err(|_| Silence::Unreadable)
     };
-    // The exchange holds the sender, without which the connection ends; what ends it otherwise, the exchange tells.
+    // The exchange holds the sender, without which the connection ends; what ends it otherwise, the
+    // exchange tells.
     let (answer, _) = tokio::join!(exchange, connection);
     answer
 }

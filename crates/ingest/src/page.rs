@@ -37,7 +37,8 @@ fn decode<T: DeserializeOwned>(text: &str) -> Option<T> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok()
 }
 
-/// A page of something kept in memory in order of its id: one more than asked for tells whether there is another.
+/// A page of something kept in memory in order of its id: one more than asked for tells whether
+/// there is another.
 pub(crate) fn of_ids<T>(
     mut items: Vec<T>,
     limit: usize,

@@ -1,7 +1,8 @@
 //! What is answered when a request is not served: one enum, one table, one body (RFC 9457).
 //!
-//! Handlers return a [`Problem`]; the outermost layer writes its body, because only there the trace id is known, logs
-//! what an operator must see and counts it. Texts are for callers; causes go to the log only.
+//! Handlers return a [`Problem`]; the outermost layer writes its body, because only there the trace
+//! id is known, logs what an operator must see and counts it. Texts are for callers; causes go to
+//! the log only.
 
 use std::error::Error as _;
 use std::time::Duration;

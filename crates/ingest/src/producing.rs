@@ -16,8 +16,8 @@ use crate::config::IngestConfig;
 /// Beyond the producer's own deadline, in case it does not keep it.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Appends, and waits for the fate of each append no longer than the configuration says. A producer that failed for
-/// good is the log's to replace.
+/// Appends, and waits for the fate of each append no longer than the configuration says. A producer
+/// that failed for good is the log's to replace.
 #[derive(Debug)]
 pub(crate) struct Producing {
     producer: Box<dyn Producer>,
@@ -75,8 +75,9 @@ impl Producing {
     }
 }
 
-/// The span of an append. What has a trace of its own, an event whose producer set one or a delivery that is made again,
-/// goes on with it, and the request, which may append a thousand such, is linked.
+/// The span of an append. What has a trace of its own, an event whose producer set one or a
+/// delivery that is made again, goes on with it, and the request, which may append a thousand such,
+/// is linked.
 fn sending(topic: &str, trace: &TraceContext) -> Span {
     let span = telemetry::sending(topic);
     if span.is_disabled() {

@@ -1,7 +1,9 @@
-//! Reading topics to answer a request: bounded in bytes and time, and able to go on where it was cut.
+//! Reading topics to answer a request: bounded in bytes and time, and able to go on where it was
+//! cut.
 //!
-//! [`Forward`] reads ranges one after the other in the order of the log, for looking something up and for redriving.
-//! [`Backward`] reads partitions side by side from their ends in growing windows, for lists with the newest first.
+//! [`Forward`] reads ranges one after the other in the order of the log, for looking something up
+//! and for redriving. [`Backward`] reads partitions side by side from their ends in growing
+//! windows, for lists with the newest first.
 
 mod backward;
 mod forward;
@@ -74,8 +76,8 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// Whether the answer has to be cut here. What has not begun to be read may begin nevertheless, as long as there
-    /// is time, so that each request gets on.
+    /// Whether the answer has to be cut here. What has not begun to be read may begin nevertheless,
+    /// as long as there is time, so that each request gets on.
     fn is_spent(&self, began: bool) -> bool {
         (began && self.bytes_left == 0) || self.left().is_zero()
     }
@@ -111,7 +113,8 @@ impl Readers {
         })
     }
 
-    /// Opens a topic, for a request that was admitted: so there are no more readers than such requests.
+    /// Opens a topic, for a request that was admitted: so there are no more readers than such
+    /// requests.
     pub(crate) async fn topic(&self, name: &'static str, _: &Budget) -> Result<Topic<'_>, Problem> {
         let partitions = self.within(self.log.partition_count(name)).await?;
         let key_partitions = self.key_partitions(name).await?;
@@ -198,7 +201,8 @@ pub(crate) struct Topic<'a> {
     pub(crate) partitions: i32,
     /// Over how many of them keys are spread.
     pub(crate) key_partitions: i32,
-    /// Taken while a read is under way: one that failed or was left in the middle does not come back.
+    /// Taken while a read is under way: one that failed or was left in the middle does not come
+    /// back.
     reader: Option<Box<dyn Reader>>,
 }
 
@@ -231,7 +235,8 @@ impl Topic<'_> {
         }
     }
 
-    /// What was appended to these partitions from one time on and before another: `None` for no bound.
+    /// What was appended to these partitions from one time on and before another: `None` for no
+    /// bound.
     pub(crate) async fn ranges(
         &mut self,
         partitions: impl IntoIterator<Item = Partition>,

@@ -23,7 +23,8 @@ use crate::request::{self, Segments};
 use crate::runs::{self, Run};
 use crate::shared::{ApiState, Shared};
 
-/// Dead letters held of each partition while those of given ids are searched: they hold whole events.
+/// Dead letters held of each partition while those of given ids are searched: they hold whole
+/// events.
 const HELD_MAX: usize = 8;
 
 /// Which dead letters are to be redriven.

@@ -1,8 +1,9 @@
-//! Replaying: events of a time are delivered to one endpoint, as a run of their own, whether they were before or not.
-//! For what an endpoint missed while it was disabled, and for what its owner lost.
+//! Replaying: events of a time are delivered to one endpoint, as a run of their own, whether they
+//! were before or not. For what an endpoint missed while it was disabled, and for what its owner
+//! lost.
 //!
-//! What is read is `events`, in the time of the log, and what decides is the endpoint as it is now. Events come in the
-//! order of their partition, so those of one ordering key in theirs.
+//! What is read is `events`, in the time of the log, and what decides is the endpoint as it is now.
+//! Events come in the order of their partition, so those of one ordering key in theirs.
 
 use std::collections::BTreeSet;
 

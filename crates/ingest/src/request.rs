@@ -55,8 +55,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameters {
     }
 }
 
-/// What the `Content-Type` says, without parameters, in lower case. `None` if it says nothing. A charset has no effect on JSON (RFC
-/// 8259, section 11), which is UTF-8; that the text is not is noticed when it is read.
+/// What the `Content-Type` says, without parameters, in lower case. `None` if it says nothing. A
+/// charset has no effect on JSON (RFC 8259, section 11), which is UTF-8; that the text is not is
+/// noticed when it is read.
 pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
     let (essence, _) = value.split_once(';').unwrap_or((value, ""));
@@ -148,7 +149,8 @@ async fn read(
         .map_err(|_| Problem::BodyTimeout)?
 }
 
-/// Waits for a part of the body; if that takes long, without the room that was kept for what was announced.
+/// Waits for a part of the body; if that takes long, without the room that was kept for what was
+/// announced.
 async fn next_chunk(
     chunks: &mut BodyDataStream,
     admitted: Option<&mut Admitted>,
@@ -179,7 +181,8 @@ pub(crate) async fn read_optional_object(
     parse_object(&body).map(Some)
 }
 
-/// The trace that the request is part of: that of the present span if there is one, else as the headers say.
+/// The trace that the request is part of: that of the present span if there is one, else as the
+/// headers say.
 pub(crate) fn trace_context(headers: &HeaderMap) -> TraceContext {
     if let Some(traceparent) = current_traceparent() {
         return TraceContext {

@@ -1,7 +1,8 @@
 //! Delivering again: what redrive and replay append to `deliveries`, as a run of their own.
 //!
-//! The run is the hash of the command's id, so a command that is repeated, or cut and gone on with, appends the same
-//! pieces of work again, and their owner drops what it has settled: nothing is delivered twice for it.
+//! The run is the hash of the command's id, so a command that is repeated, or cut and gone on with,
+//! appends the same pieces of work again, and their owner drops what it has settled: nothing is
+//! delivered twice for it.
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -60,8 +61,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Adds the delivery of an event, from its first attempt on, under the name that the answer is to give it. It is
-    /// appended at the latest by [`Run::flush`].
+    /// Adds the delivery of an event, from its first attempt on, under the name that the answer is
+    /// to give it. It is appended at the latest by [`Run::flush`].
     pub(crate) async fn add(
         &mut self,
         name: &str,

@@ -55,8 +55,8 @@ pub(crate) struct Shared {
 pub(crate) type ApiState = State<Arc<Shared>>;
 
 impl Shared {
-    /// The tenant of the path, which must exist. It is said not to exist only after looking at a view that is as new as
-    /// this request.
+    /// The tenant of the path, which must exist. It is said not to exist only after looking at a
+    /// view that is as new as this request.
     pub(crate) async fn tenant(&self, text: &str) -> Result<TenantId, Problem> {
         let missing = || Problem::NotFound(format!("the tenant {text:?}"));
         let id = TenantId::try_new(text).map_err(|_| missing())?;

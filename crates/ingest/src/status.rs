@@ -1,8 +1,10 @@
-//! How an endpoint is doing, for the worst hour: what the log says, and what the process that owns it says itself.
+//! How an endpoint is doing, for the worst hour: what the log says, and what the process that owns
+//! it says itself.
 //!
-//! The log is asked first and always answers: who owns the endpoint's partition and how far it is, what it wrote down of
-//! the lane, and the last attempts. The owner knows the rest (queue, attempts under way, learned concurrency), and may
-//! be the very process that is in trouble: if it does not answer, that is part of the answer.
+//! The log is asked first and always answers: who owns the endpoint's partition and how far it is,
+//! what it wrote down of the lane, and the last attempts. The owner knows the rest (queue, attempts
+//! under way, learned concurrency), and may be the very process that is in trouble: if it does not
+//! answer, that is part of the answer.
 
 use std::collections::BTreeSet;
 
@@ -93,8 +95,8 @@ pub(crate) async fn show(
     })))
 }
 
-/// What keeps deliveries from being sent that is neither the endpoint's fault nor anybody's wish, as far as it shows from
-/// here. The owner's own obstacles are among what it says itself.
+/// What keeps deliveries from being sent that is neither the endpoint's fault nor anybody's wish,
+/// as far as it shows from here. The owner's own obstacles are among what it says itself.
 fn obstacles(api: &Shared, endpoint: &Endpoint, stopped: Option<String>) -> Vec<String> {
     let mut obstacles = Vec::new();
     let now_ms = api.clock.now_ms();
@@ -116,8 +118,8 @@ fn obstacles(api: &Shared, endpoint: &Endpoint, stopped: Option<String>) -> Vec<
     obstacles
 }
 
-/// Why the partition is stopped, as far as its commit and the ends of the topics tell. That a log is another than it was, its
-/// owner looks at and says (`postrider_partitions_stopped`).
+/// Why the partition is stopped, as far as its commit and the ends of the topics tell. That a log
+/// is another than it was, its owner looks at and says (`postrider_partitions_stopped`).
 fn stopped(
     committed: Option<Offset>,
     end: Offset,
@@ -191,8 +193,8 @@ async fn read_attempts(
     Ok((attempts, true))
 }
 
-/// When the first of the deliveries is due whose last attempt led to a retry. Of the heads of blocked ordering keys the
-/// lane tells it, where the attempt is older than those that were read.
+/// When the first of the deliveries is due whose last attempt led to a retry. Of the heads of
+/// blocked ordering keys the lane tells it, where the attempt is older than those that were read.
 fn next_retry_ms(newest_first: &[Attempt], lane: Option<&LaneState>) -> Option<i64> {
     let mut seen = BTreeSet::new();
     let last_of_each = newest_first

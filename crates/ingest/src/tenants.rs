@@ -21,7 +21,8 @@ use crate::{metadata, page};
 
 const NAME_BYTES_MAX: usize = 512;
 
-/// `PUT /v1/tenants/{tenant}`: creates it, or makes it what the body says; what that does not say stays as it is.
+/// `PUT /v1/tenants/{tenant}`: creates it, or makes it what the body says; what that does not say
+/// stays as it is.
 pub(crate) async fn put(
     State(api): ApiState,
     Segments(id): Segments<String>,
@@ -95,7 +96,8 @@ pub(crate) async fn list(
     ))
 }
 
-/// `POST /v1/tenants/{tenant}/pause`: nothing is sent to its endpoints; events are matched and wait.
+/// `POST /v1/tenants/{tenant}/pause`: nothing is sent to its endpoints; events are matched and
+/// wait.
 pub(crate) async fn pause(
     State(api): ApiState,
     Segments(id): Segments<String>,
@@ -103,7 +105,8 @@ pub(crate) async fn pause(
     set_paused(&api, &id, true).await
 }
 
-/// `POST /v1/tenants/{tenant}/resume`: what waits is sent, except to endpoints that are paused themselves.
+/// `POST /v1/tenants/{tenant}/resume`: what waits is sent, except to endpoints that are paused
+/// themselves.
 pub(crate) async fn resume(
     State(api): ApiState,
     Segments(id): Segments<String>,

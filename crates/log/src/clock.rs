@@ -6,14 +6,14 @@ use std::fmt::Debug;
 
 pub use log_clock::{LogClock, TimeSample};
 
-/// Tells the time of day. Intervals are measured with [`tokio::time::Instant`], which tests can pause; this is for times
-/// that are written down.
+/// Tells the time of day. Intervals are measured with [`tokio::time::Instant`], which tests can
+/// pause; this is for times that are written down.
 pub trait Clock: Debug + Send + Sync + 'static {
     /// Unix time in milliseconds.
     fn now_ms(&self) -> i64;
 
-    /// Whether the age of a record, by this clock, tells anything. If not, two clocks disagree, or only one is known, and
-    /// nothing may be given up because of its age.
+    /// Whether the age of a record, by this clock, tells anything. If not, two clocks disagree, or
+    /// only one is known, and nothing may be given up because of its age.
     fn ages_tell(&self) -> bool {
         true
     }

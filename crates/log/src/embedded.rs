@@ -1,8 +1,9 @@
 //! The log in one directory, for one process: SQLite below the in-process broker.
 //!
-//! One thread writes ([`writer`]): it takes all that waits, puts it into one transaction, and tells the fates after
-//! COMMIT returned. With `synchronous=FULL` in WAL mode that is after the fsync. Reads go to connections of their own
-//! and happen only when there is something to read. A lock on the directory keeps a second process out.
+//! One thread writes ([`writer`]): it takes all that waits, puts it into one transaction, and tells
+//! the fates after COMMIT returned. With `synchronous=FULL` in WAL mode that is after the fsync.
+//! Reads go to connections of their own and happen only when there is something to read. A lock on
+//! the directory keeps a second process out.
 
 mod compaction;
 mod database;
@@ -40,7 +41,8 @@ pub struct Maintained {
 }
 
 impl EmbeddedLog {
-    /// Opens the log in a directory, which is created if need be. Blocks for as long as the disk takes.
+    /// Opens the log in a directory, which is created if need be. Blocks for as long as the disk
+    /// takes.
     ///
     /// Fails with [`LogError::Permanent`] if another process has it open.
     pub fn open(dir: &Path, clock: Arc<dyn Clock>) -> Result<Arc<Self>, LogError> {
@@ -60,8 +62,8 @@ impl EmbeddedLog {
         }))
     }
 
-    /// Removes what retention and compaction say, in small transactions between which appends go on. To be called
-    /// from time to time; one call at a time.
+    /// Removes what retention and compaction say, in small transactions between which appends go
+    /// on. To be called from time to time; one call at a time.
     pub async fn maintain(&self) -> Result<Maintained, LogError> {
         let mut maintained = Maintained::default();
         let now_ms = self.clock.now_ms();
@@ -83,8 +85,8 @@ impl EmbeddedLog {
         Ok(maintained)
     }
 
-    /// Why the log cannot be written at present, if it cannot: since a write failed, or while one does not return. It can
-    /// be again when a [`EmbeddedLog::probe`] succeeded.
+    /// Why the log cannot be written at present, if it cannot: since a write failed, or while one
+    /// does not return. It can be again when a [`EmbeddedLog::probe`] succeeded.
     pub fn trouble(&self) -> Option<String> {
         self.storage.trouble()
     }

@@ -1,8 +1,9 @@
 //! The log on Apache Kafka. Nothing outside this module names the client library.
 //!
-//! Librdkafka does the work in threads of its own. What blocks on it runs beside the async threads: one thread for each
-//! producer and group member, which serves the client's callbacks, and the runtime's blocking threads for questions.
-//! A group member's thread never waits for the code that uses the records; see [`group`].
+//! Librdkafka does the work in threads of its own. What blocks on it runs beside the async threads:
+//! one thread for each producer and group member, which serves the client's callbacks, and the
+//! runtime's blocking threads for questions. A group member's thread never waits for the code that
+//! uses the records; see [`group`].
 
 mod admin;
 mod clients;
@@ -52,8 +53,8 @@ pub struct KafkaLog {
 }
 
 impl KafkaLog {
-    /// Checks the options and makes a client. It does not wait for a broker: while none can be reached, questions are
-    /// answered with [`LogError::Unavailable`].
+    /// Checks the options and makes a client. It does not wait for a broker: while none can be
+    /// reached, questions are answered with [`LogError::Unavailable`].
     ///
     /// # Errors
     /// [`LogError::Permanent`] names a property that is missing, unknown or not allowed.

@@ -1,8 +1,9 @@
 //! The log: topics of records in partitions, read by groups that share the partitions among them.
 //!
-//! [`port`] says what every log must do; it is Kafka's semantics, with nothing left out. Three adapters do it:
-//! [`kafka`] for production, [`embedded`] for one process on one directory, and behind the feature `memory` one for tests
-//! and simulation, where it is also the adversary. One conformance suite runs against all three (`tests/conformance`).
+//! [`port`] says what every log must do; it is Kafka's semantics, with nothing left out. Three
+//! adapters do it: [`kafka`] for production, [`embedded`] for one process on one directory, and
+//! behind the feature `memory` one for tests and simulation, where it is also the adversary. One
+//! conformance suite runs against all three (`tests/conformance`).
 //!
 //! This crate knows nothing of tenants, endpoints or webhooks.
 

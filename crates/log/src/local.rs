@@ -1,10 +1,11 @@
 //! A broker inside the process: what [`crate::memory`] and [`crate::embedded`] have in common.
 //!
-//! It shares partitions among the members of a group ([`group`], [`share`], [`balance`]), bounds producers
-//! ([`producer`]) and lets consumers wait ([`reader`]); where records and commits are kept is a [`storage::Storage`].
+//! It shares partitions among the members of a group ([`group`], [`share`], [`balance`]), bounds
+//! producers ([`producer`]) and lets consumers wait ([`reader`]); where records and commits are
+//! kept is a [`storage::Storage`].
 //!
-//! Nothing runs on its own: deadlines pass inside the calls of whoever waits for them, and waiting is on a
-//! topic's [`Topic::changed`]. Maps are ordered, so that one seed gives one history.
+//! Nothing runs on its own: deadlines pass inside the calls of whoever waits for them, and waiting
+//! is on a topic's [`Topic::changed`]. Maps are ordered, so that one seed gives one history.
 
 mod balance;
 pub(crate) mod group;
@@ -114,8 +115,8 @@ impl Broker {
         }
     }
 
-    /// Ends a client as kill -9 would: nothing it does later has an effect, and the members it has in groups go when
-    /// their session times out.
+    /// Ends a client as kill -9 would: nothing it does later has an effect, and the members it has
+    /// in groups go when their session times out.
     pub(crate) fn kill(&self, client: &Client, session_timeout: Duration) {
         client.killed.store(true, Ordering::Release);
         self.storage.abandon_client(client.id);
@@ -141,8 +142,8 @@ impl Broker {
         self.identities.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Changes a group after what was due has happened, and wakes the topic's consumers if they have to be told of
-    /// anything.
+    /// Changes a group after what was due has happened, and wakes the topic's consumers if they
+    /// have to be told of anything.
     fn change_group<R>(
         &self,
         key: &GroupKey,
@@ -213,7 +214,8 @@ impl Log for LocalLog {
                 )));
             }
             let created = self.broker.storage.create_topic(spec.clone()).await?;
-            // Somebody else may have been faster: theirs stays, and the storage answered with the same one.
+            // Somebody else may have been faster: theirs stays, and the storage answered with the
+            // same one.
             if let Entry::Vacant(place) = self.broker.topics.lock().entry(spec.name.clone()) {
                 place.insert(created);
                 names.push(spec.name.clone());

@@ -1,9 +1,10 @@
 //! The log in memory: for tests and simulation, where it is also the adversary.
 //!
-//! One seed gives one history: no thread, no wall clock, no randomly ordered map. Records get their time from the
-//! [`Clock`] given, deadlines run on tokio's clock, which tests pause. Each [`MemoryProcess`] is the log as one
-//! process sees it and can be killed; [`Faults`] does everything else that a real log and its network may do to a
-//! process within the promises of [`crate::port`].
+//! One seed gives one history: no thread, no wall clock, no randomly ordered map. Records get their
+//! time from the [`Clock`] given, deadlines run on tokio's clock, which tests pause. Each
+//! [`MemoryProcess`] is the log as one process sees it and can be killed; [`Faults`] does
+//! everything else that a real log and its network may do to a process within the promises of
+//! [`crate::port`].
 
 mod faults;
 mod random;
@@ -40,7 +41,8 @@ impl MemoryLog {
         })
     }
 
-    /// The log as one more process sees it. A name may be used again, by the next life of a process.
+    /// The log as one more process sees it. A name may be used again, by the next life of a
+    /// process.
     pub fn process(&self, name: &str) -> Arc<MemoryProcess> {
         let local = self.broker.client(name);
         Arc::new(MemoryProcess {
@@ -54,14 +56,16 @@ impl MemoryLog {
         Faults(Arc::clone(self))
     }
 
-    /// All records of a topic, by partition and offset: for auditors. Empty if there is no such topic.
+    /// All records of a topic, by partition and offset: for auditors. Empty if there is no such
+    /// topic.
     pub fn snapshot(&self, topic: &str) -> Vec<Record> {
         self.broker
             .topic(topic)
             .map_or_else(|_| Vec::new(), |topic| self.storage.snapshot(&topic))
     }
 
-    /// Compacts a topic as thoroughly as a log may: of each key only the latest record stays. Tombstones stay.
+    /// Compacts a topic as thoroughly as a log may: of each key only the latest record stays.
+    /// Tombstones stay.
     pub fn compact(&self, topic: &str) {
         if let Ok(topic) = self.broker.topic(topic) {
             self.storage.compact(&topic);
@@ -77,9 +81,9 @@ pub struct MemoryProcess {
 }
 
 impl MemoryProcess {
-    /// Ends the process as kill -9 would. Whether appends under way land is decided by the seed (of each producer and
-    /// partition, the first so many); its members stay in their groups until the session times out; whatever is
-    /// called later answers with an error and has no effect.
+    /// Ends the process as kill -9 would. Whether appends under way land is decided by the seed (of
+    /// each producer and partition, the first so many); its members stay in their groups until the
+    /// session times out; whatever is called later answers with an error and has no effect.
     pub fn kill(&self) {
         self.local
             .broker

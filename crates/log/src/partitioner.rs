@@ -1,4 +1,5 @@
-//! Which partition a key belongs to: the rule of Kafka's Java clients, so that producers in any language agree.
+//! Which partition a key belongs to: the rule of Kafka's Java clients, so that producers in any
+//! language agree.
 
 use crate::port::Partition;
 

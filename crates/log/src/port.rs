@@ -1,22 +1,24 @@
 //! What a log does: Kafka's semantics, not the least common denominator.
 //!
-//! Actors: a [`Producer`] appends and learns the fate of each append; a [`Group`] shares the partitions of a topic
-//! among its members and remembers how far each partition is done; a [`Reader`] reads any partition from any offset,
-//! without a group.
+//! Actors: a [`Producer`] appends and learns the fate of each append; a [`Group`] shares the
+//! partitions of a topic among its members and remembers how far each partition is done; a
+//! [`Reader`] reads any partition from any offset, without a group.
 //!
 //! Guaranteed:
-//! - An append that is acknowledged is durable: it survives kill -9 of this process and, as far as the log is
-//!   replicated, of the log.
-//! - Appends of one producer to one partition are in the log in the order of the calls. If one fails, later ones may
-//!   still succeed, so a caller that needs order repeats from the failed one on; and one for which order must hold through
-//!   any failure gives appends no time limit, since then the log refuses none that it may take later.
-//! - Offsets grow but may have gaps (compaction, transaction markers): the next offset is the one that a batch names,
-//!   never the last one plus one.
-//! - Between `Assigned` and the end of the following `Revoke` (or `Lost`) no other member of the group is assigned the
-//!   partition. After `Lost` another member may already have it.
+//! - An append that is acknowledged is durable: it survives kill -9 of this process and, as far as
+//!   the log is replicated, of the log.
+//! - Appends of one producer to one partition are in the log in the order of the calls. If one
+//!   fails, later ones may still succeed, so a caller that needs order repeats from the failed one
+//!   on; and one for which order must hold through any failure gives appends no time limit, since
+//!   then the log refuses none that it may take later.
+//! - Offsets grow but may have gaps (compaction, transaction markers): the next offset is the one
+//!   that a batch names, never the last one plus one.
+//! - Between `Assigned` and the end of the following `Revoke` (or `Lost`) no other member of the
+//!   group is assigned the partition. After `Lost` another member may already have it.
 //! - A commit whose generation is not the partition's present one is refused.
 //!
-//! Not guaranteed: that an append of unknown fate is absent. It may be there, or come to be there later.
+//! Not guaranteed: that an append of unknown fate is absent. It may be there, or come to be there
+//! later.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -47,7 +49,8 @@ pub trait Log: Debug + Send + Sync + 'static {
     ) -> Result<Vec<Option<TopicDescription>>, LogError>;
     /// How many partitions the topic has.
     async fn partition_count(&self, topic: &str) -> Result<i32, LogError>;
-    /// Over how many partitions, the first ones, [`Target::Key`] spreads keys: all, unless some were added later.
+    /// Over how many partitions, the first ones, [`Target::Key`] spreads keys: all, unless some
+    /// were added later.
     async fn key_partitions(&self, topic: &str) -> Result<i32, LogError> {
         self.partition_count(topic).await
     }
@@ -71,8 +74,8 @@ pub trait Log: Debug + Send + Sync + 'static {
     /// What a group has committed, for every partition of the topic.
     async fn committed(&self, group: &str, topic: &str)
     -> Result<Vec<Option<Committed>>, LogError>;
-    /// Commits for a group from outside. Refused with [`LogError::GroupHasMembers`] while anybody is in it: only its
-    /// members know what is done.
+    /// Commits for a group from outside. Refused with [`LogError::GroupHasMembers`] while anybody
+    /// is in it: only its members know what is done.
     async fn set_committed(
         &self,
         group: &str,
@@ -94,11 +97,13 @@ pub struct TopicSpec {
     pub name: String,
     /// Number of partitions, fixed at creation.
     pub partitions: i32,
-    /// How long records are kept; `None` for a compacted topic, where the latest record of each key is.
+    /// How long records are kept; `None` for a compacted topic, where the latest record of each key
+    /// is.
     pub retention: Option<Duration>,
     /// Largest record in bytes.
     pub message_bytes_max: u32,
-    /// Further settings under Kafka's names, such as `min.compaction.lag.ms`; other adapters ignore them.
+    /// Further settings under Kafka's names, such as `min.compaction.lag.ms`; other adapters ignore
+    /// them.
     pub settings: Vec<(String, String)>,
 }
 
@@ -167,7 +172,8 @@ impl Record {
 /// Which partition an append goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// The one the key hashes to: `(murmur2(key) & 0x7fffffff) % partitions`, as Kafka's Java clients do.
+    /// The one the key hashes to: `(murmur2(key) & 0x7fffffff) % partitions`, as Kafka's Java
+    /// clients do.
     Key,
     /// This one.
     Partition(Partition),
@@ -180,7 +186,8 @@ pub struct Position {
     pub partition: Partition,
     /// Offset.
     pub offset: Offset,
-    /// The time that the log gave the record, Unix milliseconds; `None` where its topic keeps the writers' times.
+    /// The time that the log gave the record, Unix milliseconds; `None` where its topic keeps the
+    /// writers' times.
     pub timestamp_ms: Option<i64>,
 }
 
@@ -189,8 +196,8 @@ pub struct Position {
 pub struct ProducerOptions {
     /// For logs and metrics.
     pub name: &'static str,
-    /// How long an append may take before its fate is given up as unknown; `None`: as long as the log needs, so that
-    /// order holds through any outage.
+    /// How long an append may take before its fate is given up as unknown; `None`: as long as the
+    /// log needs, so that order holds through any outage.
     pub append_timeout: Option<Duration>,
     /// How long to gather records into a batch.
     pub linger: Duration,
@@ -201,8 +208,8 @@ pub struct ProducerOptions {
 /// Appends records. Dropping it gives up what is not acknowledged; call [`Producer::flush`] first.
 #[async_trait]
 pub trait Producer: Debug + Send + Sync + 'static {
-    /// Starts an append. The order of calls is the order in the log; the fate comes by the returned future, which need
-    /// not be polled for the append to go on.
+    /// Starts an append. The order of calls is the order in the log; the fate comes by the returned
+    /// future, which need not be polled for the append to go on.
     fn append(&self, topic: &str, target: Target, record: NewRecord) -> Append;
     /// Waits until the fate of every append so far is known, at most this long.
     async fn flush(&self, timeout: Duration);
@@ -259,9 +266,10 @@ pub enum AppendError {
 /// Reads a topic without a group.
 #[async_trait]
 pub trait Reader: Debug + Send + 'static {
-    /// Reads on from an offset: at most `bytes_max` of records, but at least one if there is any. At the end of the
-    /// partition it waits up to `wait` for a record and then answers with an empty batch. An offset before the start
-    /// of the log reads from the start; the batch's `from` says so.
+    /// Reads on from an offset: at most `bytes_max` of records, but at least one if there is any.
+    /// At the end of the partition it waits up to `wait` for a record and then answers with an
+    /// empty batch. An offset before the start of the log reads from the start; the batch's `from`
+    /// says so.
     async fn read(
         &mut self,
         partition: Partition,
@@ -302,12 +310,14 @@ pub struct GroupOptions {
 pub trait Group: Debug + Send + 'static {
     /// What happens next. Cancel-safe.
     async fn next(&mut self) -> Result<GroupEvent, LogError>;
-    /// What happens next to the member's partitions: the next `Assigned`, `Revoke` or `Lost`, ahead of everything else that
-    /// waits to be taken, which stays. For a user who has no room for records but must hear of these. Cancel-safe.
+    /// What happens next to the member's partitions: the next `Assigned`, `Revoke` or `Lost`, ahead
+    /// of everything else that waits to be taken, which stays. For a user who has no room for
+    /// records but must hear of these. Cancel-safe.
     async fn next_rebalance(&mut self) -> Result<GroupEvent, LogError>;
     /// Begins reading an assigned partition. Before it no record of the partition comes.
     fn start(&mut self, partition: Partition, from: Offset);
-    /// Stops reading a partition for a while; what was read ahead may still come. Harmless when repeated.
+    /// Stops reading a partition for a while; what was read ahead may still come. Harmless when
+    /// repeated.
     fn pause(&mut self, partition: Partition);
     /// Goes on reading after [`Group::pause`]. Harmless when not paused.
     fn resume(&mut self, partition: Partition);
@@ -335,8 +345,8 @@ pub enum GroupEvent {
         /// First offset there is.
         to: Offset,
     },
-    /// The log ends before where the member is: its topic was made again, or it lost records. The partition is read no more
-    /// under this assignment.
+    /// The log ends before where the member is: its topic was made again, or it lost records. The
+    /// partition is read no more under this assignment.
     BeyondEnd {
         /// Partition.
         partition: Partition,

@@ -24,8 +24,8 @@ impl Stretch {
         }
     }
 
-    /// The next records, at most 4 MiB; none once the end was reached. The last may be beyond the end, if by then there
-    /// were more. To go on after an error is safe.
+    /// The next records, at most 4 MiB; none once the end was reached. The last may be beyond the
+    /// end, if by then there were more. To go on after an error is safe.
     ///
     /// # Errors
     /// When the log cannot be read.

@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 
 use crate::port::Offset;
 
-/// Knows the records of one partition that are begun and not resolved, and so what may be committed.
+/// Knows the records of one partition that are begun and not resolved, and so what may be
+/// committed.
 ///
-/// Records are begun in the order of the log, with gaps. Only unresolved offsets are kept, so memory is bounded by
-/// what is in the works, however far the partition has come.
+/// Records are begun in the order of the log, with gaps. Only unresolved offsets are kept, so
+/// memory is bounded by what is in the works, however far the partition has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OffsetTracker {
     unresolved: BTreeSet<Offset>,
-    /// After the highest offset seen: everything below is known, so an offset below it is a repetition.
+    /// After the highest offset seen: everything below is known, so an offset below it is a
+    /// repetition.
     next: Offset,
 }
 
@@ -24,7 +26,8 @@ impl OffsetTracker {
         }
     }
 
-    /// A record is taken up. False if its offset was seen before, resolved or not: then nothing changes.
+    /// A record is taken up. False if its offset was seen before, resolved or not: then nothing
+    /// changes.
     pub fn begin(&mut self, offset: Offset) -> bool {
         if offset < self.next {
             return false;
@@ -38,7 +41,8 @@ impl OffsetTracker {
         self.unresolved.remove(&offset)
     }
 
-    /// The log goes on at `next`: there is nothing, or nothing any more, between the highest offset seen and it.
+    /// The log goes on at `next`: there is nothing, or nothing any more, between the highest offset
+    /// seen and it.
     pub fn skip_to(&mut self, next: Offset) {
         self.next = self.next.max(next);
     }

@@ -239,7 +239,8 @@ async fn a_killed_member_keeps_its_partitions_until_its_session_is_over() {
             assigned.extend(more);
         }
     }
-    // One of the two was to be handed over within the revoke's deadline; the other waited for the session.
+    // One of the two was to be handed over within the revoke's deadline; the other waited for the
+    // session.
     assert_eq!(died.elapsed().as_secs(), 30);
     let of_0 = assigned
         .iter()
@@ -326,7 +327,8 @@ async fn commits_meet_the_fate_that_was_decided() {
     }
 }
 
-/// Three workers that append, consume, lose, are killed and come back: everything that happened, in order.
+/// Three workers that append, consume, lose, are killed and come back: everything that happened, in
+/// order.
 async fn history(seed: u64) -> Vec<String> {
     let (log, faults) = log(seed, 4).await;
     let mut random = SplitMix64::new(seed);

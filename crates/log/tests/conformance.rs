@@ -1,7 +1,8 @@
 //! One suite for every log: a difference between two adapters is a bug.
 //!
-//! A promise is an async function over a [`subject::Subject`]; `promises!` turns all of them into tests of one adapter.
-//! What an adapter needs for the suite (how to reopen, truncate, compact it) is its [`subject::Control`].
+//! A promise is an async function over a [`subject::Subject`]; `promises!` turns all of them into
+//! tests of one adapter. What an adapter needs for the suite (how to reopen, truncate, compact it)
+//! is its [`subject::Control`].
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -22,8 +23,8 @@ mod sharing;
 #[path = "conformance/subject.rs"]
 mod subject;
 
-/// Makes a test of each promise for one adapter. The constructor takes the test's name and answers with a subject, or
-/// with none where the adapter cannot run.
+/// Makes a test of each promise for one adapter. The constructor takes the test's name and answers
+/// with a subject, or with none where the adapter cannot run.
 macro_rules! promises {
     ($adapter:ident, $subject:path) => {
         mod $adapter {

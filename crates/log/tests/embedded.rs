@@ -1,4 +1,5 @@
-//! What only the embedded log promises: it survives kill -9, keeps to retention, and keeps others out.
+//! What only the embedded log promises: it survives kill -9, keeps to retention, and keeps others
+//! out.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -88,8 +89,8 @@ async fn read_all(log: &EmbeddedLog, partition: i32) -> Vec<Record> {
     records
 }
 
-/// The process that is killed: appends without end, and prints what was acknowledged. A test only in name, so that the
-/// test binary can be started as this process.
+/// The process that is killed: appends without end, and prints what was acknowledged. A test only
+/// in name, so that the test binary can be started as this process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crash_child() {
     let Ok(dir) = std::env::var(CHILD_DIR) else {
@@ -139,7 +140,8 @@ fn acknowledged_before_kill(dir: &Path, lines: usize) -> Vec<(i32, i64, String)>
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut acknowledged = Vec::new();
     let mut line = String::new();
-    // What is in the pipe was acknowledged too, so it is read to its end, which the kill brings about.
+    // What is in the pipe was acknowledged too, so it is read to its end, which the kill brings
+    // about.
     while output.read_line(&mut line).unwrap() > 0 {
         // A line that the kill cut off has no end.
         if line.ends_with('\n') {
@@ -318,8 +320,8 @@ async fn times_never_fall_although_the_clock_does() {
     }
 }
 
-/// The order of the system calls themselves, where strace can be had: before each acknowledgement the write-ahead log
-/// was written, and synced after that.
+/// The order of the system calls themselves, where strace can be had: before each acknowledgement
+/// the write-ahead log was written, and synced after that.
 #[test]
 fn the_fsync_precedes_the_acknowledgement() {
     let strace = Command::new("strace").arg("-V").output();
@@ -356,7 +358,8 @@ fn the_fsync_precedes_the_acknowledgement() {
     assert_eq!(acknowledged_in_order(&trace), 200);
 }
 
-/// How many acknowledgements a trace has, each of which must come after a sync that came after a write.
+/// How many acknowledgements a trace has, each of which must come after a sync that came after a
+/// write.
 fn acknowledged_in_order(trace: &str) -> usize {
     let (mut unsynced, mut syncs, mut acknowledged) = (false, 0, 0);
     // The thread that is inside a sync of the write-ahead log.

@@ -1,8 +1,10 @@
-//! What only the log on Kafka can show: brokers that die, freeze and lose topics, members that come and go.
+//! What only the log on Kafka can show: brokers that die, freeze and lose topics, members that come
+//! and go.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-/// Makes tests of scenarios that both group protocols must pass. A scenario is given the properties that choose one.
+/// Makes tests of scenarios that both group protocols must pass. A scenario is given the properties
+/// that choose one.
 macro_rules! both_protocols {
     ($($scenario:ident),* $(,)?) => {
         mod classic {

@@ -1,8 +1,9 @@
-//! Where requests may go: customers choose the URLs, so the addresses behind them are judged before each connection.
+//! Where requests may go: customers choose the URLs, so the addresses behind them are judged before
+//! each connection.
 //!
-//! Only addresses of the public internet are permitted. Anything that could reach our own network is refused: private
-//! and link-local nets, the metadata services of clouds, and every way to write such an IPv4 address as IPv6. The
-//! operator opens nets by an allow list.
+//! Only addresses of the public internet are permitted. Anything that could reach our own network
+//! is refused: private and link-local nets, the metadata services of clouds, and every way to write
+//! such an IPv4 address as IPv6. The operator opens nets by an allow list.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -21,7 +22,8 @@ const fn v6(a: u16, b: u16, c: u16, prefix_len: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), prefix_len)
 }
 
-/// What IANA's registry of special addresses says is not globally reachable, and one that a cloud took.
+/// What IANA's registry of special addresses says is not globally reachable, and one that a cloud
+/// took.
 const REFUSED_V4: [Ipv4Net; 17] = [
     v4(0, 0, 0, 0, 8),          // this host on this network
     v4(10, 0, 0, 0, 8),         // private
@@ -42,8 +44,9 @@ const REFUSED_V4: [Ipv4Net; 17] = [
     v4(255, 255, 255, 255, 32), // broadcast
 ];
 
-/// The only part of IPv6 from which public addresses are given out. Outside are unspecified, loopback, IPv4-compatible
-/// and IPv4-translated, unique local (with the metadata services there), link-local, site-local and multicast.
+/// The only part of IPv6 from which public addresses are given out. Outside are unspecified,
+/// loopback, IPv4-compatible and IPv4-translated, unique local (with the metadata services there),
+/// link-local, site-local and multicast.
 const GLOBAL_V6: Ipv6Net = v6(0x2000, 0, 0, 3);
 
 /// What is not globally reachable inside [`GLOBAL_V6`].
@@ -115,8 +118,8 @@ impl AddressPolicy {
         })
     }
 
-    /// Whether a connection to this address may be made. An IPv4-mapped address is judged as the IPv4 address that a
-    /// socket would in fact dial.
+    /// Whether a connection to this address may be made. An IPv4-mapped address is judged as the
+    /// IPv4 address that a socket would in fact dial.
     pub fn permits(&self, address: IpAddr) -> bool {
         let dialled = address.to_canonical();
         if self.allow.iter().any(|net| net.contains(&dialled)) {
@@ -161,7 +164,8 @@ pub enum InvalidEndpointUrl {
     Fragment,
 }
 
-/// Checks the form of an endpoint's URL. Its addresses are judged when it is dialled, not here: names change.
+/// Checks the form of an endpoint's URL. Its addresses are judged when it is dialled, not here:
+/// names change.
 ///
 /// # Errors
 /// When it is too long, not HTTP, names no host, or has parts that are not sent.

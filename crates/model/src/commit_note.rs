@@ -1,8 +1,9 @@
 //! What a group notes in its commits beside the offset, as their metadata.
 //!
-//! An offset alone does not say which log it was committed in: a topic that was made again, or lost its end and grew
-//! past it, has other records at the same offsets. So a commit names records that were read, each with the time that
-//! the log gave it: whoever goes on there looks first whether the log still has them.
+//! An offset alone does not say which log it was committed in: a topic that was made again, or lost
+//! its end and grew past it, has other records at the same offsets. So a commit names records that
+//! were read, each with the time that the log gave it: whoever goes on there looks first whether
+//! the log still has them.
 
 use std::fmt::{self, Display};
 use std::str::FromStr;
@@ -47,7 +48,8 @@ impl FromStr for Mark {
 pub struct CommitNote {
     /// The last record below the committed offset, if one is known.
     pub last: Option<Mark>,
-    /// A record that was read before `last` and found in the log again since. `None`: that is `last` itself.
+    /// A record that was read before `last` and found in the log again since. `None`: that is
+    /// `last` itself.
     pub verified: Option<Mark>,
     /// From where in `attempts` the settled set is rebuilt.
     pub rebuild_from: Option<i64>,
@@ -57,10 +59,11 @@ pub struct CommitNote {
     pub state_written: Option<i64>,
     /// The lowest unsettled offset of a lane that is behind.
     pub behind_from: Option<i64>,
-    /// The offset was decided from outside, in a log that is another than the one before: offsets that were noted
-    /// elsewhere, such as cursors, name other records or none.
+    /// The offset was decided from outside, in a log that is another than the one before: offsets
+    /// that were noted elsewhere, such as cursors, name other records or none.
     pub past_is_void: bool,
-    /// The topic was made again, and what was in it is lost: nothing goes on until an operator has decided.
+    /// The topic was made again, and what was in it is lost: nothing goes on until an operator has
+    /// decided.
     pub made_again: bool,
     /// Where the process that committed answers questions; empty if it does not.
     pub owner: String,
@@ -72,7 +75,8 @@ impl CommitNote {
         self.verified.into_iter().chain(self.last)
     }
 
-    /// Offset of the last record in `endpoint-state` that was there when it was written; if it is gone, records were lost.
+    /// Offset of the last record in `endpoint-state` that was there when it was written; if it is
+    /// gone, records were lost.
     #[must_use]
     pub fn last_state(&self) -> Option<i64> {
         self.state_written.max(self.state_id)

@@ -45,13 +45,15 @@ impl Delivery {
         }
     }
 
-    /// The ordering key of which one delivery at a time is made; `None` where order does not matter.
+    /// The ordering key of which one delivery at a time is made; `None` where order does not
+    /// matter.
     pub fn order_key(&self) -> Option<&str> {
         let key = self.event.ordering_key.as_str();
         (self.ordered && !key.is_empty()).then_some(key)
     }
 
-    /// Whether it belongs to a backlog that was discarded. What was redriven or replayed was asked for since, and is not.
+    /// Whether it belongs to a backlog that was discarded. What was redriven or replayed was asked
+    /// for since, and is not.
     pub fn is_discarded_by(&self, endpoint: &Endpoint) -> bool {
         self.run == 0 && self.registry.position < endpoint.discard_matched_before
     }
@@ -155,12 +157,14 @@ pub struct LaneState {
     pub breaker_openings: u32,
     /// When the breaker lets the next attempt through.
     pub breaker_open_until_ms: i64,
-    /// Of an ordered endpoint that is behind: keys with unsettled deliveries that the cursor has passed.
+    /// Of an ordered endpoint that is behind: keys with unsettled deliveries that the cursor has
+    /// passed.
     pub blocked: Vec<BlockedKey>,
 }
 
 impl LaneState {
-    /// Whether the record at this offset is settled as far as the state knows; a lane without cursor knows nothing.
+    /// Whether the record at this offset is settled as far as the state knows; a lane without
+    /// cursor knows nothing.
     pub fn has_settled(&self, offset: i64, order_key: Option<&str>) -> bool {
         let is_of_key = |blocked: &&BlockedKey| Some(blocked.ordering_key.as_str()) == order_key;
         match self.blocked.iter().find(is_of_key) {
@@ -198,15 +202,15 @@ pub struct Behind {
 }
 
 impl Behind {
-    /// By how many offsets, in a partition that ends there: an upper bound for its deliveries, since some of the records
-    /// are settled or of other endpoints.
+    /// By how many offsets, in a partition that ends there: an upper bound for its deliveries,
+    /// since some of the records are settled or of other endpoints.
     pub fn offsets(self, end: i64) -> i64 {
         end.saturating_sub(self.from).max(0)
     }
 }
 
-/// An ordering key that is held back by its lowest unsettled delivery: what the key has before it is settled, what comes
-/// from there on is not, whatever the cursor says.
+/// An ordering key that is held back by its lowest unsettled delivery: what the key has before it
+/// is settled, what comes from there on is not, whatever the cursor says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockedKey {
     /// The ordering key.
@@ -221,8 +225,8 @@ pub struct BlockedKey {
     pub failed_at_ms: Option<i64>,
 }
 
-/// How far a lane that is behind is served: below `lowest_unsettled` everything is settled, and so is what `settled` names;
-/// every other record of the lane is to be read from the log.
+/// How far a lane that is behind is served: below `lowest_unsettled` everything is settled, and so
+/// is what `settled` names; every other record of the lane is to be read from the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
     /// The lane's lowest unsettled offset in `deliveries`.
@@ -262,7 +266,8 @@ pub struct DeadLetter {
 pub enum DeadLetterContent {
     /// A delivery, as it was at its last attempt.
     Delivery(Box<Delivery>),
-    /// A record of the log, as it was: one that could not be understood, or of which `dead-letters` took no more.
+    /// A record of the log, as it was: one that could not be understood, or of which `dead-letters`
+    /// took no more.
     Raw(RawRecord),
 }
 

@@ -31,22 +31,24 @@ pub struct Endpoint {
     pub attempt_timeout_ms: Option<u32>,
     /// How fast it wants to be called at most; `None`: no limit of its own.
     pub rate_limit: Option<RateLimit>,
-    /// Events of one ordering key are delivered one at a time, in order. Chosen when the endpoint is created; what
-    /// happens when one of them fails for too long may change.
+    /// Events of one ordering key are delivered one at a time, in order. Chosen when the endpoint
+    /// is created; what happens when one of them fails for too long may change.
     pub ordered: Option<WhenBlocked>,
     /// Signing secrets, newest first.
     pub secrets: Vec<SealedSecret>,
     /// Whether it is delivered to.
     pub state: EndpointState,
-    /// Deliveries matched at a registry position before this one are dropped: a backlog that was discarded when the
-    /// endpoint was enabled. 0: none are. A position and no time, since the clocks of two processes differ and an
-    /// event accepted after the endpoint was enabled must not be dropped.
+    /// Deliveries matched at a registry position before this one are dropped: a backlog that was
+    /// discarded when the endpoint was enabled. 0: none are. A position and no time, since the
+    /// clocks of two processes differ and an event accepted after the endpoint was enabled must not
+    /// be dropped.
     pub discard_matched_before: u64,
     /// When it was created.
     pub created_at_ms: i64,
 }
 
-/// What becomes of a delivery to an ordered endpoint that fails for so long that it holds back its ordering key too long.
+/// What becomes of a delivery to an ordered endpoint that fails for so long that it holds back its
+/// ordering key too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WhenBlocked {
     /// It is dead-lettered, and the key goes on without it.
@@ -72,7 +74,8 @@ pub enum EndpointState {
     },
 }
 
-/// A token bucket. Rates are kept to a thousandth of a request per second, so that equal ones are equal.
+/// A token bucket. Rates are kept to a thousandth of a request per second, so that equal ones are
+/// equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
     per_1000_s: u32,
@@ -144,7 +147,8 @@ pub enum PayloadFormat {
     Raw,
 }
 
-/// A signing secret, encrypted under the installation's key with the endpoint's id as associated data.
+/// A signing secret, encrypted under the installation's key with the endpoint's id as associated
+/// data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedSecret {
     /// Which key encrypted it.

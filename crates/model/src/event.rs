@@ -45,8 +45,9 @@ pub struct EventPosition {
     pub partition: i32,
     /// Offset in that partition.
     pub offset: i64,
-    /// When the log got the record, the same each time it is read. A topic that is made again, or lost its end, gives an
-    /// offset a second time, never with the same time. 0: written by an older release, which did not note it.
+    /// When the log got the record, the same each time it is read. A topic that is made again, or
+    /// lost its end, gives an offset a second time, never with the same time. 0: written by an
+    /// older release, which did not note it.
     pub appended_at_ms: i64,
 }
 

@@ -75,9 +75,10 @@ impl FromStr for EventTypeName {
     }
 }
 
-/// Which events an endpoint wants: no pattern is all of them but the reserved; `invoice.paid` is that type; `invoice.*` is
-/// every type below `invoice`, at any depth, but not `invoice` itself. What Postrider itself publishes comes only to
-/// those that name it: who wants everything of a producer has not asked for the news of the operation.
+/// Which events an endpoint wants: no pattern is all of them but the reserved; `invoice.paid` is
+/// that type; `invoice.*` is every type below `invoice`, at any depth, but not `invoice` itself.
+/// What Postrider itself publishes comes only to those that name it: who wants everything of a
+/// producer has not asked for the news of the operation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EventTypeFilter {
     patterns: Vec<String>,

@@ -1,4 +1,5 @@
-//! What tests begin with and change in part: `Event { accepted_at_ms, ..fixtures::event("evt_1") }`.
+//! What tests begin with and change in part:
+//! `Event { accepted_at_ms, ..fixtures::event("evt_1") }`.
 //!
 //! All of it belongs to the tenant `acme`; texts that are no ids panic.
 

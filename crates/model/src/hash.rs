@@ -1,28 +1,42 @@
 //! A small hash that gives the same number in every process and release.
 //!
-//! FNV-1a over 64 bits, then the finalizer of MurmurHash3, without which inputs that differ only in their last bytes
-//! would have close results. Not for untrusted tables, and no cryptography: it spreads retries.
+//! FNV-1a over 64 bits, then the finalizer of MurmurHash3, without which inputs that differ only in
+//! their last bytes would have close results. Not for untrusted tables, and no cryptography: it
+//! spreads retries.
 
 const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
 
-/// Hashes parts one after the other. Give parts of fixed length, or end them with a byte they cannot have.
+/// Hashes parts one after the other. Give parts of fixed length, or end them with a byte they
+/// cannot have.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct StableHash(u64);
+pub struct StableHash(u64);
 
-impl StableHash {
-    pub(crate) fn new() -> Self {
+impl Default for StableHash {
+    fn default() -> Self {
         Self(FNV_OFFSET)
     }
+}
 
-    pub(crate) fn with(mut self, bytes: &[u8]) -> Self {
+impl StableHash {
+    /// Of nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With these bytes after those before.
+    #[must_use]
+    pub fn with(mut self, bytes: &[u8]) -> Self {
         for byte in bytes {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(FNV_PRIME);
         }
         self
     }
 
-    pub(crate) fn finish(self) -> u64 {
+    /// The number.
+    #[must_use]
+    pub fn finish(self) -> u64 {
         let mut hash = self.0;
         hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
         hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);

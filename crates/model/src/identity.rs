@@ -5,10 +5,11 @@
 pub struct Identity {
     /// Random, never 0.
     pub id: u64,
-    /// The encryption keys that the installation has sealed with, by the names that sealed secrets have for them, oldest
-    /// first.
+    /// The encryption keys that the installation has sealed with, by the names that sealed secrets
+    /// have for them, oldest first.
     pub key_ids: Vec<String>,
-    /// Ids whose positions mean nothing any more, since an operator accepted that those registries were lost.
+    /// Ids whose positions mean nothing any more, since an operator accepted that those registries
+    /// were lost.
     pub former_ids: Vec<u64>,
     /// Records of the registry were lost, and no operator has accepted that yet.
     pub loss: Option<RegistryLoss>,
@@ -21,7 +22,8 @@ pub struct RegistryLoss {
     pub found_at_ms: i64,
     /// How it is known, for people.
     pub detail: String,
-    /// The registry whose records were lost: the present one, or another if the topic was made again.
+    /// The registry whose records were lost: the present one, or another if the topic was made
+    /// again.
     pub lost_id: u64,
 }
 

@@ -1,23 +1,26 @@
-//! The records of `endpoint-state`: how the states of a partition's lanes are written there, and which of them count.
+//! The records of `endpoint-state`: how the states of a partition's lanes are written there, and
+//! which of them count.
 //!
 //! The key says what a record is:
 //!
 //! | key | value | |
 //! |---|---|---|
-//! | `claim` | empty | its offset becomes a new state id, so no two are equal |
-//! | `lane/<endpoint id>/<state id>` | a [`LaneState`], or none: removed | the state of a lane under that id |
-//! | `ready` | the state id, in decimal digits | under this id the states of all lanes were written |
+//! | `claim` | empty | its offset becomes a new state id |
+//! | `lane/<endpoint id>/<state id>` | a [`LaneState`], or none | a lane's state under that id |
+//! | `ready` | the state id, in digits | under it the states of all lanes are there |
 //!
-//! The owner of a partition claims an id, writes the states of all lanes under it, and says `ready`. From then on its
-//! commits name the id, and only states under the id that the commit names count. Where the commit names none (it was
-//! made by hand), those count that were written completely last.
+//! The owner of a partition claims an id, writes the states of all lanes under it, and says
+//! `ready`. From then on its commits name the id, and only states under the id that the commit
+//! names count. Where the commit names none (it was made by hand), those count that were written
+//! completely last.
 //!
-//! A state that is not understood was written by a release that this one does not know, or was damaged. Its key tells
-//! whose it is. Its lane counts as behind from the lowest offset at which the commit allows a lane to be: nothing of it
-//! is skipped, and what the settled set does not remember is attempted again.
+//! A state that is not understood was written by a release that this one does not know, or was
+//! damaged. Its key tells whose it is. Its lane counts as behind from the lowest offset at which
+//! the commit allows a lane to be: nothing of it is skipped, and what the settled set does not
+//! remember is attempted again.
 //!
-//! An offset may be given a second time, in a log that lost what it had there. A state says nothing of records from there
-//! on.
+//! An offset may be given a second time, in a log that lost what it had there. A state says nothing
+//! of records from there on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -142,8 +145,8 @@ impl KeptState for LaneState {
     }
 }
 
-/// The states of one partition, those that count and the others, as far as its records were read. `S` is what is kept of
-/// each.
+/// The states of one partition, those that count and the others, as far as its records were read.
+/// `S` is what is kept of each.
 #[derive(Debug)]
 pub struct LaneStates<S = LaneState> {
     states: BTreeMap<StateKey, Read<S>>,
@@ -219,7 +222,8 @@ impl<S: KeptState> LaneStates<S> {
         result
     }
 
-    /// The states that count when this offset of `deliveries` is committed with this note, and `deliveries` ends there.
+    /// The states that count when this offset of `deliveries` is committed with this note, and
+    /// `deliveries` ends there.
     pub fn counting(
         &self,
         committed: i64,

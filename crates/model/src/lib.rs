@@ -1,7 +1,7 @@
 //! The rules of webhook delivery, without the world they act in.
 //!
-//! Everything here is a value or a function of values: no task, socket, log or clock. Times are Unix milliseconds and
-//! come as arguments; randomness comes as a hash of what it is for.
+//! Everything here is a value or a function of values: no task, socket, log or clock. Times are
+//! Unix milliseconds and come as arguments; randomness comes as a hash of what it is for.
 
 pub mod address;
 pub mod commit_note;
@@ -12,7 +12,7 @@ pub mod filter;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod fixtures;
 pub mod flow;
-mod hash;
+pub mod hash;
 pub mod identity;
 pub mod ids;
 pub mod lane_states;

@@ -1,8 +1,8 @@
 //! Operational events: what Postrider itself tells a tenant, as events of the types `postrider.*`.
 //!
-//! They go the way of every other event, to endpoints that name their type. They are derived from what they tell and
-//! from nothing else, so that whoever finds that one is due may append it again: it has the same id, and fan-out drops
-//! the repeat.
+//! They go the way of every other event, to endpoints that name their type. They are derived from
+//! what they tell and from nothing else, so that whoever finds that one is due may append it again:
+//! it has the same id, and fan-out drops the repeat.
 
 use serde_json::json;
 
@@ -17,11 +17,12 @@ use crate::payload::rfc3339;
 /// An endpoint was disabled. Its data is `{"endpoint_id", "reason", "since"}`.
 pub const ENDPOINT_DISABLED: &str = "postrider.endpoint.disabled";
 
-/// The header of its record that proves an operational event to be Postrider's own: whoever has the keys of the
-/// installation vouches for the record's value.
+/// The header of its record that proves an operational event to be Postrider's own: whoever has the
+/// keys of the installation vouches for the record's value.
 pub const PROOF_HEADER: &str = "postrider-proof";
 
-/// Whether this event tells what holds of the endpoint, so that nobody needs to vouch for it. The trace does not count.
+/// Whether this event tells what holds of the endpoint, so that nobody needs to vouch for it. The
+/// trace does not count.
 pub fn tells(event: &Event, endpoint: &Endpoint, version: u64) -> bool {
     endpoint_disabled(endpoint, version).is_some_and(|told| {
         let trace = event.trace.clone();
@@ -52,8 +53,8 @@ pub fn endpoint_disabled(endpoint: &Endpoint, version: u64) -> Option<Event> {
     })
 }
 
-/// Whether an event tells of this endpoint, which therefore is not to get it: it may be the one that is in trouble.
-/// What an operational event is about is its ordering key.
+/// Whether an event tells of this endpoint, which therefore is not to get it: it may be the one
+/// that is in trouble. What an operational event is about is its ordering key.
 pub fn is_about(event: &Event, endpoint: &EndpointId) -> bool {
     event.event_type.is_reserved() && event.ordering_key == endpoint.as_str()
 }

@@ -1,5 +1,5 @@
-//! How an attempt ended, and why: the closed list of reasons, and what an answer says beside its status.
-//! What follows from it is [`crate::verdict`]'s.
+//! How an attempt ended, and why: the closed list of reasons, and what an answer says beside its
+//! status. What follows from it is [`crate::verdict`]'s.
 
 use std::fmt;
 use std::str::FromStr;
@@ -34,8 +34,8 @@ pub enum Outcome {
     },
     /// No answer, for this reason (one of the connect, timeout, TLS, DNS or address reasons).
     Unanswered(Reason),
-    /// Nothing was sent, nor would it ever be: the event's data does not fit the endpoint's format, or the address in its URL is
-    /// forbidden.
+    /// Nothing was sent, nor would it ever be: the event's data does not fit the endpoint's format,
+    /// or the address in its URL is forbidden.
     Unsendable(Reason),
 }
 
@@ -75,7 +75,8 @@ impl Outcome {
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $text:literal,)*) => {
-        /// Why an attempt or a delivery ended as it did: a closed list, the same in records, metrics and API.
+        /// Why an attempt or a delivery ended as it did: a closed list, the same in records,
+        /// metrics and API.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Reason { $($(#[$doc])* $variant,)* }
 
@@ -184,8 +185,9 @@ fn reason_of_status(status: u16) -> Reason {
     }
 }
 
-/// How long a `Retry-After` of seconds or an HTTP date asks to wait from now, in `0..=RETRY_AFTER_MS_MAX`; `None` if it
-/// is not understood. What is far off is the maximum, what is past is no wait.
+/// How long a `Retry-After` of seconds or an HTTP date asks to wait from now, in
+/// `0..=RETRY_AFTER_MS_MAX`; `None` if it is not understood. What is far off is the maximum, what
+/// is past is no wait.
 pub fn retry_after(header: &str, now_ms: i64) -> Option<i64> {
     let text = header.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -193,22 +195,24 @@ pub fn retry_after(header: &str, now_ms: i64) -> Option<i64> {
         let seconds = text.parse::<i64>().unwrap_or(i64::MAX);
         return Some(seconds.saturating_mul(1000).min(RETRY_AFTER_MS_MAX));
     }
-    // Subtracted as civil times of one zone, since the last days of 9999, a common way to say "never", are no instant.
+    // Subtracted as civil times of one zone, since the last days of 9999, a common way to say
+    // "never", are no instant.
     let now = UNIX_EPOCH.saturating_add(SignedDuration::from_millis(now_ms));
     let wait = http_date(text, now)?.duration_since(now);
     let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
     Some(wait_ms.clamp(0, RETRY_AFTER_MS_MAX))
 }
 
-/// A date in one of the three forms that a recipient must understand (RFC 9110, 5.6.7): that which is written today, that
-/// of RFC 850, and that of `asctime`.
+/// A date in one of the three forms that a recipient must understand (RFC 9110, 5.6.7): that which
+/// is written today, that of RFC 850, and that of `asctime`.
 fn http_date(text: &str, now: DateTime) -> Option<DateTime> {
     let today = DateTime::strptime("%a, %d %b %Y %H:%M:%S GMT", text);
     let date = today.or_else(|_| DateTime::strptime("%a %b %e %H:%M:%S %Y", text));
     date.ok().or_else(|| rfc_850_date(text, now))
 }
 
-/// Of the years with these two digits it is the one that is at most 50 years ahead, as RFC 9110 says, and else the latest.
+/// Of the years with these two digits it is the one that is at most 50 years ahead, as RFC 9110
+/// says, and else the latest.
 fn rfc_850_date(text: &str, now: DateTime) -> Option<DateTime> {
     let (weekday, date) = text.split_once(", ")?;
     if !WEEKDAYS.contains(&weekday) {

@@ -22,7 +22,8 @@ const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
 #[error("data must be JSON for the format `standard`")]
 pub struct FormatMismatch(#[source] serde_json::Error);
 
-/// The body of the event in this format. Data is kept byte for byte, whitespace and order of keys included.
+/// The body of the event in this format. Data is kept byte for byte, whitespace and order of keys
+/// included.
 ///
 /// # Errors
 /// When the format is `standard` and the data is not JSON.
@@ -47,7 +48,8 @@ pub fn body(event: &Event, format: PayloadFormat) -> Result<Bytes, FormatMismatc
     }
 }
 
-/// The time as RFC 3339 in UTC with milliseconds. One that [`is_representable`] denies becomes the nearest.
+/// The time as RFC 3339 in UTC with milliseconds. One that [`is_representable`] denies becomes the
+/// nearest.
 pub fn rfc3339(time_ms: i64) -> String {
     let clamped_ms = time_ms.clamp(TIME_MS_MIN, Timestamp::MAX.as_millisecond());
     let timestamp = Timestamp::from_millisecond(clamped_ms).unwrap_or(Timestamp::MAX);

@@ -1,8 +1,10 @@
-//! When to try again: the schedule of an endpoint, and the ladder of delays that the retry topic can wait.
+//! When to try again: the schedule of an endpoint, and the ladder of delays that the retry topic
+//! can wait.
 //!
-//! A schedule says how long to wait before the next attempt. The retry topic has one partition per delay of the
-//! [`DelayLadder`], in which all records wait the same time and so fall due in order; a record waits in the longest
-//! partition that still fits, returns, and waits the rest in shorter ones. So any wait can be had from few partitions.
+//! A schedule says how long to wait before the next attempt. The retry topic has one partition per
+//! delay of the [`DelayLadder`], in which all records wait the same time and so fall due in order;
+//! a record waits in the longest partition that still fits, returns, and waits the rest in shorter
+//! ones. So any wait can be had from few partitions.
 
 use crate::hash::StableHash;
 use crate::work::WorkId;
@@ -77,10 +79,11 @@ impl RetrySchedule {
         &self.delays_ms
     }
 
-    /// How long to wait after attempt number `attempt`, from 1; `None` when there is to be no further one.
+    /// How long to wait after attempt number `attempt`, from 1; `None` when there is to be no
+    /// further one.
     ///
-    /// Up to 20 % is added, never taken away, so that what failed together does not return together. It is a hash of
-    /// what is retried: deciding twice, by whomever, decides the same.
+    /// Up to 20 % is added, never taken away, so that what failed together does not return
+    /// together. It is a hash of what is retried: deciding twice, by whomever, decides the same.
     pub fn delay_after(&self, work: &WorkId, attempt: u32) -> Option<i64> {
         let index = usize::try_from(attempt.checked_sub(1)?).ok()?;
         let delay_ms = *self.delays_ms.get(index)?;
@@ -142,8 +145,8 @@ impl DelayLadder {
         Ok(Self { delays_ms })
     }
 
-    /// 1 s to 24 h, each about 1.22 times the one before: a wait of any length takes few steps, since after the
-    /// longest delay that fits less than a fifth of it remains.
+    /// 1 s to 24 h, each about 1.22 times the one before: a wait of any length takes few steps,
+    /// since after the longest delay that fits less than a fifth of it remains.
     pub fn standard() -> Self {
         let mut delays_ms = Vec::new();
         let mut delay_ms = SECOND_MS;
@@ -167,7 +170,8 @@ impl DelayLadder {
         self.delays_ms.len()
     }
 
-    /// The partition of the longest delay that is not longer than what remains to wait; `None` if all are longer.
+    /// The partition of the longest delay that is not longer than what remains to wait; `None` if
+    /// all are longer.
     pub fn place(&self, remaining_ms: i64) -> Option<i32> {
         let fitting = self
             .delays_ms

@@ -1,9 +1,9 @@
 //! Signing as in Standard Webhooks 1.0.
 //!
-//! What is signed is `{webhook-id}.{webhook-timestamp}.{body}`, the body byte for byte as sent, with the time of this
-//! attempt. The header lists one signature per valid secret, so that a receiver can change over at its own time:
-//! `v1,` is HMAC-SHA256 with a shared secret (`whsec_`), `v1a,` is ed25519 with a private key (`whsk_`), whose public
-//! half (`whpk_`) the receiver has.
+//! What is signed is `{webhook-id}.{webhook-timestamp}.{body}`, the body byte for byte as sent,
+//! with the time of this attempt. The header lists one signature per valid secret, so that a
+//! receiver can change over at its own time: `v1,` is HMAC-SHA256 with a shared secret (`whsec_`),
+//! `v1a,` is ed25519 with a private key (`whsk_`), whose public half (`whpk_`) the receiver has.
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,7 +32,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Why a text is no signing secret. Says nothing of the text: it may be a secret in the wrong place.
+/// Why a text is no signing secret. Says nothing of the text: it may be a secret in the wrong
+/// place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSecret {
     /// It has neither prefix.
@@ -200,7 +201,8 @@ pub enum VerifyError {
     NoMatch,
 }
 
-/// Checks a received webhook, as its receiver does: one matching signature suffices, unknown versions are passed over.
+/// Checks a received webhook, as its receiver does: one matching signature suffices, unknown
+/// versions are passed over.
 ///
 /// # Errors
 /// When a header is missing, the timestamp is not near `now_s`, or no signature matches.

@@ -1,4 +1,5 @@
-//! Tenants: the customer accounts that endpoints and events belong to; and the installation they are all part of.
+//! Tenants: the customer accounts that endpoints and events belong to; and the installation they
+//! are all part of.
 
 use std::collections::BTreeMap;
 

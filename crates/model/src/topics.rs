@@ -33,8 +33,9 @@ pub const GROUP_SCHEDULER: &str = "scheduler";
 const HOUR_MS: i64 = 60 * 60 * 1000;
 const DAY_HOURS: u32 = 24;
 
-/// By how much a record that holds an event may exceed the event's own record, in bytes: ids, times, the end of a delivery with
-/// its detail, trace context, and what Kafka puts around a record. An attempt, which holds no event, fits into it.
+/// By how much a record that holds an event may exceed the event's own record, in bytes: ids,
+/// times, the end of a delivery with its detail, trace context, and what Kafka puts around a
+/// record. An attempt, which holds no event, fits into it.
 pub const DERIVED_OVERHEAD_BYTES: u32 = 4 * 1024;
 /// What an endpoint takes in a route at most, in bytes.
 const ROUTED_ENDPOINT_BYTES: u64 = 2 + ID_BYTES_MAX as u64;
@@ -42,7 +43,8 @@ const ROUTED_ENDPOINT_BYTES: u64 = 2 + ID_BYTES_MAX as u64;
 /// Why the sizes of records do not go together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSizes {
-    /// An event of the largest size would be accepted, and could be neither delivered nor dead-lettered.
+    /// An event of the largest size would be accepted, and could be neither delivered nor
+    /// dead-lettered.
     #[error(
         "the largest record of {topic} is {found} bytes: must be at least {least}, the largest record of `events` and \
          {DERIVED_OVERHEAD_BYTES} bytes for what surrounds an event"
@@ -69,8 +71,9 @@ pub enum InvalidSizes {
     },
 }
 
-/// Checks that what follows from the largest event fits into the topics that it is written to. `largest` says the largest
-/// record of a topic in bytes, `endpoints_max` how many endpoints one event may match.
+/// Checks that what follows from the largest event fits into the topics that it is written to.
+/// `largest` says the largest record of a topic in bytes, `endpoints_max` how many endpoints one
+/// event may match.
 ///
 /// # Errors
 /// The first topic that is too small.
@@ -105,7 +108,8 @@ pub fn check_sizes(
     Ok(())
 }
 
-/// The key of an event: one partition, and so one order, per tenant and ordering key; events without one are spread.
+/// The key of an event: one partition, and so one order, per tenant and ordering key; events
+/// without one are spread.
 pub fn event_key(tenant: &TenantId, ordering_key: &str, event_id: &EventId) -> Bytes {
     let key = if ordering_key.is_empty() {
         event_id.as_str()
@@ -119,7 +123,8 @@ pub fn event_key(tenant: &TenantId, ordering_key: &str, event_id: &EventId) -> B
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TopicLayout {
-    /// Partitions of every topic but `registry` and `retry`, over which keys are spread. Fixed at creation.
+    /// Partitions of every topic but `registry` and `retry`, over which keys are spread. Fixed at
+    /// creation.
     pub partitions: i32,
     /// Partitions that somebody has added to each of them since. No key is put there.
     pub partitions_added: i32,
@@ -139,10 +144,11 @@ pub struct TopicLayout {
     pub attempts_retention_hours: u32,
     /// Largest record of `events`.
     pub event_bytes_max: u32,
-    /// Largest record of what derives from events: larger by [`DERIVED_OVERHEAD_BYTES`] at least, since it adds to what it
-    /// holds.
+    /// Largest record of what derives from events: larger by [`DERIVED_OVERHEAD_BYTES`] at least,
+    /// since it adds to what it holds.
     pub derived_bytes_max: u32,
-    /// How long `registry` and `endpoint-state` keep superseded records: longer than any write is waited for.
+    /// How long `registry` and `endpoint-state` keep superseded records: longer than any write is
+    /// waited for.
     pub compaction_lag_s: u32,
     /// The delays of the partitions of `retry`.
     pub retry_delays_ms: DelayLadder,

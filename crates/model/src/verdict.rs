@@ -1,8 +1,9 @@
 //! What follows from what was seen of a delivery: the one place where a retry is decided.
 //!
-//! [`judge`] is the table of the design: what was seen and the facts in, a [`Verdict`] out. Whoever had the delivery in hand
-//! carries it out: writes the retry or the dead letter, disables the endpoint, records the attempt. Where a record does not fit
-//! its topic, [`Decision::where_it_does_not_fit`] says what follows instead.
+//! [`judge`] is the table of the design: what was seen and the facts in, a [`Verdict`] out. Whoever
+//! had the delivery in hand carries it out: writes the retry or the dead letter, disables the
+//! endpoint, records the attempt. Where a record does not fit its topic,
+//! [`Decision::where_it_does_not_fit`] says what follows instead.
 
 use crate::delivery::{AttemptOutcome, Settlement};
 use crate::endpoint::WhenBlocked;
@@ -10,16 +11,19 @@ use crate::outcome::{Outcome, Reason};
 use crate::retry::RetrySchedule;
 use crate::work::WorkId;
 
-/// So many interruptions in a row count as a timeout: a delivery that takes workers down does not live for ever.
+/// So many interruptions in a row count as a timeout: a delivery that takes workers down does not
+/// live for ever.
 pub const INTERRUPTIONS_MAX: u32 = 3;
 
-/// A delivery that is tried for ever is not tried more often, even where the schedule has no delays.
+/// A delivery that is tried for ever is not tried more often, even where the schedule has no
+/// delays.
 const WAIT_MS_MIN: i64 = 60_000;
 
 /// What was seen of a delivery when its turn had come.
 #[derive(Debug, Clone, Copy)]
 pub enum Observed<'a> {
-    /// Its endpoint does not exist, in a view of the registry that is at least as new as the delivery.
+    /// Its endpoint does not exist, in a view of the registry that is at least as new as the
+    /// delivery.
     EndpointDeleted,
     /// What had gathered for the endpoint was discarded when it was enabled.
     BacklogDiscarded,
@@ -186,8 +190,8 @@ impl Decision {
         }
     }
 
-    /// The decision where what it leads to does not fit its topic: a dead letter instead of a retry, nothing instead of a
-    /// dead letter.
+    /// The decision where what it leads to does not fit its topic: a dead letter instead of a
+    /// retry, nothing instead of a dead letter.
     #[must_use]
     pub fn where_it_does_not_fit(self) -> Self {
         let (settlement, dead_letter_reason) = match self.settlement {
@@ -233,8 +237,8 @@ fn retried(outcome: &Outcome, facts: &Facts<'_>) -> (Settlement, Option<Reason>)
     (Settlement::RetryScheduled { due_at_ms }, None)
 }
 
-/// A delivery that holds back others is tried for so long, and a last time at the end of it; or for ever, with the longest
-/// delay of the schedule.
+/// A delivery that holds back others is tried for so long, and a last time at the end of it; or for
+/// ever, with the longest delay of the schedule.
 fn retried_head(
     outcome: &Outcome,
     head: Head,

@@ -1,9 +1,9 @@
 //! What is written to the log, and its way to and from the values of this crate.
 //!
-//! The messages in [`proto`] are generated from `proto/postrider/v1` and are trusted for nothing: a producer may write to
-//! Kafka itself, and an older or newer release may have written what is read. So bytes become values here, checked, or
-//! an [`InvalidRecord`] that says which dead letter to write. What a record asks for and this release does not honour
-//! is refused, never ignored.
+//! The messages in [`proto`] are generated from `proto/postrider/v1` and are trusted for nothing: a
+//! producer may write to Kafka itself, and an older or newer release may have written what is read.
+//! So bytes become values here, checked, or an [`InvalidRecord`] that says which dead letter to
+//! write. What a record asks for and this release does not honour is refused, never ignored.
 
 use std::fmt::Display;
 

@@ -1,4 +1,5 @@
-//! The generated code is committed, so that a build needs no compiler for protobuf; this keeps it true to `proto/`.
+//! The generated code is committed, so that a build needs no compiler for protobuf; this keeps it
+//! true to `proto/`.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,9 +1,11 @@
-//! Records of releases as they were written, kept as bytes: this release must read them, and one that knows less than
-//! the writer must not misread it.
+//! Records of releases as they were written, kept as bytes: this release must read them, and one
+//! that knows less than the writer must not misread it.
 //!
-//! A folder in `golden` holds what a release wrote. Its files never change. Before a release whose records have changed,
-//! name the next folder in `WRITES`, run this test with `POSTRIDER_GENERATE=1`, and say here what is read from the former.
-//! `crates/delivery/tests/golden.rs` carries the records of every folder from their topics to the endpoint.
+//! A folder in `golden` holds what a release wrote. Its files never change. Before a release whose
+//! records have changed, name the next folder in `WRITES`, run this test with
+//! `POSTRIDER_GENERATE=1`, and say here what is read from the former.
+//! `crates/delivery/tests/golden.rs` carries the records of every folder from their topics to the
+//! endpoint.
 
 #![expect(
     clippy::unwrap_used,

@@ -120,7 +120,8 @@ pub(crate) struct UpArgs {
     pub(crate) data: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) listen: ListenArgs,
-    /// Show what it does: a tenant, endpoints on a receiver of its own, a stream of events and a live view.
+    /// Show what it does: a tenant, endpoints on a receiver of its own, a stream of events and a
+    /// live view.
     #[arg(long)]
     pub(crate) demo: bool,
     /// End after this time. With --demo: drain, print totals, and fail if anything was lost.
@@ -170,7 +171,8 @@ impl Stage {
 /// How a command reaches the API, and how it answers.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ApiArgs {
-    /// Where the API is; by default that of `postrider up` in the data directory, else http://127.0.0.1:8080.
+    /// Where the API is; by default that of `postrider up` in the data directory, else
+    /// http://127.0.0.1:8080.
     #[arg(long, value_name = "URL", env = "POSTRIDER_URL", help_heading = "API")]
     pub(crate) api_url: Option<String>,
     /// The operator key; by default that in the data directory.

@@ -124,9 +124,11 @@ impl Serialize for KafkaConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ListenConfig {
-    /// Address and port. By default port 8080, at 127.0.0.1 in `up` and at 0.0.0.0 in the other roles.
+    /// Address and port. By default port 8080, at 127.0.0.1 in `up` and at 0.0.0.0 in the other
+    /// roles.
     pub(crate) listen: Option<SocketAddr>,
-    /// Connections at a time. A process that may open too few files for these and those to receivers has fewer.
+    /// Connections at a time. A process that may open too few files for these and those to
+    /// receivers has fewer.
     pub(crate) connections_max: usize,
     /// Of them from one address; clients that come through a proxy share its address.
     pub(crate) connections_per_address_max: usize,
@@ -189,8 +191,8 @@ impl ListenConfig {
 pub(crate) struct HealthConfig {
     /// Address and port, by default port 9464 at the same addresses as the API.
     pub(crate) listen: Option<SocketAddr>,
-    /// How long a client of Kafka may be dead although brokers answer, and replaced again and again, until `/livez` says
-    /// that this process is of no use.
+    /// How long a client of Kafka may be dead although brokers answer, and replaced again and
+    /// again, until `/livez` says that this process is of no use.
     pub(crate) kafka_client_dead_max_ms: u64,
 }
 
@@ -207,8 +209,9 @@ impl Default for HealthConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ClockConfig {
-    /// While the clocks of this machine and of the brokers differ by more, in milliseconds, nothing is given up because of
-    /// its age: no delivery expires, and no endpoint is disabled for having failed for days.
+    /// While the clocks of this machine and of the brokers differ by more, in milliseconds, nothing
+    /// is given up because of its age: no delivery expires, and no endpoint is disabled for having
+    /// failed for days.
     pub(crate) skew_ms_max: u64,
 }
 
@@ -224,7 +227,8 @@ impl Default for ClockConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RetryConfig {
-    /// Waits in milliseconds before the second, third, … attempt, for endpoints without a schedule of their own.
+    /// Waits in milliseconds before the second, third, … attempt, for endpoints without a schedule
+    /// of their own.
     pub(crate) default_schedule_ms: Vec<i64>,
 }
 
@@ -301,19 +305,19 @@ impl Default for EmbeddedConfig {
     }
 }
 
-/// Keys of the installation: text, or `{ file = "path" }`. `up` generates what is not given in its data directory; so
-/// it does with `ingest.operator_key`.
+/// Keys of the installation: text, or `{ file = "path" }`. `up` generates what is not given in its
+/// data directory; so it does with `ingest.operator_key`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct KeysConfig {
-    /// Keys under which signing secrets rest in the log: 32 bytes in base64 or hexadecimal, one a line; the first
-    /// seals, all open.
+    /// Keys under which signing secrets rest in the log: 32 bytes in base64 or hexadecimal, one a
+    /// line; the first seals, all open.
     pub(crate) encryption: Option<Secret>,
 }
 
 impl Config {
-    /// Loads the configuration from a file, if there is one, and from the environment. Where these say how much memory there
-    /// is, but not how it is shared out, that follows.
+    /// Loads the configuration from a file, if there is one, and from the environment. Where these
+    /// say how much memory there is, but not how it is shared out, that follows.
     pub(crate) fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
         let environment = std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
@@ -361,7 +365,8 @@ impl Config {
         }
     }
 
-    /// The keys under which signing secrets rest. Only `up` generates one: processes that share a log share them.
+    /// The keys under which signing secrets rest. Only `up` generates one: processes that share a
+    /// log share them.
     pub(crate) fn keyring(&self) -> anyhow::Result<Keyring> {
         let keyring = self.keys.encryption.as_ref().context(
             "`keys.encryption` is not set: generate a key once by `postrider key generate encryption` and give it to \
@@ -424,12 +429,14 @@ impl Config {
 
 /// What librdkafka's producers take at most, unless configured.
 const PRODUCED_BYTES_MAX: u32 = 16 * 1024 * 1024;
-/// What a state of a lane takes at most: of a key that is held back, and of an offset that is settled.
+/// What a state of a lane takes at most: of a key that is held back, and of an offset that is
+/// settled.
 const BLOCKED_KEY_BYTES: usize = ORDERING_KEY_BYTES_MAX + 48;
 const SETTLED_OFFSET_BYTES: usize = 10;
 
 impl Config {
-    /// What one part accepts, the next must be able to write: otherwise it would wait or be lost for ever.
+    /// What one part accepts, the next must be able to write: otherwise it would wait or be lost
+    /// for ever.
     fn check_sizes(&self) -> Result<(), String> {
         let topics = &self.topics;
         let endpoints_max = u64::try_from(self.registry.endpoints_per_tenant_max);

@@ -1,4 +1,5 @@
-//! The data directory of `up`: the log, and beside it the keys generated at first start and where the API was last.
+//! The data directory of `up`: the log, and beside it the keys generated at first start and where
+//! the API was last.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};

@@ -1,9 +1,10 @@
 //! `up --demo`: Postrider shows itself.
 //!
-//! A stream of events is published through the API like anybody would, to three endpoints on a receiver in this
-//! process: one healthy, one that fails half the time, one that is gone. Nothing of it is simulated. Two books are
-//! kept and compared at the end: the [`Ledger`] of what the API accepted and what the receiver in fact received, and
-//! the [`Audit`] of what the log says became of every delivery.
+//! A stream of events is published through the API like anybody would, to three endpoints on a
+//! receiver in this process: one healthy, one that fails half the time, one that is gone. Nothing
+//! of it is simulated. Two books are kept and compared at the end: the [`Ledger`] of what the API
+//! accepted and what the receiver in fact received, and the [`Audit`] of what the log says became
+//! of every delivery.
 
 mod audit;
 mod events;
@@ -78,7 +79,8 @@ impl Behaviour {
     }
 }
 
-/// What the demo needs of the configuration: a way to its receiver, and a terminal that logs do not scroll away.
+/// What the demo needs of the configuration: a way to its receiver, and a terminal that logs do not
+/// scroll away.
 pub(crate) fn adapt(config: &mut Config) {
     config.egress.allow_cidrs.push(LOOPBACK.to_owned());
     if config.telemetry == TelemetryConfig::default() {
@@ -127,8 +129,9 @@ impl Demo {
         })
     }
 
-    /// Publishes and shows what happens until the time is up or the process has to end. Then, if the time is up, waits
-    /// until everything is settled that will be, and compares the books; the exit code says whether they agree.
+    /// Publishes and shows what happens until the time is up or the process has to end. Then, if
+    /// the time is up, waits until everything is settled that will be, and compares the books; the
+    /// exit code says whether they agree.
     pub(crate) async fn run(
         mut self,
         mut process: Process,

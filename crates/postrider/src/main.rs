@@ -1,7 +1,7 @@
 //! Postrider: events in, webhooks out.
 //!
-//! `up`, `ingest`, `deliver` and `exporter` are roles, in [`roles`]; everything else is a command of an operator, in
-//! [`commands`]. The library crates do the work; here they are put together.
+//! `up`, `ingest`, `deliver` and `exporter` are roles, in [`roles`]; everything else is a command
+//! of an operator, in [`commands`]. The library crates do the work; here they are put together.
 
 mod cli;
 mod client;
@@ -141,7 +141,8 @@ fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
             }
         }
     });
-    // A question to a broker that does not answer holds a thread of the runtime for as long as it may take.
+    // A question to a broker that does not answer holds a thread of the runtime for as long as it
+    // may take.
     runtime.shutdown_timeout(UNANSWERED_MAX);
     ended
 }

@@ -15,7 +15,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Standard output and standard error of a role.
 static OF_ROLE: OnceLock<[Lines; 2]> = OnceLock::new();
 
-/// From now on nobody waits for a line to be read: a role goes on, other than a command, whoever reads what it says.
+/// From now on nobody waits for a line to be read: a role goes on, other than a command, whoever
+/// reads what it says.
 pub(crate) fn never_wait() -> io::Result<()> {
     let data = Lines::start("stdout", io::stdout(), UNREAD_BYTES_MAX, |_| {})?;
     let talk = Lines::start("stderr", io::stderr(), UNREAD_BYTES_MAX, |_| {})?;
@@ -55,7 +56,8 @@ pub(crate) fn json(value: &Value) {
     data(serde_json::to_string_pretty(value).unwrap_or_else(|_| value.to_string()));
 }
 
-/// Rows under a heading, in columns as wide as their longest cell. Nothing but the heading says that there is none.
+/// Rows under a heading, in columns as wide as their longest cell. Nothing but the heading says
+/// that there is none.
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) {
     let widths: Vec<usize> = (0..heading.len())
         .map(|column| {

@@ -1,4 +1,5 @@
-//! The roles: each builds its parts, runs them until a signal or a failure, and lets them end in order.
+//! The roles: each builds its parts, runs them until a signal or a failure, and lets them end in
+//! order.
 
 pub(crate) mod deliver;
 pub(crate) mod exporter;
@@ -46,8 +47,8 @@ const BASE_DRAIN: Duration = Duration::from_secs(5);
 /// Beyond what a part may drain by itself: it has to notice, too.
 const DRAIN_SLACK: Duration = Duration::from_secs(2);
 
-/// Everything that runs in the process, in the order in which it has to end: first nothing new is accepted, then what
-/// is under way is settled, then what both stand on goes.
+/// Everything that runs in the process, in the order in which it has to end: first nothing new is
+/// accepted, then what is under way is settled, then what both stand on goes.
 #[derive(Debug)]
 pub(crate) struct Process {
     /// Cancelled by a signal.
@@ -57,8 +58,8 @@ pub(crate) struct Process {
     pub(crate) api: Tasks,
     pub(crate) stages: Tasks,
     pub(crate) base: Tasks,
-    /// Cancelled when what the stages and the API count on has changed: they do nothing more, and the process stays to
-    /// say why.
+    /// Cancelled when what the stages and the API count on has changed: they do nothing more, and
+    /// the process stays to say why.
     pub(crate) halt: CancellationToken,
     /// How many connections it may have.
     pub(crate) connections: Connections,
@@ -111,8 +112,8 @@ impl Process {
         host: Ipv4Addr,
     ) -> anyhow::Result<Self> {
         output::never_wait().context("take standard output and standard error")?;
-        // What librdkafka says comes with the lines of our own. Its wrapper adds, as an error, that a consumer that was
-        // closed is closed.
+        // What librdkafka says comes with the lines of our own. Its wrapper adds, as an error, that
+        // a consumer that was closed is closed.
         let log = format!("rdkafka=off,{}", config.telemetry.log);
         let telemetry = TelemetryConfig {
             log,
@@ -160,7 +161,8 @@ impl Process {
         self.health_server.address()
     }
 
-    /// Waits, when all was started, for a signal, or for a part without which the process is of no use to end.
+    /// Waits, when all was started, for a signal, or for a part without which the process is of no
+    /// use to end.
     pub(crate) async fn wait(&mut self) -> Result<(), TaskFailure> {
         self.health.condition(STARTED).set(true);
         tokio::select! {

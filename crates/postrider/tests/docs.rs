@@ -139,7 +139,8 @@ fn commands(page: &str) -> Vec<String> {
     commands
 }
 
-/// The words of a command up to where the shell goes on with something else. What is left out counts as a word.
+/// The words of a command up to where the shell goes on with something else. What is left out
+/// counts as a word.
 fn words(command: &str) -> Vec<String> {
     let command = command.split(" # ").next().unwrap_or_default();
     let mut words = vec![String::new()];

@@ -1,4 +1,5 @@
-//! Whoever is asked says the same of an endpoint: the API from the log, the worker that owns it, and the exporter.
+//! Whoever is asked says the same of an endpoint: the API from the log, the worker that owns it,
+//! and the exporter.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 

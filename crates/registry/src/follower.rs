@@ -19,7 +19,8 @@ use crate::write::is_settled;
 
 /// How long a read waits for news; the view counts as current that long at least.
 const READ_WAIT: Duration = Duration::from_secs(1);
-/// How often the follower looks whether the topic is still the one that it read; it looks at once after an error.
+/// How often the follower looks whether the topic is still the one that it read; it looks at once
+/// after an error.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(100),
@@ -40,7 +41,8 @@ impl Follower {
         Self { shared, reader }
     }
 
-    /// Follows the topic until stopped. While the log cannot be read the view stays as it is and grows old.
+    /// Follows the topic until stopped. While the log cannot be read the view stays as it is and
+    /// grows old.
     pub async fn run(self, stop: CancellationToken) {
         let Self { shared, reader } = self;
         tokio::select! {
@@ -108,12 +110,14 @@ struct Following<'a> {
     look_at: Instant,
     /// It is to be looked before anything more is applied.
     looks_first: bool,
-    /// How the log contradicts what was read, from when that is known until all of it is read again.
+    /// How the log contradicts what was read, from when that is known until all of it is read
+    /// again.
     contradicted: Option<String>,
 }
 
 impl Following<'_> {
-    /// Reads on and applies what came, unless the log turns out to be another than the one read before.
+    /// Reads on and applies what came, unless the log turns out to be another than the one read
+    /// before.
     async fn step(&mut self, position: u64) -> Result<(), LogError> {
         if let Some(detail) = self.contradicted.clone() {
             return self.reload(detail).await;
@@ -126,7 +130,8 @@ impl Following<'_> {
         if self.contradicted.is_some() {
             return Ok(());
         }
-        // Somebody may have found that records were lost: then all look at once, and soon show the same.
+        // Somebody may have found that records were lost: then all look at once, and soon show the
+        // same.
         let is_told = self.past.note(&batch);
         apply(self.shared, &batch);
         // What came is not kept waiting for that.
@@ -246,8 +251,8 @@ fn report(shared: &Shared, offset: i64, outcome: Applied) {
     }
 }
 
-/// Tombstones what this process's winning records superseded or beat. What fails stays until the next write of the
-/// same entity: nothing depends on it.
+/// Tombstones what this process's winning records superseded or beat. What fails stays until the
+/// next write of the same entity: nothing depends on it.
 async fn clean(shared: &Shared) -> Infallible {
     loop {
         shared.cleaning.notified().await;

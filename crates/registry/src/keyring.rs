@@ -1,8 +1,8 @@
 //! The installation's keys, under which signing secrets rest in the log.
 //!
-//! AES-256-GCM with a random nonce and the endpoint's id as associated data: a sealed secret copied to another
-//! endpoint does not open. A secret names the key that sealed it, so keys are rotated by putting a new one first and
-//! keeping the older ones until nothing names them.
+//! AES-256-GCM with a random nonce and the endpoint's id as associated data: a sealed secret copied
+//! to another endpoint does not open. A secret names the key that sealed it, so keys are rotated by
+//! putting a new one first and keeping the older ones until nothing names them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -66,8 +66,8 @@ impl Keyring {
         }
     }
 
-    /// Parses keys of 32 bytes in base64 or hexadecimal, one a line, the first one sealing. Empty lines and lines that
-    /// begin with `#` are skipped.
+    /// Parses keys of 32 bytes in base64 or hexadecimal, one a line, the first one sealing. Empty
+    /// lines and lines that begin with `#` are skipped.
     ///
     /// # Errors
     /// When there is no key, or a line is none.

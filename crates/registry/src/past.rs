@@ -1,8 +1,9 @@
 //! Whether the topic is still the one that was read.
 //!
-//! A topic that was made again, or lost its tail in a failure, gives offsets a second time. A reader that only asks for
-//! what comes after its position would not see it: everything there is ignored until the end has passed that position.
-//! So some of what was read is remembered, where the identity was and the last record of each read, and looked at again.
+//! A topic that was made again, or lost its tail in a failure, gives offsets a second time. A
+//! reader that only asks for what comes after its position would not see it: everything there is
+//! ignored until the end has passed that position. So some of what was read is remembered, where
+//! the identity was and the last record of each read, and looked at again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,8 +15,8 @@ use tokio::time::{Instant, sleep};
 use crate::record::is_identity;
 use crate::registry::{PARTITION, Shared, TOPIC};
 
-/// An end before what was read counts only if it stays: right after it was elected, a leader of Kafka may not know yet
-/// how much is replicated, and name an end too low.
+/// An end before what was read counts only if it stays: right after it was elected, a leader of
+/// Kafka may not know yet how much is replicated, and name an end too low.
 const ENDS_BEFORE_FOR: Duration = Duration::from_secs(10);
 const ENDS_BEFORE_POLL: Duration = Duration::from_millis(500);
 

@@ -1,4 +1,5 @@
-//! Records of the `registry` topic: how entities are written down and what is made of them when read.
+//! Records of the `registry` topic: how entities are written down and what is made of them when
+//! read.
 
 use std::fmt;
 
@@ -22,8 +23,8 @@ pub(crate) enum EntityId {
     Identity,
 }
 
-/// A record's key, `kind/id/version/nonce`. The nonce keeps two writers of one version from replacing each other in
-/// compaction, which would let the later one win.
+/// A record's key, `kind/id/version/nonce`. The nonce keeps two writers of one version from
+/// replacing each other in compaction, which would let the later one win.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RecordKey {
     pub(crate) entity: EntityId,
@@ -45,8 +46,8 @@ pub(crate) enum Content {
 /// A record as read.
 #[derive(Debug)]
 pub(crate) enum Read {
-    /// One version of one entity. Its content may be unreadable, written by a later release or damaged; the version is
-    /// taken nonetheless, so that every release agrees on who won.
+    /// One version of one entity. Its content may be unreadable, written by a later release or
+    /// damaged; the version is taken nonetheless, so that every release agrees on who won.
     Version {
         key: RecordKey,
         content: Result<Content, Unreadable>,
@@ -83,7 +84,8 @@ pub(crate) fn is_identity(key: &[u8]) -> bool {
 #[error("{0}")]
 pub(crate) struct Unreadable(pub(crate) String);
 
-/// Versions beyond this are not ours: no number of writes gets there, and the next version must exist.
+/// Versions beyond this are not ours: no number of writes gets there, and the next version must
+/// exist.
 const VERSION_MAX: u64 = 1 << 53;
 const KEY_BYTES_MAX: usize = 256;
 
@@ -156,7 +158,8 @@ pub(crate) fn encode(key: &RecordKey, content: &Content, now_ms: i64) -> NewReco
     }
 }
 
-/// Whether readers will understand a record. One that they don't would take its version for nothing.
+/// Whether readers will understand a record. One that they don't would take its version for
+/// nothing.
 pub(crate) fn check(key: &RecordKey, record: &NewRecord) -> Result<(), Unreadable> {
     decode_content(key, record.value.as_deref().unwrap_or_default()).map(drop)
 }

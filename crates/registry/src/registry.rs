@@ -35,7 +35,8 @@ pub(crate) const PARTITION: i32 = 0;
 pub struct RegistryOptions {
     /// How long a write may take. Must be below the topic's `min.compaction.lag.ms`.
     pub write_deadline: Duration,
-    /// How long superseded records wait to be removed, so that one round removes those of many writes.
+    /// How long superseded records wait to be removed, so that one round removes those of many
+    /// writes.
     pub cleanup_delay: Duration,
     /// Tenants at most.
     pub tenants_max: usize,
@@ -88,11 +89,13 @@ pub(crate) struct Shared {
     pub(crate) cleaning: Notify,
     view: RwLock<View>,
     progress: Mutex<Progress>,
-    /// Told when it changes. Not a watch channel, which wakes those who wait in an order of its own each time.
+    /// Told when it changes. Not a watch channel, which wakes those who wait in an order of its own
+    /// each time.
     moved: Notify,
     /// What the view must reach before it is ready.
     end_at_open: AtomicU64,
-    /// Whether the view is whole: from when it was read to the end until it turns out to be of another log.
+    /// Whether the view is whole: from when it was read to the end until it turns out to be of
+    /// another log.
     caught_up: AtomicBool,
     /// Whether this process takes part in the installation, see [`Registry::join`].
     pub(crate) joined: AtomicBool,
@@ -190,13 +193,14 @@ impl Registry {
         found.or_else(|| self.shared.view().identity()?.value.loss.clone())
     }
 
-    /// The position in this registry that a stamp names. `None`: it names another registry, or none, and says nothing.
+    /// The position in this registry that a stamp names. `None`: it names another registry, or
+    /// none, and says nothing.
     pub fn position_of(&self, stamp: RegistryStamp) -> Option<u64> {
         (self.stamp().registry_id == stamp.registry_id).then_some(stamp.position)
     }
 
-    /// Whether a stamp names a registry of which nothing is known here: the topic was made again since, and no operator
-    /// has accepted that.
+    /// Whether a stamp names a registry of which nothing is known here: the topic was made again
+    /// since, and no operator has accepted that.
     pub fn is_of_a_lost_registry(&self, stamp: RegistryStamp) -> bool {
         let view = self.shared.view();
         let Some(identity) = view.identity().map(|identity| &identity.value) else {
@@ -221,8 +225,8 @@ impl Registry {
         timeout(at_most, reached).await.is_ok()
     }
 
-    /// Waits until the view has everything that is in the topic now; whether it got there in time. For answers that
-    /// must not come from a view that lags behind another process's writes.
+    /// Waits until the view has everything that is in the topic now; whether it got there in time.
+    /// For answers that must not come from a view that lags behind another process's writes.
     pub async fn refresh(&self, at_most: Duration) -> bool {
         let (started, position) = (Instant::now(), self.position());
         match timeout(at_most, self.shared.log.bounds(TOPIC, PARTITION)).await {
@@ -236,7 +240,8 @@ impl Registry {
         }
     }
 
-    /// Whether the view has everything that was in the topic when it was opened, and is of the log that is there.
+    /// Whether the view has everything that was in the topic when it was opened, and is of the log
+    /// that is there.
     pub fn ready(&self) -> bool {
         self.shared.caught_up.load(Ordering::Acquire)
     }
@@ -267,7 +272,8 @@ impl Registry {
         self.shared.keyring.vouch(value)
     }
 
-    /// Whether an event of a reserved type is Postrider's own: its record has proof, or it tells what this view knows to hold.
+    /// Whether an event of a reserved type is Postrider's own: its record has proof, or it tells
+    /// what this view knows to hold.
     pub fn is_own(&self, event: &Event, value: &[u8], proof: Option<&str>) -> bool {
         if proof.is_some_and(|proof| self.shared.keyring.vouches(value, proof)) {
             return true;
@@ -333,7 +339,8 @@ impl Registry {
     /// The secrets that sign for an endpoint at this time, newest first. Decrypted ones are kept.
     ///
     /// # Errors
-    /// When one of them does not open: to sign with the others alone would break receivers silently.
+    /// When one of them does not open: to sign with the others alone would break receivers
+    /// silently.
     pub fn signing_secrets(
         &self,
         endpoint: &Endpoint,
@@ -366,7 +373,8 @@ impl Registry {
         Ok(secrets)
     }
 
-    /// The endpoints that are not disabled and of which a secret that signs does not open with this process's keys, and why the first does not.
+    /// The endpoints that are not disabled and of which a secret that signs does not open with this
+    /// process's keys, and why the first does not.
     pub fn unsignable(&self) -> (usize, Option<(EndpointId, OpenError)>) {
         let ids: Vec<EndpointId> = self.shared.sealed_off.lock().iter().cloned().collect();
         let now_ms = self.shared.clock.now_ms();
@@ -434,7 +442,8 @@ impl Shared {
         self.moved.notify_waiters();
     }
 
-    /// The view is of another log than the one that is there: writes and answers wait until it is read anew.
+    /// The view is of another log than the one that is there: writes and answers wait until it is
+    /// read anew.
     pub(crate) fn distrust_view(&self) {
         self.caught_up.store(false, Ordering::Release);
     }
@@ -473,7 +482,8 @@ impl Shared {
         signing.find_map(|secret| self.keyring.open(&endpoint.id, secret).err())
     }
 
-    /// Keeps that records were lost, and has it written down. A process that does not take part says nothing.
+    /// Keeps that records were lost, and has it written down. A process that does not take part
+    /// says nothing.
     pub(crate) fn lose(&self, loss: RegistryLoss) {
         if !self.joined.load(Ordering::Acquire) {
             return;
@@ -535,8 +545,8 @@ impl Shared {
         Ok(Arc::clone(self.producer.lock().get_or_insert(made)))
     }
 
-    /// Gives up a producer that lost track of an append, which may have been a fatal error. Order among producers does
-    /// not matter here, and writes under way keep theirs.
+    /// Gives up a producer that lost track of an append, which may have been a fatal error. Order
+    /// among producers does not matter here, and writes under way keep theirs.
     pub(crate) fn give_up_producer(&self, broken: &Arc<dyn Producer>) {
         let mut producer = self.producer.lock();
         if producer

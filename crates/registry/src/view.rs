@@ -1,7 +1,7 @@
 //! The view: what the records of the topic, in their order, make of tenants and endpoints. Pure.
 //!
-//! Two layers. Claims say, for every entity, which record took its present version; they know nothing of what is
-//! inside. The contents are what the winning records hold, indexed for reading.
+//! Two layers. Claims say, for every entity, which record took its present version; they know
+//! nothing of what is inside. The contents are what the winning records hold, indexed for reading.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -175,9 +175,9 @@ impl View {
         }
     }
 
-    /// Whether the record takes its version: the highest counts, of one version the first. A deletion needs no rule of
-    /// its own, since nobody writes a version after one. So the outcome depends only on the winner being there, not on
-    /// which of the others compaction has left.
+    /// Whether the record takes its version: the highest counts, of one version the first. A
+    /// deletion needs no rule of its own, since nobody writes a version after one. So the outcome
+    /// depends only on the winner being there, not on which of the others compaction has left.
     fn take(&mut self, key: &RecordKey, deletes: bool) -> bool {
         let mut stale = Vec::new();
         if let Some(claim) = self.claims.get_mut(&key.entity) {
@@ -283,7 +283,8 @@ impl View {
         Applied::Counted
     }
 
-    /// What was last understood stays, under the version that was taken: the next write goes on from there.
+    /// What was last understood stays, under the version that was taken: the next write goes on
+    /// from there.
     fn keep_as_version(&mut self, key: &RecordKey) {
         match &key.entity {
             EntityId::Tenant(id) => {
@@ -375,8 +376,8 @@ impl View {
         }
     }
 
-    /// The stale keys that this process has to remove, and forgets about: they stay stale until their tombstones are
-    /// read.
+    /// The stale keys that this process has to remove, and forgets about: they stay stale until
+    /// their tombstones are read.
     pub(crate) fn take_stale(&mut self) -> Vec<RecordKey> {
         let mut entities = std::mem::take(&mut self.to_clean);
         entities.sort();

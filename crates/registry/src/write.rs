@@ -65,7 +65,8 @@ pub enum WriteError {
         ""
     })]
     Unavailable {
-        /// The fate of the write is unknown: it may count already or later. Otherwise it was not made.
+        /// The fate of the write is unknown: it may count already or later. Otherwise it was not
+        /// made.
         may_have_been_written: bool,
     },
 }
@@ -110,8 +111,9 @@ impl Registry {
             .fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Appends the version after the one seen and waits for the verdict. It comes from the follower alone, so an append
-    /// of unknown fate is decided as well once it, or another of its version, is read.
+    /// Appends the version after the one seen and waits for the verdict. It comes from the follower
+    /// alone, so an append of unknown fate is decided as well once it, or another of its version,
+    /// is read.
     async fn write(
         &self,
         entity: &EntityId,
@@ -158,8 +160,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Appends a record, again if it is certain that it is not there. Returns only when it never can be: what became of it
-/// otherwise is for the follower to see.
+/// Appends a record, again if it is certain that it is not there. Returns only when it never can
+/// be: what became of it otherwise is for the follower to see.
 async fn append(shared: &Shared, record: NewRecord, may_be_there: &mut bool) -> WriteError {
     let mut failures = 0;
     loop {

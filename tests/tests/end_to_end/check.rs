@@ -1,4 +1,5 @@
-//! `postrider check`: silent about a sound environment, and one line with what to do for each thing that is wrong.
+//! `postrider check`: silent about a sound environment, and one line with what to do for each thing
+//! that is wrong.
 
 use std::process::Output;
 use std::sync::OnceLock;

@@ -95,7 +95,8 @@ async fn retries_then_delivers_and_never_early(log: LogKind) {
         .collect();
     for (wait, least) in waits.iter().zip([1, 2]) {
         let least = Duration::from_secs(least);
-        // At most 20 % jitter and, on an idle system, 1 s; the rest is for a machine that is busy with other tests.
+        // At most 20 % jitter and, on an idle system, 1 s; the rest is for a machine that is busy
+        // with other tests.
         assert!(
             *wait >= least && *wait < least * 6 / 5 + Duration::from_secs(4),
             "{waits:?}"

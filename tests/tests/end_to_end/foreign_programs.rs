@@ -1,4 +1,5 @@
-//! Programs that share no code with us: receivers on the public library, a producer in Python, Kafka's own tools.
+//! Programs that share no code with us: receivers on the public library, a producer in Python,
+//! Kafka's own tools.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -61,8 +61,8 @@ async fn a_frozen_worker_sends_nothing_stale(plan: Plan) {
     );
 }
 
-/// The stages that lost their partitions and were given none since; `None` while deliver has lost none. A stage whose
-/// session outlasted the freeze loses nothing.
+/// The stages that lost their partitions and were given none since; `None` while deliver has lost
+/// none. A stage whose session outlasted the freeze loses nothing.
 fn without_partitions(said: &str) -> Option<BTreeSet<String>> {
     let mut without = BTreeSet::new();
     let mut has_lost = false;

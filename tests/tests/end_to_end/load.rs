@@ -22,7 +22,8 @@ pub(crate) async fn create_endpoints(api: &Api, receiver: &Receiver, path: &str)
     }
 }
 
-/// Publishes so many events, spread over the endpoints, and gives the ids of all: each was accepted.
+/// Publishes so many events, spread over the endpoints, and gives the ids of all: each was
+/// accepted.
 pub(crate) async fn publish(api: &Api, count: usize) -> Vec<String> {
     let events = stream::iter(0..count).map(async |number| {
         let event_type = format!("load.n{}", number % ENDPOINTS);
@@ -32,7 +33,8 @@ pub(crate) async fn publish(api: &Api, count: usize) -> Vec<String> {
     events.buffer_unordered(PUBLISHERS).collect().await
 }
 
-/// A cluster after so many events were published, came to the path and were settled, with their ids.
+/// A cluster after so many events were published, came to the path and were settled, with their
+/// ids.
 pub(crate) async fn with_all_delivered(
     plan: Plan,
     path: &str,

@@ -1,5 +1,5 @@
-//! Postrider as a whole: the real binary, a real Kafka or a directory, real HTTP. The name of a test is what it
-//! promises. A scenario that applies to both logs runs on both.
+//! Postrider as a whole: the real binary, a real Kafka or a directory, real HTTP. The name of a
+//! test is what it promises. A scenario that applies to both logs runs on both.
 
 #![expect(
     clippy::unwrap_used,

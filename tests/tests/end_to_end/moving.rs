@@ -1,4 +1,5 @@
-//! From the embedded log to Kafka, and a registry from a backup: nothing accepted is lost, and endpoints stay who they are.
+//! From the embedded log to Kafka, and a registry from a backup: nothing accepted is lost, and
+//! endpoints stay who they are.
 
 use std::collections::BTreeSet;
 
@@ -250,7 +251,8 @@ async fn a_lost_key_costs_new_secrets_and_no_delivery(log: LogKind) {
     let mut import = source.cluster.command(&import);
     import.env("POSTRIDER_KAFKA__PREFIX", lost.prefix());
     assert!(ended_well(import));
-    // With other keys than what is there was sealed with, no role starts until an operator says that they are right.
+    // With other keys than what is there was sealed with, no role starts until an operator says
+    // that they are right.
     lost.run(&["recover", "--registry", "--accept-keys", "--yes"]);
     lost.begin().await;
     let api = lost.api();

@@ -1,4 +1,5 @@
-//! Topics with other partitions than configured: nobody starts on them, and whoever runs stops and says why.
+//! Topics with other partitions than configured: nobody starts on them, and whoever runs stops and
+//! says why.
 
 use std::time::{Duration, Instant};
 
@@ -152,7 +153,8 @@ fn alter(cluster: &Cluster, topic: &str, partitions: i32) {
     );
 }
 
-/// Waits until the process is not ready for that reason, and shows how many partitions of `deliveries` were added.
+/// Waits until the process is not ready for that reason, and shows how many partitions of
+/// `deliveries` were added.
 async fn shows(cluster: &Cluster, name: &str, added: i32) {
     let line = format!("postrider_topic_partitions_unexpected{{topic=\"deliveries\"}} {added}");
     eventually(&line, SOON, async || {

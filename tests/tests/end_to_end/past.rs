@@ -1,5 +1,6 @@
-//! Logs whose past is another than the one that was read: nothing that is new is lost without a word. It goes on by itself, or
-//! is stopped with the true cause, and goes on when `postrider recover` decides.
+//! Logs whose past is another than the one that was read: nothing that is new is lost without a
+//! word. It goes on by itself, or is stopped with the true cause, and goes on when
+//! `postrider recover` decides.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -168,7 +169,8 @@ async fn a_topic_that_grew_past_what_was_committed_in_another_is_stopped_and_the
     all_come(&cluster, &receiver, &ids).await;
 }
 
-/// The broker comes back without the last records of every partition, as after a power cut, and the roles go on running.
+/// The broker comes back without the last records of every partition, as after a power cut, and the
+/// roles go on running.
 async fn a_tail_lost_while_the_broker_was_down_hides_nothing_that_is_new(log: LogKind) {
     let broker: &KafkaBroker = Box::leak(Box::new(KafkaBroker::start()));
     let plan = Plan::new(log).broker(broker);

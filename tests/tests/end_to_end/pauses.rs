@@ -1,4 +1,5 @@
-//! What operators and tenants turn off and on: an endpoint, a tenant, everything; and who decides last.
+//! What operators and tenants turn off and on: an endpoint, a tenant, everything; and who decides
+//! last.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

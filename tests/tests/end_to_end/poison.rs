@@ -174,7 +174,8 @@ fn take_at_most(cluster: &Cluster, topic: &str, bytes: u32) {
     );
 }
 
-/// Text that no compression makes much shorter: a broker looks at what a batch takes when compressed.
+/// Text that no compression makes much shorter: a broker looks at what a batch takes when
+/// compressed.
 fn incompressible(length: usize) -> String {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let letters = (0..length).map(|_| {

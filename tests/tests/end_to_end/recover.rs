@@ -1,4 +1,5 @@
-//! Committed offsets that were lost: the partition stops and alarms, others go on, and `postrider recover` goes on.
+//! Committed offsets that were lost: the partition stops and alarms, others go on, and
+//! `postrider recover` goes on.
 
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ async fn a_partition_without_its_commit_stops_alone_until_recover(log: LogKind) 
     let api = cluster.api();
     let before = held(&mut cluster, &[1, 2]).await;
 
-    // Two of a group's partitions at once, while nothing of it runs: only then Kafka lets anybody take them away.
+    // Two of a group's partitions at once, while nothing of it runs: only then Kafka lets anybody
+    // take them away.
     cluster.terminate("deliver");
     forget_commits(&cluster, "fan-out", "events", &[1, 2]);
     ids.extend(publish(&api, EVENTS).await);

@@ -84,7 +84,8 @@ async fn three_ingest_processes_write_at_once_and_no_update_is_lost(log: LogKind
     }
 }
 
-/// Adds one to the number in the description, as a careful client does: on the version that it read, or again.
+/// Adds one to the number in the description, as a careful client does: on the version that it
+/// read, or again.
 async fn count_up(api: &Api, path: &str) {
     loop {
         let read = api.call(Method::GET, path, &[], "").await.unwrap();

@@ -16,7 +16,8 @@ const GROUPS: [(&str, &str); 3] = [
     ("scheduler", "retry"),
 ];
 
-/// Does something with the log. The embedded log has one owner, so its process is stopped meanwhile.
+/// Does something with the log. The embedded log has one owner, so its process is stopped
+/// meanwhile.
 pub(crate) async fn with_log<T>(
     cluster: &mut Cluster,
     work: impl AsyncFnOnce(Arc<dyn Log>) -> T,
@@ -42,7 +43,8 @@ fn on_kafka(cluster: &Cluster) -> Arc<dyn Log> {
     KafkaLog::connect(options).unwrap()
 }
 
-/// Waits until every group has committed the end of its topic: whatever was to come, also a second time, has come.
+/// Waits until every group has committed the end of its topic: whatever was to come, also a second
+/// time, has come.
 pub(crate) async fn drained(cluster: &mut Cluster) {
     let mut last = Vec::new();
     let started = std::time::Instant::now();

@@ -28,7 +28,8 @@ pub(crate) struct Findings {
     pub(crate) unsettled: usize,
     /// Deliveries settled as delivered of which no receiver knows.
     pub(crate) not_received: usize,
-    /// Attempts that have two settlements: made again although it was known what became of them, or recorded by two.
+    /// Attempts that have two settlements: made again although it was known what became of them, or
+    /// recorded by two.
     pub(crate) settled_twice: usize,
     /// Requests beyond one for each attempt, those beside that were cut and recorded as that.
     pub(crate) repeated: usize,

@@ -1,5 +1,5 @@
-//! Brokers that come back from a freeze, a restart or an upgrade, after which clients of Kafka may know of no broker any
-//! more: every role goes on by itself.
+//! Brokers that come back from a freeze, a restart or an upgrade, after which clients of Kafka may
+//! know of no broker any more: every role goes on by itself.
 
 use std::time::{Duration, Instant};
 

@@ -35,7 +35,8 @@ impl Figures {
         self.set(name, (time.as_secs_f64() * 1000.0).round() / 1000.0);
     }
 
-    /// Writes `target/faults/full/SCENARIO.json`, or `short`, and a table. Call it before anything is asserted.
+    /// Writes `target/faults/full/SCENARIO.json`, or `short`, and a table. Call it before anything
+    /// is asserted.
     #[expect(clippy::print_stdout, reason = "`make faults` shows it")]
     pub(crate) fn save(mut self) {
         self.set_time("took_s", self.began.elapsed());

@@ -79,7 +79,8 @@ async fn scenario(name: &'static str, form: Form, plan: Plan, kills: usize) {
     );
 }
 
-/// Requests that had come and were not answered for long enough: those of all workers, of which one died.
+/// Requests that had come and were not answered for long enough: those of all workers, of which one
+/// died.
 fn not_surely_recorded(received: &[Received], killed: Instant) -> usize {
     received
         .iter()

@@ -1,9 +1,11 @@
-//! What breaks beneath and beside Postrider while it works, on real processes and a real Kafka: workers that die, freeze,
-//! come and go; brokers that die and freeze; topics that refuse. The name of a test is what it promises.
+//! What breaks beneath and beside Postrider while it works, on real processes and a real Kafka:
+//! workers that die, freeze, come and go; brokers that die and freeze; topics that refuse. The name
+//! of a test is what it promises.
 //!
-//! `make test` runs a short form of each, `make faults` the full one. Both are the same scenario with other numbers. In
-//! each, events are published all the time, and at the end an auditor compares what publishers were told, what the
-//! receivers got and what the topics say. The figures go to `target/faults`.
+//! `make test` runs a short form of each, `make faults` the full one. Both are the same scenario
+//! with other numbers. In each, events are published all the time, and at the end an auditor
+//! compares what publishers were told, what the receivers got and what the topics say. The figures
+//! go to `target/faults`.
 
 #![expect(
     clippy::unwrap_used,

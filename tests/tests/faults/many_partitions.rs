@@ -1,4 +1,5 @@
-//! Hundreds of partitions, and workers that are killed again and again before they have got all of them ready.
+//! Hundreds of partitions, and workers that are killed again and again before they have got all of
+//! them ready.
 
 use std::time::Duration;
 

@@ -23,7 +23,8 @@ const LATE_MAX: Duration = Duration::from_secs(15);
 
 on_kafka!(retries_of_a_partition_that_went_and_came_back_are_neither_early_nor_doubled);
 
-/// The delays in milliseconds that deliveries wait, one for each endpoint, each in a partition of its own.
+/// The delays in milliseconds that deliveries wait, one for each endpoint, each in a partition of
+/// its own.
 fn delays(form: Form) -> [u64; ENDPOINTS] {
     let shortest = form.pick(20_000, 90_000);
     std::array::from_fn(|endpoint| shortest + 2_000 * u64::try_from(endpoint).unwrap())
@@ -128,7 +129,8 @@ fn assignments(output: &str) -> usize {
     said.filter(|line| !line.contains("partitions=[]")).count()
 }
 
-/// Checks that no second attempt came before its time, and tells how late the latest was, the jitter of a fifth aside.
+/// Checks that no second attempt came before its time, and tells how late the latest was, the
+/// jitter of a fifth aside.
 fn check_times(receiver: &Receiver, delays: &[u64]) -> Duration {
     let mut latest = Duration::ZERO;
     for (endpoint, delay) in delays.iter().enumerate() {

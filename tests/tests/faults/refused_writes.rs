@@ -130,7 +130,8 @@ fn refuse(cluster: &Cluster, refuses: bool) {
     }
 }
 
-/// Deliveries that a commit has passed although they have no settlement and no cursor of their lane covers them.
+/// Deliveries that a commit has passed although they have no settlement and no cursor of their lane
+/// covers them.
 async fn passed_unsettled(cluster: &Cluster) -> usize {
     let log = log_of(cluster);
     // What is committed first: the settlements it stands on were there before.

@@ -21,7 +21,8 @@ async fn scaling_to_three_workers_and_back_repeats_nothing_that_takes_3_s(form: 
     let stays_so = Duration::from_secs(form.pick(4, 20));
     let rounds = form.pick(1, 5);
     for _ in 0..rounds {
-        // A worker that leaves has as long as its attempts take, and so has one that gives partitions away.
+        // A worker that leaves has as long as its attempts take, and so has one that gives
+        // partitions away.
         for name in COME_AND_GO {
             tokio::task::block_in_place(|| world.cluster.terminate(name));
         }

@@ -44,7 +44,8 @@ async fn half_of_the_endpoints_being_slow_costs_the_others_nothing_and_memory_st
     tokio::time::sleep(Duration::from_secs(form.pick(10, 30))).await;
     let memory_late = world.cluster.process(WORKER).memory_bytes();
 
-    // Whatever was accepted until now for those that are quick has come to them soon, whatever waits for the others.
+    // Whatever was accepted until now for those that are quick has come to them soon, whatever
+    // waits for the others.
     let (told, asked) = (world.load.told(), Instant::now());
     let quick: Vec<String> = told.accepted.into_iter().map(|(id, _)| id).collect();
     let quick: Vec<String> = quick.into_iter().filter(|id| !goes_to_slow(id)).collect();

@@ -1,4 +1,5 @@
-//! Three brokers, of which two must have what is acknowledged: one dies, then another; and one freezes.
+//! Three brokers, of which two must have what is acknowledged: one dies, then another; and one
+//! freezes.
 
 use std::time::{Duration, Instant};
 
@@ -99,7 +100,8 @@ async fn of_three_brokers_one_is_not_missed_and_two_refuse_without_loss(form: Fo
 
 async fn of_three_brokers_each_is_left_soon_when_it_freezes(form: Form) {
     let mut figures = Figures::new("three-brokers-frozen", form);
-    // Sessions as they are unless somebody chooses others: they go on while a frozen coordinator is left.
+    // Sessions as they are unless somebody chooses others: they go on while a frozen coordinator is
+    // left.
     let plan = Plan::new(LogKind::Kafka)
         .set("POSTRIDER_KAFKA__SESSION_TIMEOUT_MS", "45000")
         .set("POSTRIDER_KAFKA__HEARTBEAT_INTERVAL_MS", "3000")
@@ -129,7 +131,8 @@ async fn of_three_brokers_each_is_left_soon_when_it_freezes(form: Form) {
     assert!(longest <= at_most, "{left_after:?}");
 }
 
-/// Waits until no event was refused for longer than an append may take: then no partition is without a leader.
+/// Waits until no event was refused for longer than an append may take: then no partition is
+/// without a leader.
 async fn refuses_no_more(world: &World) {
     postrider_tests::eventually("nothing is refused", RECOVERS_WITHIN, async || {
         let told = world.load.told();

@@ -29,7 +29,8 @@ pub(crate) fn log_of(cluster: &Cluster) -> Arc<dyn Log> {
     KafkaLog::connect(options).unwrap()
 }
 
-/// Everything that a topic holds, several partitions at once: the first record of each takes a while.
+/// Everything that a topic holds, several partitions at once: the first record of each takes a
+/// while.
 pub(crate) async fn records(log: &dyn Log, topic: &str) -> Vec<Record> {
     let partitions = 0..log.partition_count(topic).await.unwrap();
     stream::iter(partitions)
@@ -66,7 +67,8 @@ pub(crate) async fn committed(
         .collect()
 }
 
-/// Waits until every group has committed the end of its topic: whatever was to come, also a second time, has come.
+/// Waits until every group has committed the end of its topic: whatever was to come, also a second
+/// time, has come.
 pub(crate) async fn drained(log: &dyn Log) {
     eventually("all is done", DRAINED_WITHIN, async || {
         let mut behind = Vec::new();

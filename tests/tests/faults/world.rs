@@ -79,7 +79,8 @@ impl World {
         world
     }
 
-    /// Waits until something came to every endpoint after this moment, and tells how long after it the last one began.
+    /// Waits until something came to every endpoint after this moment, and tells how long after it
+    /// the last one began.
     pub(crate) async fn flows_since(&self, moment: Instant) -> Duration {
         eventually("events come everywhere", RECOVERS_WITHIN, async || {
             let late = (0..self.endpoints.len())
@@ -151,7 +152,8 @@ impl Settled {
     }
 }
 
-/// The longest time between two requests of one partition of `deliveries`, from the first to the last.
+/// The longest time between two requests of one partition of `deliveries`, from the first to the
+/// last.
 fn longest_gap(receiver: &Receiver, endpoints: &[String], partitions: i32) -> Duration {
     let partitions: BTreeMap<String, i32> = (0..)
         .zip(endpoints)

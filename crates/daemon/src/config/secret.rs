@@ -8,8 +8,8 @@ use serde::{Serialize, Serializer};
 const HIDDEN: &str = "***";
 const EXPECTED: &str = "a secret is text, or { file = \"path\" }";
 
-/// Text that is never shown: a password, a key. In the configuration it is either the text itself or
-/// `{ file = "path" }`, whose content it then is, without line breaks at its end.
+/// Text that is never shown: a password, a key. In the configuration it is either the text itself
+/// or `{ file = "path" }`, whose content it then is, without line breaks at its end.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Secret(String);
 

@@ -1,5 +1,5 @@
-//! From the tree to the type. The type leads: what it asks for decides how text is read, and the fields of its
-//! structs are the keys that are known.
+//! From the tree to the type. The type leads: what it asks for decides how text is read, and the
+//! fields of its structs are the keys that are known.
 
 use std::collections::btree_map;
 use std::fmt::{self, Display};

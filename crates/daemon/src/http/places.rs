@@ -10,7 +10,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// A connection that asked for nothing so long can go: what it asked last is answered, and a new one has had time to ask.
+/// A connection that asked for nothing so long can go: what it asked last is answered, and a new
+/// one has had time to ask.
 const RESTED: Duration = Duration::from_secs(1);
 
 /// The places of a server. Clones share them.
@@ -73,8 +74,9 @@ impl Places {
         }
     }
 
-    /// Takes a place. Where there is none, the connection that asked for nothing longest loses its own, first of those that never
-    /// asked for anything; none before it has [`RESTED`], but for those of the same address.
+    /// Takes a place. Where there is none, the connection that asked for nothing longest loses its
+    /// own, first of those that never asked for anything; none before it has [`RESTED`], but for
+    /// those of the same address.
     pub(super) fn take(&self, address: IpAddr) -> Result<Place, NoPlace> {
         let mut taken = self.taken();
         let of_address = |connection: &Connection| connection.address == address;
@@ -109,7 +111,8 @@ impl Places {
         })
     }
 
-    /// Waits until there may be a place: one is free, or somebody in one has asked for nothing long enough.
+    /// Waits until there may be a place: one is free, or somebody in one has asked for nothing long
+    /// enough.
     pub(super) async fn freed(&self) {
         // Running out of time is an answer too.
         timeout(RESTED, self.freed.notified())
@@ -139,7 +142,8 @@ impl Taken {
 }
 
 impl Place {
-    /// The connection asks for something from now on, until what it gets is dropped. `None`: somebody else got its place.
+    /// The connection asks for something from now on, until what it gets is dropped. `None`:
+    /// somebody else got its place.
     pub(super) fn ask(&self) -> Option<Asking> {
         let mut taken = self.places.taken();
         let connection = taken.connections.get_mut(&self.number)?;

@@ -1,7 +1,8 @@
 //! Bodies that are read to their end, even if whoever answers does not want them.
 //!
-//! A client that is still sending when its connection is closed may lose the answer that came before (RFC 9112, section 9.6), and has
-//! to connect again for its next request. So what is left of a body is read and thrown away, within bounds.
+//! A client that is still sending when its connection is closed may lose the answer that came
+//! before (RFC 9112, section 9.6), and has to connect again for its next request. So what is left
+//! of a body is read and thrown away, within bounds.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -26,7 +27,8 @@ pub(super) struct ReadToEnd {
 
 impl ReadToEnd {
     pub(super) fn of(request: Request<Incoming>, leftovers: &Sender<Incoming>) -> Request<Self> {
-        // One that waits until it is asked for (RFC 9110, section 10.1.1) is not asked for after the answer.
+        // One that waits until it is asked for (RFC 9110, section 10.1.1) is not asked for after
+        // the answer.
         let comes = !request.headers().contains_key(EXPECT);
         let leftovers = comes.then(|| leftovers.clone());
         request.map(|body| Self {
@@ -68,7 +70,8 @@ impl Drop for ReadToEnd {
     fn drop(&mut self) {
         let rest = self.body.take().filter(|body| !body.is_end_stream());
         if let (Some(rest), Some(leftovers)) = (rest, &self.leftovers) {
-            // Nobody reads on once the connection is gone, and of requests that came at once only one is read on.
+            // Nobody reads on once the connection is gone, and of requests that came at once only
+            // one is read on.
             drop(leftovers.try_send(rest));
         }
     }

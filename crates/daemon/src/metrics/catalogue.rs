@@ -1,8 +1,8 @@
 //! Every metric of every role: its name, kind, labels, help, and who declares it.
 //!
-//! A metric exists by being listed here, and is declared in a process's registry by the methods of its [`Metric`]. From the
-//! list docs/metrics.md is made, and against it dashboards and rules are checked. Labels are bounded: never a URL, and an
-//! id only where the exporter shows its few worst.
+//! A metric exists by being listed here, and is declared in a process's registry by the methods of
+//! its [`Metric`]. From the list docs/metrics.md is made, and against it dashboards and rules are
+//! checked. Labels are bounded: never a URL, and an id only where the exporter shows its few worst.
 
 use prometheus::Registry;
 
@@ -67,7 +67,8 @@ impl Part {
         Self::Process,
     ];
 
-    /// The roles that show its metrics. `up` shows those of every part but Kafka's, and the embedded log's alone.
+    /// The roles that show its metrics. `up` shows those of every part but Kafka's, and the
+    /// embedded log's alone.
     pub fn roles(self) -> &'static [&'static str] {
         match self {
             Self::Process | Self::Registry | Self::Topics | Self::Kafka => {
@@ -338,7 +339,8 @@ catalogue! {
         "Limit of open file descriptors";
 }
 
-/// Every name under which Prometheus stores something: those of the metrics, and of a histogram its three series.
+/// Every name under which Prometheus stores something: those of the metrics, and of a histogram its
+/// three series.
 pub fn series_names() -> Vec<String> {
     let mut names = Vec::new();
     for metric in ALL {
@@ -353,8 +355,8 @@ pub fn series_names() -> Vec<String> {
     names
 }
 
-/// The names on which a registry and the catalogue disagree: metrics of these parts that are not declared in it, and
-/// metrics of other parts that are.
+/// The names on which a registry and the catalogue disagree: metrics of these parts that are not
+/// declared in it, and metrics of other parts that are.
 pub fn disagreements(registry: &Registry, parts: &[Part]) -> Vec<&'static str> {
     let wrong = |metric: &&&Metric| metric.is_declared(registry) != parts.contains(&metric.part);
     ALL.iter().filter(wrong).map(|metric| metric.name).collect()

@@ -42,7 +42,8 @@ pub struct Sample {
 pub enum Value {
     /// Of a counter or gauge.
     Number(f64),
-    /// Of a histogram: how many observations are in each bucket, the last included, and the sum of all.
+    /// Of a histogram: how many observations are in each bucket, the last included, and the sum of
+    /// all.
     Buckets(Vec<u64>, f64),
 }
 
@@ -244,14 +245,16 @@ fn declare<M: Collector + Clone + 'static>(registry: &Registry, metric: M) -> Re
 
 type Collect = Box<dyn Fn() -> Vec<(&'static Metric, Vec<Sample>)> + Send + Sync>;
 
-/// Metrics whose values are asked for when somebody looks, so that a label whose subject is gone is gone too.
+/// Metrics whose values are asked for when somebody looks, so that a label whose subject is gone is
+/// gone too.
 pub struct Collected {
     descs: Vec<Desc>,
     collect: Collect,
 }
 
 impl Collected {
-    /// Declares the metrics of a part, or these of them. `collect` gives values of no others, and must not wait.
+    /// Declares the metrics of a part, or these of them. `collect` gives values of no others, and
+    /// must not wait.
     ///
     /// # Errors
     /// When one is declared already.

@@ -1,7 +1,9 @@
-//! Trace context as text, as W3C Trace Context writes it, so that it can go through records of a log.
+//! Trace context as text, as W3C Trace Context writes it, so that it can go through records of a
+//! log.
 //!
-//! With export on, a span that is given a parent joins its trace and has a `traceparent` of its own. With export off
-//! the parent's text is kept beside the span and handed on unchanged by it and the spans inside.
+//! With export on, a span that is given a parent joins its trace and has a `traceparent` of its
+//! own. With export off the parent's text is kept beside the span and handed on unchanged by it and
+//! the spans inside.
 
 use opentelemetry::Context;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
@@ -17,8 +19,9 @@ struct Carried {
     tracestate: String,
 }
 
-/// Makes the span a child of the trace that the texts describe. Call it before the span is entered for the first
-/// time. Says whether it did: not if `traceparent` is malformed, or the span is disabled or began already.
+/// Makes the span a child of the trace that the texts describe. Call it before the span is entered
+/// for the first time. Says whether it did: not if `traceparent` is malformed, or the span is
+/// disabled or began already.
 pub fn set_parent(span: &Span, traceparent: &str, tracestate: &str) -> bool {
     let Some(parent) = parse(traceparent, tracestate) else {
         return false;
@@ -77,8 +80,8 @@ pub fn trace_id(traceparent: &str) -> Option<&str> {
     parse(traceparent, "").map(|_| &traceparent[3..35])
 }
 
-/// The trace id of what is being logged: of the exported span that is entered, else carried by the span or one around
-/// it.
+/// The trace id of what is being logged: of the exported span that is entered, else carried by the
+/// span or one around it.
 pub(super) fn trace_id_in<S>(span: Option<SpanRef<'_, S>>) -> Option<String>
 where
     S: for<'a> LookupSpan<'a>,
@@ -123,10 +126,12 @@ where
         .find_map(|span| span.extensions().get::<Carried>().map(&read))
 }
 
-/// Reads `version-trace-span-flags`. Of a later version than ours only these fields are known, and more may follow.
+/// Reads `version-trace-span-flags`. Of a later version than ours only these fields are known, and
+/// more may follow.
 ///
-/// The SDK's propagator does not stand here: it takes ids and flags of other lengths, signs, spaces around and a dash at the
-/// end, and what it takes is handed on to receivers as it came, and cut at fixed places for logs.
+/// The SDK's propagator does not stand here: it takes ids and flags of other lengths, signs, spaces
+/// around and a dash at the end, and what it takes is handed on to receivers as it came, and cut at
+/// fixed places for logs.
 pub(super) fn parse(traceparent: &str, tracestate: &str) -> Option<SpanContext> {
     let (known, rest) = traceparent.split_at_checked(55)?;
     let mut fields = known.split('-');

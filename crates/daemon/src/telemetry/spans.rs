@@ -1,11 +1,11 @@
 //! Spans that exist for traces alone: records that go through a log, and calls to the outside.
 //!
-//! They have a target of their own, which the lines of the log never take in. While no traces are exported they are not
-//! made, which costs one look at an atomic.
+//! They have a target of their own, which the lines of the log never take in. While no traces are
+//! exported they are not made, which costs one look at an atomic.
 //!
-//! Between two processes a trace goes through the headers of records: whoever appends puts the context of its `send`
-//! span there, whoever reads goes on from it. What an exporter does not sample goes on as not sampled, so that a trace
-//! is there as a whole or not at all.
+//! Between two processes a trace goes through the headers of records: whoever appends puts the
+//! context of its `send` span there, whoever reads goes on from it. What an exporter does not
+//! sample goes on as not sampled, so that a trace is there as a whole or not at all.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -81,7 +81,8 @@ pub fn calling(method: &'static str) -> Span {
     )
 }
 
-/// The trace context in the headers of a record, if there is a well-formed one: `traceparent` and `tracestate`.
+/// The trace context in the headers of a record, if there is a well-formed one: `traceparent` and
+/// `tracestate`.
 pub fn context_in(headers: &[(String, Bytes)]) -> Option<(&str, &str)> {
     let text = |wanted: &str| {
         let (_, value) = headers.iter().find(|(name, _)| name == wanted)?;
@@ -98,8 +99,8 @@ pub fn follow(span: &Span, headers: &[(String, Bytes)]) -> bool {
         && context_in(headers).is_some_and(|(parent, state)| set_parent(span, parent, state))
 }
 
-/// Puts the span's context into the headers of a record, in place of what is there. Does nothing with a span that is
-/// disabled.
+/// Puts the span's context into the headers of a record, in place of what is there. Does nothing
+/// with a span that is disabled.
 pub fn carry(span: &Span, headers: &mut Vec<(String, Bytes)>) {
     if span.is_disabled() {
         return;

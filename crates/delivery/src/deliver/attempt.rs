@@ -1,7 +1,8 @@
 //! One attempt, from its lane's turn to its settlement: look up, sign, send, judge, write.
 //!
-//! What follows from what was seen is [`judge`]'s to say; [`settle`] carries it out. The way out may be barred before anything
-//! was sent (a paused endpoint, a lost lease, a secret that does not open): then the delivery returns to its lane.
+//! What follows from what was seen is [`judge`]'s to say; [`settle`] carries it out. The way out
+//! may be barred before anything was sent (a paused endpoint, a lost lease, a secret that does not
+//! open): then the delivery returns to its lane.
 
 mod settle;
 
@@ -176,7 +177,8 @@ impl<S: Sender> DeliverContext<S> {
         if job.expires {
             return Prepared::Settles(Observed::Expired);
         }
-        // Where the view had to be waited for, the lane judges again: meanwhile its breaker may have opened.
+        // Where the view had to be waited for, the lane judges again: meanwhile its breaker may
+        // have opened.
         let needed = self.registry.position_of(delivery.registry).unwrap_or(0);
         let waited = position < needed && self.registry.position() >= needed;
         if waited || self.registry.gate(&endpoint.value) != Gate::Open {
@@ -188,8 +190,9 @@ impl<S: Sender> DeliverContext<S> {
         }
     }
 
-    /// Finds the endpoint. That there is none is concluded only in a view at least as new as the delivery, of a registry
-    /// that is not known to have lost records; else, after a while, nothing is: the lane judges again.
+    /// Finds the endpoint. That there is none is concluded only in a view at least as new as the
+    /// delivery, of a registry that is not known to have lost records; else, after a while, nothing
+    /// is: the lane judges again.
     async fn look_up(&self, delivery: &Delivery) -> Option<Lookup> {
         let stamp = delivery.registry;
         as_new_as(&self.registry, stamp).await;
@@ -214,8 +217,8 @@ impl<S: Sender> DeliverContext<S> {
         Some(found)
     }
 
-    /// Opens the secrets. That they cannot be opened is our fault, not the endpoint's: after a while it is tried again,
-    /// with the endpoint as it is by then, and costs no attempt.
+    /// Opens the secrets. That they cannot be opened is our fault, not the endpoint's: after a
+    /// while it is tried again, with the endpoint as it is by then, and costs no attempt.
     async fn secrets(&self, endpoint: &Endpoint) -> Option<Vec<SigningSecret>> {
         match self.registry.signing_secrets(endpoint, self.clock.now_ms()) {
             Ok(secrets) => Some(secrets),
@@ -284,7 +287,8 @@ impl<S: Sender> DeliverContext<S> {
         })
     }
 
-    /// What is asked when a webhook is about to leave: whether the lease holds, and the endpoint still wants it.
+    /// What is asked when a webhook is about to leave: whether the lease holds, and the endpoint
+    /// still wants it.
     fn may_leave(&self, endpoint: &EndpointId, lease: &Lease) -> MayLeave {
         let (registry, endpoint, lease) = (self.registry.clone(), endpoint.clone(), lease.clone());
         Arc::new(move || {

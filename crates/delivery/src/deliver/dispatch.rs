@@ -1,4 +1,5 @@
-//! Whose turn it is: the lanes in line, how many attempts may be under way, the share of the slow, and our own network.
+//! Whose turn it is: the lanes in line, how many attempts may be under way, the share of the slow,
+//! and our own network.
 
 use postrider_model::flow::network::NetworkHealth;
 use postrider_model::ids::{EndpointId, TenantId};
@@ -68,8 +69,8 @@ impl Dispatch {
         was_down != self.network_is_down
     }
 
-    /// Whether an attempt may start. While our own network is down, one in a second finds out when it is back; of another that
-    /// is the answer when.
+    /// Whether an attempt may start. While our own network is down, one in a second finds out when
+    /// it is back; of another that is the answer when.
     fn network_lets_start(&mut self, now: Now) -> Result<(), i64> {
         if !self.network_is_down {
             return Ok(());
@@ -143,8 +144,8 @@ impl<S: Sender> Deliver<S> {
         self.context.metrics.network_down.set(i64::from(is_down));
     }
 
-    /// The next attempt of a lane whose turn has come, if it may still start; or when it may, at the rate that the endpoint
-    /// asked for.
+    /// The next attempt of a lane whose turn has come, if it may still start; or when it may, at
+    /// the rate that the endpoint asked for.
     fn next_job(&mut self, key: &LaneKey, now: Now) -> Result<Option<AttemptJob>, i64> {
         let wishes = Wishes::of(&self.context, &key.1);
         let limits = &self.limits;

@@ -1,8 +1,9 @@
 //! The lane of an endpoint: its deliveries in the order of the log, and how it is called.
 //!
-//! Three things make it up. Its [`backlog`] is what is unsettled: a part of it is in memory, the rest stays in the log and is
-//! read again when there is room. Its [`cover`] is what holds the partition's commit: each record, until a durable cursor says
-//! where the lane goes on. Its [`pace`] is how fast the endpoint may be called.
+//! Three things make it up. Its [`backlog`] is what is unsettled: a part of it is in memory, the
+//! rest stays in the log and is read again when there is room. Its [`cover`] is what holds the
+//! partition's commit: each record, until a durable cursor says where the lane goes on. Its
+//! [`pace`] is how fast the endpoint may be called.
 //!
 //! Nothing here knows a runtime, a log or a network.
 
@@ -74,8 +75,8 @@ impl Lane {
         }
     }
 
-    /// A lane as its former owner left it; the live stream begins at `next`. The caller makes `state` durable under its own
-    /// state id.
+    /// A lane as its former owner left it; the live stream begins at `next`. The caller makes
+    /// `state` durable under its own state id.
     pub(super) fn restored(state: LaneState, next: Offset, limits: &LaneLimits, now: Now) -> Self {
         Self {
             tenant: None,
@@ -99,12 +100,14 @@ impl Lane {
 
     // ---- records come in ----
 
-    /// Whether the record at this offset is settled or in memory already, so that it is not to be taken again.
+    /// Whether the record at this offset is settled or in memory already, so that it is not to be
+    /// taken again.
     pub(super) fn knows(&self, offset: Offset) -> bool {
         self.backlog.knows(offset)
     }
 
-    /// Whether this record was settled before the lane was taken over, which for an ordered endpoint its key decides.
+    /// Whether this record was settled before the lane was taken over, which for an ordered
+    /// endpoint its key decides.
     pub(super) fn has_passed(&self, offset: Offset, key: Option<&str>) -> bool {
         self.backlog.has_passed(offset, key)
     }
@@ -130,7 +133,8 @@ impl Lane {
         self.backlog.take(step);
     }
 
-    /// Puts a record of an ordering key into its order. A head is the caller's, who may [`Lane::enqueue`] it.
+    /// Puts a record of an ordering key into its order. A head is the caller's, who may
+    /// [`Lane::enqueue`] it.
     pub(super) fn rank(&mut self, key: &str, step: Step, now: Now) -> Rank {
         self.get_active(&step, now);
         self.backlog.rank(key, step, now)
@@ -153,8 +157,8 @@ impl Lane {
         self.backlog.take_beside(offset);
     }
 
-    /// The lane's records from here on stay in the log for now, so the lane must not hold the commit. Answers with the offsets
-    /// that do no more.
+    /// The lane's records from here on stay in the log for now, so the lane must not hold the
+    /// commit. Answers with the offsets that do no more.
     pub(super) fn leave_in_log(&mut self, offset: Offset, next: Offset, now: Now) -> Vec<Offset> {
         self.backlog.leave_in_log(offset);
         self.cover.release(next, now)
@@ -209,7 +213,8 @@ impl Lane {
         has_memory && (!self.pace.is_paused() || self.is_old(limits, now))
     }
 
-    /// Of a lane that waits for long, the oldest records may have to be dead-lettered before the log loses them.
+    /// Of a lane that waits for long, the oldest records may have to be dead-lettered before the
+    /// log loses them.
     fn is_old(&self, limits: &LaneLimits, now: Now) -> bool {
         let since_ms = self.cover.wanted_since_ms();
         now.ages_tell
@@ -258,7 +263,8 @@ impl Lane {
         self.backlog.order().is_to_read(offset)
     }
 
-    /// Everything up to `to` was read; at `next`, where the live stream is, nothing is left in the log.
+    /// Everything up to `to` was read; at `next`, where the live stream is, nothing is left in the
+    /// log.
     pub(super) fn read_up_to(&mut self, to: Offset, next: Offset) {
         self.backlog.read_up_to(to, next);
     }
@@ -268,7 +274,8 @@ impl Lane {
         self.backlog.came_up_to(next);
     }
 
-    /// The log no longer has what is before `start`. Answers with where the lane was, if that is before.
+    /// The log no longer has what is before `start`. Answers with where the lane was, if that is
+    /// before.
     pub(super) fn truncated(&mut self, start: Offset, next: Offset, now: Now) -> Option<Offset> {
         self.backlog.truncated(start, next, now)
     }
@@ -316,7 +323,8 @@ impl Lane {
         }
     }
 
-    /// Whether the next delivery is so old that retention comes near: it is dead-lettered without an attempt.
+    /// Whether the next delivery is so old that retention comes near: it is dead-lettered without
+    /// an attempt.
     pub(super) fn head_expires(&self, limits: &LaneLimits, now: Now) -> bool {
         self.backlog.head().is_some_and(|head| {
             now.ages_tell && now.wall_ms.saturating_sub(head.appended_ms) >= limits.expires_after_ms
@@ -328,7 +336,8 @@ impl Lane {
         self.pace.take_token(rate, now)
     }
 
-    /// Takes the next delivery under way, and whether it is a probe. One that expires asks nothing of the endpoint.
+    /// Takes the next delivery under way, and whether it is a probe. One that expires asks nothing
+    /// of the endpoint.
     pub(super) fn start(
         &mut self,
         attempts_from: Offset,
@@ -351,8 +360,8 @@ impl Lane {
         self.pace.finish(offset, probes, seen, now);
     }
 
-    /// A record is settled, and holds the commit no more; the live stream is at `next`. Answers with the next head of its
-    /// ordering key, if that is in memory.
+    /// A record is settled, and holds the commit no more; the live stream is at `next`. Answers
+    /// with the next head of its ordering key, if that is in memory.
     pub(super) fn settle(&mut self, step: &Step, next: Offset, now: Now) -> Option<Step> {
         self.cover.settled(step.offset);
         self.backlog.settle(step, next, now)
@@ -360,8 +369,8 @@ impl Lane {
 
     // ---- what holds the commit ----
 
-    /// Sees to it that the lane does not hold the commit for long; `cover.rs` says when it must not. Answers with the offsets
-    /// that do no more.
+    /// Sees to it that the lane does not hold the commit for long; `cover.rs` says when it must
+    /// not. Answers with the offsets that do no more.
     pub(super) fn release(&mut self, hold_ms_max: i64, next: Offset, now: Now) -> Vec<Offset> {
         if self.must_release(hold_ms_max, now) {
             self.cover.release(next, now)
@@ -376,14 +385,16 @@ impl Lane {
         is_unread || self.cover.holds_too_long(waits, hold_ms_max, now)
     }
 
-    /// Whether it comes back: everything that the cursor covered is settled, and the commit has passed it.
+    /// Whether it comes back: everything that the cursor covered is settled, and the commit has
+    /// passed it.
     fn comes_back(&self, write: &WriteContext<'_>) -> bool {
         self.is_settling_down()
             && self.cover.is_passed_by(write.committed)
             && !self.must_release(write.limits.hold_ms_max, write.now)
     }
 
-    /// Everything that the cursor covered is settled, so only the commit separates it from being live.
+    /// Everything that the cursor covered is settled, so only the commit separates it from being
+    /// live.
     fn is_settling_down(&self) -> bool {
         let live_from = self.cover.live_from();
         live_from.is_some_and(|live_from| self.backlog.is_settled_below(live_from))
@@ -391,7 +402,8 @@ impl Lane {
 
     // ---- what is written ----
 
-    /// What is to be written now, if anything: a first cursor at once, the rest no more often than `interval_ms`.
+    /// What is to be written now, if anything: a first cursor at once, the rest no more often than
+    /// `interval_ms`.
     pub(super) fn due_write(&mut self, write: &WriteContext<'_>) -> Option<Option<LaneState>> {
         if self.cover.recorded().is_on_its_way() {
             return None;
@@ -427,7 +439,8 @@ impl Lane {
         let durable = self.cover.recorded().durable();
         let since_ms = self.cover.wanted_since_ms().filter(|_| keeps_cursor);
         let cursor = since_ms.map(|since_ms| match durable {
-            // Only the commit has to pass the cursor still: moving it on would put that off for ever.
+            // Only the commit has to pass the cursor still: moving it on would put that off for
+            // ever.
             Some(LaneState {
                 cursor: Some(cursor),
                 ..
@@ -467,7 +480,8 @@ impl Lane {
         })
     }
 
-    /// What was sent is durable, under this id. Answers with the offsets that hold the commit no more.
+    /// What was sent is durable, under this id. Answers with the offsets that hold the commit no
+    /// more.
     pub(super) fn written(&mut self, state_id: i64, next: Offset) -> Vec<Offset> {
         self.backlog.state_acknowledged();
         self.cover.acknowledged(state_id, next)
@@ -507,7 +521,8 @@ impl Lane {
         self.pace.in_flight()
     }
 
-    /// Whether it counts among the slow: not known to answer, known to answer late, or late right now.
+    /// Whether it counts among the slow: not known to answer, known to answer late, or late right
+    /// now.
     pub(super) fn is_slow(&self, slow_from_ms: i64, now: Now) -> bool {
         self.pace.is_slow(slow_from_ms, now)
     }

@@ -1,4 +1,5 @@
-//! The lanes of a partition. Whoever changes one that reads again from the log makes it be looked at.
+//! The lanes of a partition. Whoever changes one that reads again from the log makes it be looked
+//! at.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, Deref, DerefMut};

@@ -9,7 +9,8 @@ use postrider_model::ids::{EndpointId, TenantId};
 /// A lane of this process.
 pub(super) type LaneKey = (Partition, EndpointId);
 
-/// Lanes that may start an attempt, and when others may. The lines are fair over tenants, then lanes.
+/// Lanes that may start an attempt, and when others may. The lines are fair over tenants, then
+/// lanes.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     /// Those that answer quickly, each once.
@@ -31,7 +32,8 @@ impl Lines {
         line.push(tenant, key);
     }
 
-    /// The lane whose turn it is. Both lines take turns, but nobody leaves that of the slow while these have no room.
+    /// The lane whose turn it is. Both lines take turns, but nobody leaves that of the slow while
+    /// these have no room.
     pub(super) fn next(&mut self, slow_has_room: bool) -> Option<LaneKey> {
         let slow_first = slow_has_room && self.slow_is_next;
         self.slow_is_next = !self.slow_is_next;

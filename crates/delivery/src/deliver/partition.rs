@@ -1,7 +1,9 @@
-//! A partition of `deliveries` that this process owns: its lanes, what holds its commit, and what was settled.
+//! A partition of `deliveries` that this process owns: its lanes, what holds its commit, and what
+//! was settled.
 //!
-//! Nothing here waits: records, ends of attempts and acknowledgements come in, offsets to resolve and things to do come out, so
-//! that every rule can be tested without a runtime. [`super`] does what is asked for.
+//! Nothing here waits: records, ends of attempts and acknowledgements come in, offsets to resolve
+//! and things to do come out, so that every rule can be tested without a runtime. [`super`] does
+//! what is asked for.
 
 mod catch_up;
 
@@ -116,7 +118,8 @@ impl Partition {
         }
     }
 
-    /// The live stream has come up to `next`, and perhaps to where a lane that was taken over is read on.
+    /// The live stream has come up to `next`, and perhaps to where a lane that was taken over is
+    /// read on.
     fn come_up_to(&mut self, next: Offset) {
         if self.catch_up.was_restored_beyond(self.next) {
             self.lanes.look_at_all();
@@ -161,7 +164,8 @@ impl Partition {
         self.take(step, now)
     }
 
-    /// A record that is no delivery came in live. It holds the commit until its dead letter is durable.
+    /// A record that is no delivery came in live. It holds the commit until its dead letter is
+    /// durable.
     pub(super) fn dead_letter(&mut self, offset: Offset) {
         self.come_up_to(offset + 1);
         self.dead_lettering.insert(offset);
@@ -173,8 +177,8 @@ impl Partition {
         self.resolved.push(offset);
     }
 
-    /// Takes a record into memory: into its lane's queue, into the order of its key, or beside the work that it is another
-    /// step of.
+    /// Takes a record into memory: into its lane's queue, into the order of its key, or beside the
+    /// work that it is another step of.
     fn take(&mut self, mut step: Step, now: Now) -> Taken {
         step.delivery.position = self.settled.work_of(&step.delivery).position;
         if step.delivery.order_key().is_some() {
@@ -217,9 +221,9 @@ impl Partition {
         }
     }
 
-    /// A delivery is its key's head. It goes to the queue with the attempt that is next, or waits until that is due; of
-    /// what was settled before, this is a duplicate, and the next one is the head. Answers with whether one is in the queue
-    /// now, and with how many were duplicates.
+    /// A delivery is its key's head. It goes to the queue with the attempt that is next, or waits
+    /// until that is due; of what was settled before, this is a duplicate, and the next one is the
+    /// head. Answers with whether one is in the queue now, and with how many were duplicates.
     fn bring_up(&mut self, key: &str, mut head: Step, now: Now) -> (bool, u64) {
         let mut duplicates = 0;
         loop {
@@ -277,7 +281,8 @@ impl Partition {
         lane.start(attempts_from, expires, permit, now)
     }
 
-    /// An attempt ended without a settlement: it was cut, or nothing was sent, in which case the delivery goes back.
+    /// An attempt ended without a settlement: it was cut, or nothing was sent, in which case the
+    /// delivery goes back.
     pub(super) fn unsettled(&mut self, step: Step, probes: bool, goes_back: bool, now: Now) {
         if let Some(mut lane) = self.lanes.get_mut(&step.delivery.endpoint) {
             lane.finish(step.offset, probes, Seen::Nothing, now);
@@ -287,7 +292,8 @@ impl Partition {
         }
     }
 
-    /// A delivery is settled, durably. What waited for its work goes on; answers with how many duplicates that dropped.
+    /// A delivery is settled, durably. What waited for its work goes on; answers with how many
+    /// duplicates that dropped.
     pub(super) fn settle(&mut self, step: &Step, probes: bool, seen: Seen, now: Now) -> u64 {
         let work = step.delivery.work_id();
         let Some(mut lane) = self.lanes.get_mut(&work.endpoint) else {
@@ -340,8 +346,8 @@ impl Partition {
 
     // ---- time passes ----
 
-    /// Looks at the lanes in which something happens: who must not hold the commit, who is paused, who can be forgotten.
-    /// Answers with those that may start again.
+    /// Looks at the lanes in which something happens: who must not hold the commit, who is paused,
+    /// who can be forgotten. Answers with those that may start again.
     pub(super) fn tick(
         &mut self,
         limits: &LaneLimits,
@@ -469,8 +475,9 @@ impl Partition {
         self.lanes.iter_mut().for_each(Lane::not_written);
     }
 
-    /// Where the settled set must be rebuilt from when the group has committed `committed`: before the oldest settlement
-    /// that neither the commit nor a durable cursor reflects, and before whatever the attempts under way may yet write.
+    /// Where the settled set must be rebuilt from when the group has committed `committed`: before
+    /// the oldest settlement that neither the commit nor a durable cursor reflects, and before
+    /// whatever the attempts under way may yet write.
     pub(super) fn rebuild_from(&mut self, committed: Offset, wall_ms: i64) -> Offset {
         let lanes = &self.lanes;
         let reflected = |endpoint: &EndpointId, settles: Offset| {

@@ -11,8 +11,8 @@ use super::settled::SettledSet;
 use super::take_over::left_behind;
 use crate::config::DeliverConfig;
 
-/// Reads the unsettled records of a partition in order: those that the group's commit has not passed, and those of
-/// lanes that are behind. Nothing may run meanwhile.
+/// Reads the unsettled records of a partition in order: those that the group's commit has not
+/// passed, and those of lanes that are behind. Nothing may run meanwhile.
 #[derive(Debug)]
 pub struct PendingDeliveries {
     reader: Box<dyn Reader>,
@@ -24,7 +24,8 @@ pub struct PendingDeliveries {
 }
 
 impl PendingDeliveries {
-    /// Reads what the last owner left behind. Without a commit nobody knows what was done, and all counts as pending.
+    /// Reads what the last owner left behind. Without a commit nobody knows what was done, and all
+    /// counts as pending.
     ///
     /// # Errors
     /// When the log cannot be read.

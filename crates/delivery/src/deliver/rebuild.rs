@@ -8,9 +8,9 @@ use postrider_model::topics::ATTEMPTS;
 use super::settled::SettledSet;
 use crate::config::DeliverConfig;
 
-/// Reads the partition's attempts to the present end from where the commit says. One that does not say was made from
-/// outside: the group's founding, before which nothing was settled, or an operator's decision, after which it is known
-/// as far back as the set remembers.
+/// Reads the partition's attempts to the present end from where the commit says. One that does not
+/// say was made from outside: the group's founding, before which nothing was settled, or an
+/// operator's decision, after which it is known as far back as the set remembers.
 pub(super) async fn settled_set(
     log: &dyn Log,
     config: &DeliverConfig,
@@ -50,8 +50,9 @@ pub(super) async fn settled_set(
             let value = record.value.as_deref().unwrap_or_default();
             match Attempt::decode(value) {
                 Ok(attempt) => {
-                    // Older releases did not write which record it settled; none in the log by now is later than the end,
-                    // unless it was settled in a log of which that was not the end.
+                    // Older releases did not write which record it settled; none in the log by now
+                    // is later than the end, unless it was settled in a log of which that was not
+                    // the end.
                     let last = assignment.bounds.end - 1;
                     let settles = attempt
                         .delivery_offset

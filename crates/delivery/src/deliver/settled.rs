@@ -1,9 +1,10 @@
 //! What was settled lately, so that a duplicate of a record is dropped.
 //!
-//! Fan-out, scheduler and redrive append and then commit: a crash between the two appends again. Per piece of work
-//! this set keeps the highest settled attempt and whether it was the end; what is at or below it, or comes after the
-//! end, is a duplicate. The set is rebuilt from `attempts` when a partition is assigned, from the position that the
-//! commit's metadata names, so an entry stays at least until the commit has passed the record it settled.
+//! Fan-out, scheduler and redrive append and then commit: a crash between the two appends again.
+//! Per piece of work this set keeps the highest settled attempt and whether it was the end; what is
+//! at or below it, or comes after the end, is a duplicate. The set is rebuilt from `attempts` when
+//! a partition is assigned, from the position that the commit's metadata names, so an entry stays
+//! at least until the commit has passed the record it settled.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +21,8 @@ pub(super) struct SettledSet {
     by_work: BTreeMap<WorkId, Entry>,
     by_place: BTreeMap<Offset, WorkId>,
     next: Offset,
-    /// Where `attempts` ended when the set was made, and when: a former owner may have written there since.
+    /// Where `attempts` ended when the set was made, and when: a former owner may have written
+    /// there since.
     made_at: (Offset, i64),
     age_ms_max: i64,
     entries_max: usize,
@@ -41,7 +43,8 @@ struct Entry {
     at_ms: i64,
     /// When the event was accepted.
     accepted_at_ms: i64,
-    /// Offset in `deliveries` of the record it settled; the entry stays until the commit has passed it.
+    /// Offset in `deliveries` of the record it settled; the entry stays until the commit has passed
+    /// it.
     settles: Offset,
 }
 
@@ -76,7 +79,8 @@ impl SettledSet {
             entry.interruptions += 1;
             return;
         };
-        // After the end nothing says more, though a former owner that knew nothing of it may have gone on.
+        // After the end nothing says more, though a former owner that knew nothing of it may have
+        // gone on.
         if !settlement.is_end() && (entry.ended || attempt.number <= entry.attempt) {
             return;
         }
@@ -87,14 +91,15 @@ impl SettledSet {
             entry.due_at_ms = Some(due_at_ms);
             entry.failed_at_ms.get_or_insert(attempt.started_at_ms);
         }
-        // The place is that of the record that says the most: whoever reads from there on knows as much.
+        // The place is that of the record that says the most: whoever reads from there on knows as
+        // much.
         self.by_place.remove(&entry.place);
         self.by_place.insert(place, work.clone());
         entry.place = place;
     }
 
-    /// The delivery's work as its settlements name it: an older release wrote them, and perhaps another copy of the record,
-    /// without the time of the event's position.
+    /// The delivery's work as its settlements name it: an older release wrote them, and perhaps
+    /// another copy of the record, without the time of the event's position.
     pub(super) fn work_of(&self, delivery: &Delivery) -> WorkId {
         let mut work = delivery.work_id();
         work.position = work.position.without_time();
@@ -108,8 +113,9 @@ impl SettledSet {
         work
     }
 
-    /// Notes a record that we wrote ourselves. If its place was given before the set was made, the topic was made again or lost
-    /// its end: places that are known name other records or none, and what was settled in them may be attempted again.
+    /// Notes a record that we wrote ourselves. If its place was given before the set was made, the
+    /// topic was made again or lost its end: places that are known name other records or none, and
+    /// what was settled in them may be attempted again.
     pub(super) fn note_own(
         &mut self,
         attempt: &Attempt,
@@ -142,7 +148,8 @@ impl SettledSet {
         self.by_work.get(work).is_some_and(|entry| entry.ended)
     }
 
-    /// The next attempt of the work, if the last one failed: where order matters, nothing else says so at once.
+    /// The next attempt of the work, if the last one failed: where order matters, nothing else says
+    /// so at once.
     pub(super) fn next_attempt(&self, work: &WorkId) -> Option<NextAttempt> {
         let entry = self.by_work.get(work).filter(|entry| !entry.ended)?;
         let (due_at_ms, failed_at_ms) = entry.due_at_ms.zip(entry.failed_at_ms)?;
@@ -165,9 +172,10 @@ impl SettledSet {
         self.next
     }
 
-    /// Drops what is old or too much, but nothing that only this set knows: `reflected` tells whether the commit or a
-    /// durable cursor says that a record of an endpoint is settled. Answers with the place of the oldest entry left, or
-    /// of what this set may not have seen while that is young.
+    /// Drops what is old or too much, but nothing that only this set knows: `reflected` tells
+    /// whether the commit or a durable cursor says that a record of an endpoint is settled. Answers
+    /// with the place of the oldest entry left, or of what this set may not have seen while that is
+    /// young.
     pub(super) fn expire(
         &mut self,
         now_ms: i64,

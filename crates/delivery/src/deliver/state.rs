@@ -1,8 +1,9 @@
 //! The states of a partition's lanes in `endpoint-state`: how they are written and found again.
 //!
-//! Only the states under one id count, the one that the commit of the group names. So a former owner that still writes, and
-//! an append of unknown fate that lands late, change nothing: the next owner writes all states again under an id of its
-//! own before it commits anything. The id is the offset of a record appended for that purpose, so no two are equal.
+//! Only the states under one id count, the one that the commit of the group names. So a former
+//! owner that still writes, and an append of unknown fate that lands late, change nothing: the next
+//! owner writes all states again under an id of its own before it commits anything. The id is the
+//! offset of a record appended for that purpose, so no two are equal.
 //! [`postrider_model::lane_states`] has the records and the rule.
 
 use std::time::Duration;
@@ -36,7 +37,8 @@ pub(super) struct Found {
     pub(super) stale: Vec<Bytes>,
 }
 
-/// Finds the states that count when this offset of `deliveries` is committed with this note, and `deliveries` ends there.
+/// Finds the states that count when this offset of `deliveries` is committed with this note, and
+/// `deliveries` ends there.
 pub(super) async fn find(
     log: &dyn Log,
     partition: Partition,

@@ -1,7 +1,7 @@
 //! Under which id the states of a partition's lanes count.
 //!
-//! Nothing more is written under an id when the fate of a state is unknown: an old state could land after a new one. All are
-//! written again under another id then, which the next commit names.
+//! Nothing more is written under an id when the fate of a state is unknown: an old state could land
+//! after a new one. All are written again under another id then, which the next commit names.
 
 use bytes::Bytes;
 use postrider_log::Offset;
@@ -84,8 +84,9 @@ impl StateId {
         self.stale.extend(keys);
     }
 
-    /// What was sent is in the log. If it is below what was written before, the topic was made again or lost its end, and what it
-    /// lost must be written again with everything else: then the answer is `false`.
+    /// What was sent is in the log. If it is below what was written before, the topic was made
+    /// again or lost its end, and what it lost must be written again with everything else: then the
+    /// answer is `false`.
     #[must_use]
     pub(super) fn acknowledged(&mut self, written: Written) -> bool {
         if written.id == self.id && written.first <= self.last {

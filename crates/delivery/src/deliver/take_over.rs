@@ -39,7 +39,8 @@ pub(super) async fn left_behind(
     Ok((settled, found))
 }
 
-/// Learns what the former owner knew, and writes its lanes' states under an id of our own, before anything is read.
+/// Learns what the former owner knew, and writes its lanes' states under an id of our own, before
+/// anything is read.
 pub(super) async fn take_over<S>(
     log: &dyn Log,
     context: &DeliverContext<S>,

@@ -20,8 +20,8 @@ use crate::dead_letter;
 /// Clocks of different machines may differ by this much.
 const SKEW_MS_MAX: i64 = 60_000;
 
-/// Reads the events before `from` that the window covers, no more than it has ids. The age is counted back from the last
-/// event before `from`, by the times of the log: no other clock matters.
+/// Reads the events before `from` that the window covers, no more than it has ids. The age is
+/// counted back from the last event before `from`, by the times of the log: no other clock matters.
 pub(super) async fn seen(
     log: &dyn Log,
     registry: &Registry,
@@ -108,8 +108,8 @@ async fn refused(
     Ok(refused)
 }
 
-/// When the last record before an offset beyond the start was appended. Markers of transactions may be in between, so it is looked for
-/// further and further back.
+/// When the last record before an offset beyond the start was appended. Markers of transactions may
+/// be in between, so it is looked for further and further back.
 async fn last_append_ms(
     reader: &mut dyn Reader,
     partition: Partition,

@@ -1,11 +1,13 @@
 //! The window in which a repeated event id is dropped.
 //!
-//! A producer that does not know whether its call succeeded repeats it with the same id. Ids of one tenant and key
-//! share a partition, so the window of a partition sees the repeat; the same offset read again is never a repeat. Ages
-//! are between times of the log. The window is forgotten when the partition leaves, and rebuilt from the log before it
-//! starts elsewhere: producers repeat just then (`rebuild.rs`).
+//! A producer that does not know whether its call succeeded repeats it with the same id. Ids of one
+//! tenant and key share a partition, so the window of a partition sees the repeat; the same offset
+//! read again is never a repeat. Ages are between times of the log. The window is forgotten when
+//! the partition leaves, and rebuilt from the log before it starts elsewhere: producers repeat just
+//! then (`rebuild.rs`).
 //!
-//! Ids are kept as hashes under keys that nobody outside this process knows: 128 bits, so that none is taken for another.
+//! Ids are kept as hashes under keys that nobody outside this process knows: 128 bits, so that none
+//! is taken for another.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};

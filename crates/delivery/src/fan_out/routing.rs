@@ -1,4 +1,5 @@
-//! The event whose turn it is, from its record to the last of its appends that had to wait for room.
+//! The event whose turn it is, from its record to the last of its appends that had to wait for
+//! room.
 
 use std::sync::Arc;
 
@@ -88,8 +89,8 @@ impl Routing {
         }
     }
 
-    /// Begins the appends one after the other, as far as there is room; whether all have begun. Until then nothing later may
-    /// be appended, so order holds.
+    /// Begins the appends one after the other, as far as there is room; whether all have begun.
+    /// Until then nothing later may be appended, so order holds.
     pub(super) fn append_all(&mut self, producer: &dyn Producer) -> bool {
         let span = self.span.clone();
         let _entered = span.enter();

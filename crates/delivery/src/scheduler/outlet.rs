@@ -1,10 +1,10 @@
 //! The pace at which retries return to one partition of `deliveries`.
 //!
-//! What failed together is due together. Let out at once, it would stand before everything else in its partition, and
-//! arrive at a receiver that just came back as one wall. So only so many leave in a second, the endpoints in turn. A
-//! short line waits here; whoever finds it full gets a later time, booked one after the other, and comes again. An
-//! endpoint may have as many in line as there are places free: a flood never takes the last ones, so who has few is
-//! let in whoever else waits.
+//! What failed together is due together. Let out at once, it would stand before everything else in
+//! its partition, and arrive at a receiver that just came back as one wall. So only so many leave
+//! in a second, the endpoints in turn. A short line waits here; whoever finds it full gets a later
+//! time, booked one after the other, and comes again. An endpoint may have as many in line as there
+//! are places free: a flood never takes the last ones, so who has few is let in whoever else waits.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,8 @@ use postrider_model::flow::line::FairLine;
 
 /// Lines are at least this long, however slow they move; and no longer while memory is full.
 const LINE_MIN: usize = 16;
-/// Of a hundred that may leave, so many are booked ahead; the others are for those that become due meanwhile.
+/// Of a hundred that may leave, so many are booked ahead; the others are for those that become due
+/// meanwhile.
 const BOOKED_PERCENT: i64 = 80;
 
 /// The way out into one partition. Times are milliseconds on a clock that never goes back.
@@ -54,7 +55,8 @@ impl<T> Outlet<T> {
         }
     }
 
-    /// Puts one in line for its endpoint, or gives it back with a later time: `is_full` says that memory is.
+    /// Puts one in line for its endpoint, or gives it back with a later time: `is_full` says that
+    /// memory is.
     pub(super) fn offer(
         &mut self,
         endpoint: &Bytes,

@@ -29,8 +29,9 @@ pub(super) enum Place {
     Delay(Partition),
 }
 
-/// Where a retry waits that is due in `remaining_ms`: in memory if that is soon, else in the longest delay that fits. The
-/// shortest fits always, since a record is ready when it is due, whatever its delay.
+/// Where a retry waits that is due in `remaining_ms`: in memory if that is soon, else in the
+/// longest delay that fits. The shortest fits always, since a record is ready when it is due,
+/// whatever its delay.
 pub(super) fn place(remaining_ms: i64, timer_ms_max: i64, ladder: &DelayLadder) -> Place {
     if remaining_ms <= 0 {
         return Place::Out;
@@ -86,7 +87,8 @@ mod tests {
     use super::{Place, place};
     use crate::config::SchedulerConfig;
 
-    /// How often a retry is written to `retry` when each stay there takes `late_ms` longer than its delay.
+    /// How often a retry is written to `retry` when each stay there takes `late_ms` longer than its
+    /// delay.
     fn writes(delay_ms: i64, late_ms: i64, ladder: &DelayLadder) -> u32 {
         let timer_ms_max = i64::try_from(SchedulerConfig::default().timer_ms_max).unwrap();
         // Deliver does not ask whether the wait is short: only the scheduler has a timer.

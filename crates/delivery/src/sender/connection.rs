@@ -1,7 +1,8 @@
 //! Connections, and exchanges over them.
 //!
-//! A connection of HTTP/1.1 has no task: who makes an exchange drives it, and with the exchange it ends, unless that left it as
-//! it was before. One of HTTP/2 has tasks, since exchanges share it; they end when nobody has it any more.
+//! A connection of HTTP/1.1 has no task: who makes an exchange drives it, and with the exchange it
+//! ends, unless that left it as it was before. One of HTTP/2 has tasks, since exchanges share it;
+//! they end when nobody has it any more.
 
 use std::error::Error;
 use std::future::{Future, poll_fn};
@@ -28,7 +29,8 @@ use super::leaving::LeavingBody;
 use super::metered::{Meter, Metered, Stream};
 use crate::config::EgressConfig;
 
-/// Of the head of an answer, with those of interim answers before it: more headers, or more bytes, are refused.
+/// Of the head of an answer, with those of interim answers before it: more headers, or more bytes,
+/// are refused.
 const HEADERS_MAX: usize = 1024;
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// What may come over HTTP/2 before it is read, of one answer and of all (RFC 9113, section 5.2).
@@ -53,8 +55,8 @@ pub(super) struct Answer {
     pub(super) headers: HeaderMap,
     /// The beginning of the body.
     pub(super) excerpt: Bytes,
-    /// What was wrong with the body. The status has decided already: a receiver that cannot end its answer has done its work
-    /// all the same.
+    /// What was wrong with the body. The status has decided already: a receiver that cannot end its
+    /// answer has done its work all the same.
     pub(super) trouble: Option<String>,
 }
 
@@ -62,7 +64,8 @@ pub(super) struct Answer {
 #[derive(Debug)]
 pub(super) struct Broken {
     pub(super) failure: Failure,
-    /// Nothing at all came, so that on a connection that was used before the receiver may not have seen the request.
+    /// Nothing at all came, so that on a connection that was used before the receiver may not have
+    /// seen the request.
     pub(super) untouched: bool,
     /// The receiver says that it has not processed it (RFC 9113, section 8.7).
     pub(super) is_vouched: bool,
@@ -128,7 +131,8 @@ impl Http1 {
         })
     }
 
-    /// Whether the receiver has neither closed it nor sent what nobody asked for, as far as that has come.
+    /// Whether the receiver has neither closed it nor sent what nobody asked for, as far as that
+    /// has come.
     pub(super) fn is_usable(&mut self) -> bool {
         let seen = self.driver.drive(std::future::ready(())).now_or_never();
         seen.is_some() && self.driver.0.is_some() && self.requests.is_ready()
@@ -197,7 +201,8 @@ impl Http2 {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(u32::try_from(CONNECTION_WINDOW_BYTES).ok())
             .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
-            // RFC 9113, 6.7: a connection that is dead is noticed while requests wait for it, not when they are given up.
+            // RFC 9113, 6.7: a connection that is dead is noticed while requests wait for it, not
+            // when they are given up.
             .keep_alive_interval(Duration::from_millis(config.http2_ping_interval_ms))
             .keep_alive_timeout(Duration::from_millis(config.http2_ping_timeout_ms))
             .handshake(TokioIo::new(stream))
@@ -253,8 +258,8 @@ impl Broken {
         }
     }
 
-    /// A receiver that resets one stream has seen the request, and if we do, its answer could not be read. What the end of a whole
-    /// connection took along, it may not have seen.
+    /// A receiver that resets one stream has seen the request, and if we do, its answer could not
+    /// be read. What the end of a whole connection took along, it may not have seen.
     fn of_http2(error: hyper::Error) -> Self {
         let found = causes(&error).find_map(<dyn Error>::downcast_ref::<h2::Error>);
         let is_of_stream = found.is_some_and(h2::Error::is_reset);
@@ -338,7 +343,8 @@ impl Reading {
     }
 }
 
-/// `Keep-Alive: timeout=5`: how long the receiver keeps a connection on which nothing is asked (RFC 2068, section 19.7.1.1).
+/// `Keep-Alive: timeout=5`: how long the receiver keeps a connection on which nothing is asked (RFC
+/// 2068, section 19.7.1.1).
 fn kept_for(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("keep-alive")?.to_str().ok()?;
     let seconds = text.split(',').find_map(|parameter| {

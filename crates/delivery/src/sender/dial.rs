@@ -153,7 +153,8 @@ impl Dialer {
     }
 }
 
-/// Connects to the first address that answers: one after the other, the next when one fails or takes long.
+/// Connects to the first address that answers: one after the other, the next when one fails or
+/// takes long.
 async fn connect(addresses: &[IpAddr], port: u16) -> Result<TcpStream, Failure> {
     let mut rest = addresses.iter().map(|ip| SocketAddr::new(*ip, port));
     let dial = async |address| {
@@ -168,7 +169,8 @@ async fn connect(addresses: &[IpAddr], port: u16) -> Result<TcpStream, Failure> 
             Some(connected) = dialing.next() => {
                 match connected {
                     Ok(stream) => return Ok(stream),
-                    // What one address says of the receiver counts for more than what we lacked for another.
+                    // What one address says of the receiver counts for more than what we lacked for
+                    // another.
                     Err(Failure::Ours(_)) if failure.is_some() => {}
                     Err(one) => failure = Some(one),
                 }

@@ -36,7 +36,8 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// An address that is written in the URL stays forbidden, and is not tried again. What a name resolves to may change.
+    /// An address that is written in the URL stays forbidden, and is not tried again. What a name
+    /// resolves to may change.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
             Self::Forbidden(Host::Address(_)) => Outcome::Unsendable(Reason::AddressForbidden),
@@ -52,7 +53,8 @@ impl Failure {
             Self::Exchange(error) if is_tls(error) => Reason::Tls,
             Self::Exchange(error) if error.is_timeout() => Reason::Timeout,
             Self::Timeout => Reason::Timeout,
-            // Who does not let himself be connected to in time was not reached, like one who refuses.
+            // Who does not let himself be connected to in time was not reached, like one who
+            // refuses.
             Self::ConnectTimeout
             | Self::Connect(_)
             | Self::Tls(_)
@@ -85,8 +87,8 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Whether it is this machine that lacks something: descriptors, memory, local ports. One without IPv6 has no local address
-/// for it either, but lacks nothing.
+/// Whether it is this machine that lacks something: descriptors, memory, local ports. One without
+/// IPv6 has no local address for it either, but lacks nothing.
 pub(super) fn is_ours(error: &io::Error, is_ipv4: bool) -> bool {
     use rustix::io::Errno;
     let is = |errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());

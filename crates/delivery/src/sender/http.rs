@@ -1,7 +1,8 @@
 //! Sends webhooks over HTTP, to addresses that the policy permits and nowhere else.
 //!
-//! The policy is asked about the address that is really dialled. Redirects are not followed, proxies of the environment are not
-//! used, and an answer is read up to a cap only. Why this stands on hyper's connections and not on a client with a pool of its own,
+//! The policy is asked about the address that is really dialled. Redirects are not followed,
+//! proxies of the environment are not used, and an answer is read up to a cap only. Why this stands
+//! on hyper's connections and not on a client with a pool of its own,
 //! docs/decisions/own-connections.md says.
 
 use std::sync::Arc;
@@ -81,8 +82,9 @@ impl HttpSender {
         })
     }
 
-    /// Makes the exchange, and once more if the receiver has not seen the request: as it says itself, or because it had closed
-    /// the connection that was used again (RFC 9112, section 9.3.1). `webhook-id` makes that safe.
+    /// Makes the exchange, and once more if the receiver has not seen the request: as it says
+    /// itself, or because it had closed the connection that was used again (RFC 9112, section
+    /// 9.3.1). `webhook-id` makes that safe.
     async fn exchange(
         &self,
         request: &WebhookRequest,

@@ -29,8 +29,8 @@ impl Leaving {
     }
 }
 
-/// One exchange with a webhook. When it is given up, the webhook does not leave by it any more, though a connection of HTTP/2 may
-/// still have it.
+/// One exchange with a webhook. When it is given up, the webhook does not leave by it any more,
+/// though a connection of HTTP/2 may still have it.
 pub(super) struct Leg(Arc<Leaving>);
 
 impl Leg {
@@ -45,8 +45,8 @@ impl Leg {
     }
 }
 
-/// A body that a connection gets only if it may leave. HTTP/1 asks for it before it writes the head, so that not even
-/// that leaves; HTTP/2 may have sent the head and resets the stream.
+/// A body that a connection gets only if it may leave. HTTP/1 asks for it before it writes the
+/// head, so that not even that leaves; HTTP/2 may have sent the head and resets the stream.
 pub(super) struct LeavingBody {
     bytes: Option<Bytes>,
     leg: Weak<Leg>,

@@ -85,8 +85,8 @@ pub(super) struct Metered {
     /// Lasts as long as the socket.
     _permit: OwnedSemaphorePermit,
     meter: Arc<Meter>,
-    /// A receiver may answer before it has read the request, and close (RFC 9112, section 9.6). So that the answer is read, what
-    /// it does not take any more counts as written.
+    /// A receiver may answer before it has read the request, and close (RFC 9112, section 9.6). So
+    /// that the answer is read, what it does not take any more counts as written.
     forgives_writes: bool,
 }
 

@@ -1,8 +1,9 @@
 //! Connections that are kept for the next webhook to the same place, by tenant.
 //!
-//! How many there are in all is bounded, since each takes a descriptor: for a new one, the one that was idle longest goes. None
-//! is used when it was idle for longer than its receiver keeps it, nor when it is older than `egress.connection_age_max_ms`, so
-//! that a change of DNS is followed under traffic.
+//! How many there are in all is bounded, since each takes a descriptor: for a new one, the one that
+//! was idle longest goes. None is used when it was idle for longer than its receiver keeps it, nor
+//! when it is older than `egress.connection_age_max_ms`, so that a change of DNS is followed under
+//! traffic.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -22,9 +23,11 @@ use crate::config::EgressConfig;
 
 /// How often it is looked for connections that were idle too long.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// A request that leaves just before a receiver closes meets the end: a connection is left so much before.
+/// A request that leaves just before a receiver closes meets the end: a connection is left so much
+/// before.
 const LEFT_BEFORE: Duration = Duration::from_millis(500);
-/// While somebody makes a new one in place of one that is too old, others go on with that for so long.
+/// While somebody makes a new one in place of one that is too old, others go on with that for so
+/// long.
 const RENEWED_WITHIN: Duration = Duration::from_secs(5);
 
 /// An exchange that is under way.
@@ -142,7 +145,8 @@ impl Pool {
         drop(left);
     }
 
-    /// Tells who waits for a place, when this is dropped, that an exchange is over, however it ended.
+    /// Tells who waits for a place, when this is dropped, that an exchange is over, however it
+    /// ended.
     pub(super) fn exchanging(&self) -> Exchanging<'_> {
         Exchanging(&self.idle)
     }
@@ -174,7 +178,8 @@ impl Pool {
                     return Ok(permit);
                 }
                 drop(self.kept().longest_idle(Duration::ZERO));
-                // The place of one of HTTP/2 is free when its task has ended; who waited longest gets it.
+                // The place of one of HTTP/2 is free when its task has ended; who waited longest
+                // gets it.
                 tokio::select! {
                     biased;
                     permit = Arc::clone(&self.free).acquire_owned() => return permit,

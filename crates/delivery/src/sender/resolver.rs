@@ -1,8 +1,9 @@
 //! Names of receivers to addresses, without a thread that waits.
 //!
-//! Names are absolute: a search domain of the cluster must not turn a customer's name into a host of ours. Answers are kept as
-//! long as they say, within bounds, so that a change of DNS is followed. What one tenant's names take of time keeps nobody else
-//! waiting: each may look up only so many at once.
+//! Names are absolute: a search domain of the cluster must not turn a customer's name into a host
+//! of ours. Answers are kept as long as they say, within bounds, so that a change of DNS is
+//! followed. What one tenant's names take of time keeps nobody else waiting: each may look up only
+//! so many at once.
 
 use std::collections::HashMap;
 use std::io;
@@ -29,7 +30,8 @@ use crate::config::EgressConfig;
 
 /// A question is asked once more before its time is over.
 const TRIES: u32 = 2;
-/// How long IPv4 addresses that are there wait for IPv6 ones. Those are dialled first, so that they are waited for longer.
+/// How long IPv4 addresses that are there wait for IPv6 ones. Those are dialled first, so that they
+/// are waited for longer.
 const V6_WAIT: Duration = Duration::from_millis(50);
 /// However long an answer says that it holds.
 const KEPT_MAX: Duration = Duration::from_secs(60);

@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::past::{Contradiction, contradiction};
 use crate::progress::{Progress, ToVerify};
 
-/// What is not found is looked for once more after this time: what a broker says while a leader changes may pass.
+/// What is not found is looked for once more after this time: what a broker says while a leader
+/// changes may pass.
 const CONFIRM_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) struct Checking {

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 use super::Stage;
 
-/// Partitions that are being drained: at `cut_at` what still runs is cut, at `end_at` they go as they are.
+/// Partitions that are being drained: at `cut_at` what still runs is cut, at `end_at` they go as
+/// they are.
 pub(super) struct Handover {
     pub(super) partitions: Vec<Partition>,
     cut_at: Option<Instant>,

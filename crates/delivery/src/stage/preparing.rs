@@ -1,5 +1,6 @@
-//! Partitions that were assigned and are being prepared: what must be known before their first record is looked up,
-//! beside everything else that the stage does. A partition that leaves meanwhile just drops its preparation.
+//! Partitions that were assigned and are being prepared: what must be known before their first
+//! record is looked up, beside everything else that the stage does. A partition that leaves
+//! meanwhile just drops its preparation.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -43,7 +44,8 @@ impl<P> Preparing<P> {
         self.partitions.clear();
     }
 
-    /// Waits until a partition is prepared, or cannot be; for ever while there is none. Cancel-safe.
+    /// Waits until a partition is prepared, or cannot be; for ever while there is none.
+    /// Cancel-safe.
     pub(super) async fn next(&mut self) -> (Assignment, Result<P, StageError>) {
         poll_fn(|context| self.poll(context)).await
     }

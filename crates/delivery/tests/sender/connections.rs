@@ -48,7 +48,8 @@ async fn a_used_connection_that_answers_nothing_but_its_end_is_replaced_once() {
     .await;
     let sender = open(&EgressConfig::default());
     succeeds(&sender, request(&receiver.url)).await;
-    // On the first it is not answered, on the second it was not used before: that is the receiver's doing.
+    // On the first it is not answered, on the second it was not used before: that is the receiver's
+    // doing.
     let response = send_with(&sender, request(&receiver.url)).await;
     assert_eq!(reason(&response), Reason::Connect);
     assert_eq!(receiver.connections(), 2);

@@ -17,8 +17,8 @@ const SLOW_APPEND_MS_MAX: u64 = 3_000;
 const CLOCK_OFF_MS: u64 = 10 * 60_000;
 
 impl World {
-    /// From now on the workers' appends and commits meet every fate. What a frozen worker's tasks still append is under
-    /// way until it thaws.
+    /// From now on the workers' appends and commits meet every fate. What a frozen worker's tasks
+    /// still append is under way until it thaws.
     pub(super) fn unleash(&self) {
         let faults = self.faults.clone();
         let gates = self.gates.clone();
@@ -34,8 +34,9 @@ impl World {
                 // Later ones of the producer wait behind it.
                 delay += Duration::from_millis(random.below(SLOW_APPEND_MS_MAX));
             }
-            // Appends without a time limit fail together: what comes after one is not in the log without it, and later
-            // neither, since the log takes a producer's batches in their order only.
+            // Appends without a time limit fail together: what comes after one is not in the log
+            // without it, and later neither, since the log takes a producer's batches in their
+            // order only.
             let (producer, name) = site.producer;
             let keeps_order = name == GROUP_FAN_OUT && site.topic == DELIVERIES;
             if keeps_order && broken.contains(&producer) {

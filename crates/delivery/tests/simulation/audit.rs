@@ -1,8 +1,8 @@
 //! The auditor: knows the topics, what groups committed and what the network saw, and nothing else.
 //!
-//! It reads the topics on as they grow and checks each promise in the moment it could break: what a commit has passed
-//! when the commit lands, what a settlement says when its record lands, a request when it leaves. Every breach is a
-//! panic, which fails the seed.
+//! It reads the topics on as they grow and checks each promise in the moment it could break: what a
+//! commit has passed when the commit lands, what a settlement says when its record lands, a request
+//! when it leaves. Every breach is a panic, which fails the seed.
 
 mod breakers;
 mod commits;
@@ -146,7 +146,8 @@ struct Settled {
 }
 
 impl Work {
-    /// A failed attempt settles its record, but for where order matters: there it is made again from the same record.
+    /// A failed attempt settles its record, but for where order matters: there it is made again
+    /// from the same record.
     fn is_settled(&self, attempt: u32) -> bool {
         self.ended || (self.order_key.is_none() && self.settled_to >= attempt)
     }
@@ -183,8 +184,8 @@ impl Audit {
         }
     }
 
-    /// Whether every event was routed and every promise of a route kept, but for retries that wait beyond a time
-    /// because their endpoint asked for it.
+    /// Whether every event was routed and every promise of a route kept, but for retries that wait
+    /// beyond a time because their endpoint asked for it.
     pub(crate) fn is_settled(&mut self, patience_ends_at_ms: i64) -> bool {
         self.check_commits();
         self.unrouted.is_empty() && self.unsettled(patience_ends_at_ms).is_empty()
@@ -200,7 +201,8 @@ impl Audit {
         let promised = self.promised.iter();
         let open = promised.filter_map(|id| match self.works.get(id) {
             Some(work) => {
-                // A key waits with its head, and so many may that the endpoint's other deliveries wait, too.
+                // A key waits with its head, and so many may that the endpoint's other deliveries
+                // wait, too.
                 let held_back = self.lanes.holds_back(&id.endpoint, patience_ends_at_ms);
                 let waits = held_back || waits(id) == Some(true);
                 (!waits).then_some((id, work.settled_to))

@@ -1,4 +1,5 @@
-//! What happened, in order: compared between two runs of one seed, checked by the auditor, shown when a promise breaks.
+//! What happened, in order: compared between two runs of one seed, checked by the auditor, shown
+//! when a promise breaks.
 
 use std::fmt::Write;
 use std::sync::Arc;

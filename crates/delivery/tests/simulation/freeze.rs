@@ -1,4 +1,5 @@
-//! A worker that stands still while time goes on, as a process does that is swapped out or suspended.
+//! A worker that stands still while time goes on, as a process does that is swapped out or
+//! suspended.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;

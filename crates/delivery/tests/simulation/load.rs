@@ -36,7 +36,8 @@ pub(crate) struct Load {
 }
 
 impl World {
-    /// 1,000 deliveries a second, of which half go to endpoints that take up to 4 s, or longer than is waited for.
+    /// 1,000 deliveries a second, of which half go to endpoints that take up to 4 s, or longer than
+    /// is waited for.
     pub(crate) async fn run_half_slow(mut self) -> Load {
         self.config.deliver.unsettled_bytes_max = UNSETTLED_BYTES_MAX;
         for number in 0..ENDPOINTS {

@@ -110,7 +110,8 @@ impl Network {
         self.random.lock().below(bound)
     }
 
-    /// Notes a call, and says how many there were in the last second and how long the endpoint is in use.
+    /// Notes a call, and says how many there were in the last second and how long the endpoint is
+    /// in use.
     fn called(&self, endpoint: &str) -> (usize, i64) {
         let now_ms = self.clock.elapsed_ms();
         let mut calls = self.calls.lock();

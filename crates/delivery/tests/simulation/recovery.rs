@@ -17,7 +17,8 @@ const REFUSES: &str = "flapping";
 /// How it went, in milliseconds.
 #[derive(Debug)]
 pub(crate) struct Recovery {
-    /// The longest time from an event to its first attempt at an endpoint that was well all the while.
+    /// The longest time from an event to its first attempt at an endpoint that was well all the
+    /// while.
     pub(crate) neighbour_waited: i64,
     /// From when the endpoint took connections again to the first request.
     pub(crate) asked_after: i64,

@@ -21,8 +21,8 @@ use super::clock::SimulatedClock;
 use super::world::World;
 
 impl World {
-    /// One event at a time: answers with how late each retry left, in milliseconds. Endpoints that ask for time get it
-    /// for all of their deliveries, so these say nothing.
+    /// One event at a time: answers with how late each retry left, in milliseconds. Endpoints that
+    /// ask for time get it for all of their deliveries, so these say nothing.
     pub(crate) async fn run_idle(mut self) -> Vec<i64> {
         self.start(0);
         for _ in 0..30 {
@@ -38,8 +38,8 @@ impl World {
         })
     }
 
-    /// Endpoints that never answer, and retention that comes near: answers with how many deliveries were dead-lettered for
-    /// that, after everything is settled.
+    /// Endpoints that never answer, and retention that comes near: answers with how many deliveries
+    /// were dead-lettered for that, after everything is settled.
     pub(crate) async fn run_expiry(mut self) -> usize {
         self.config.deliver.breaker_failures = 2;
         self.config.deliver.expires_after_ms = 10 * 60_000;
@@ -52,8 +52,9 @@ impl World {
         self.expired()
     }
 
-    /// A machine whose clock is off, and workers that go by it, or by the log's clock as far as the machine knows that:
-    /// answers with how many deliveries expired, a second old, and how late each retry was.
+    /// A machine whose clock is off, and workers that go by it, or by the log's clock as far as the
+    /// machine knows that: answers with how many deliveries expired, a second old, and how late
+    /// each retry was.
     pub(crate) async fn run_clock_off(mut self, off_ms: i64, by_log: bool) -> (usize, Vec<i64>) {
         let machine = SimulatedClock::start();
         machine.set_off(off_ms);
@@ -90,8 +91,8 @@ impl World {
         expired.count()
     }
 
-    /// Records that say what no honest writer would, then an honest event: answers whether that was delivered soon and
-    /// everything was settled in the end.
+    /// Records that say what no honest writer would, then an honest event: answers whether that was
+    /// delivered soon and everything was settled in the end.
     pub(crate) async fn run_forged(mut self) -> bool {
         self.start(0);
         let tenant = TenantId::try_new("acme").expect("an id");

@@ -143,7 +143,8 @@ impl Tenants {
         }
     }
 
-    /// Enables what is disabled, or deletes it if it would only be disabled again, and resumes what is paused.
+    /// Enables what is disabled, or deletes it if it would only be disabled again, and resumes what
+    /// is paused.
     pub(crate) async fn make_peace(&mut self, at_ms: i64) {
         self.pause_all(false, at_ms).await;
         for tenant in TENANTS {

@@ -1,7 +1,8 @@
-//! The log as one life of a worker sees it: every call is passed on, what the auditor must know is noted.
+//! The log as one life of a worker sees it: every call is passed on, what the auditor must know is
+//! noted.
 //!
-//! The auditor looks at the topics in the very moment a commit lands, not some time later, and it knows who was
-//! assigned a partition of `deliveries` when a request leaves.
+//! The auditor looks at the topics in the very moment a commit lands, not some time later, and it
+//! knows who was assigned a partition of `deliveries` when a request leaves.
 
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
@@ -87,7 +88,8 @@ impl Watch {
         self.audit.lock().ok()
     }
 
-    /// Under which assignment a life calls an endpoint, and how long another life has owned its partition.
+    /// Under which assignment a life calls an endpoint, and how long another life has owned its
+    /// partition.
     pub(crate) fn standing(&self, life: usize, endpoint: &str) -> (Partition, Option<Tenure>, i64) {
         let partition = partition_for(format!("ep_{endpoint}").as_bytes(), self.partitions);
         let owners = self.owners.lock();
@@ -222,7 +224,8 @@ impl Log for WatchedLog {
     }
 }
 
-/// Tasks of a life run beside its own future, which is what is frozen: what they read waits until it thaws.
+/// Tasks of a life run beside its own future, which is what is frozen: what they read waits until
+/// it thaws.
 #[derive(Debug)]
 struct WatchedReader {
     inner: Box<dyn Reader>,

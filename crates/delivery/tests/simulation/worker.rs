@@ -1,4 +1,5 @@
-//! One life of one worker: the three stages over a log of its own, until it is killed or told to stop.
+//! One life of one worker: the three stages over a log of its own, until it is killed or told to
+//! stop.
 
 use std::sync::Arc;
 use std::time::Duration;

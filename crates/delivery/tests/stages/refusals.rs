@@ -1,4 +1,5 @@
-//! What HTTP would refuse is refused from a producer that writes to the log itself, and everything is told.
+//! What HTTP would refuse is refused from a producer that writes to the log itself, and everything
+//! is told.
 
 use bytes::Bytes;
 use postrider_log::Log;
@@ -134,7 +135,8 @@ async fn only_postrider_itself_tells_what_happened_to_an_endpoint() {
     );
     assert!(world.routes().is_empty() && world.deliveries().is_empty());
 
-    // As deliver writes it, also when the endpoint was changed since; and as a former release wrote it.
+    // As deliver writes it, also when the endpoint was changed since; and as a former release wrote
+    // it.
     append(
         &world,
         &former,

@@ -1,4 +1,5 @@
-//! An event that a producer wrote itself is judged in a view that knows what was there when it came.
+//! An event that a producer wrote itself is judged in a view that knows what was there when it
+//! came.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Whatever does not answer: a stage hears that it has to stop, or to give partitions up, and does so in time.
+//! Whatever does not answer: a stage hears that it has to stop, or to give partitions up, and does
+//! so in time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,7 +28,8 @@ async fn publish_stamped(world: &World, count: usize) -> Vec<Position> {
     world.append_events(&events).await
 }
 
-/// How many deliveries there are of events in each partition, each counted once; in order of their first copies.
+/// How many deliveries there are of events in each partition, each counted once; in order of their
+/// first copies.
 fn delivered(world: &World) -> BTreeMap<i32, Vec<i64>> {
     let mut offsets: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
     for delivery in world.deliveries() {

@@ -181,7 +181,8 @@ impl World {
         created.expect("an endpoint");
     }
 
-    /// Starts a process whose parts answer, until they are held back, and waits until its registry is there.
+    /// Starts a process whose parts answer, until they are held back, and waits until its registry
+    /// is there.
     pub(crate) async fn start(&self, name: &str, stage: StageName) -> Process {
         self.start_held(name, stage, Held::default()).await
     }

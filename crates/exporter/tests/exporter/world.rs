@@ -64,7 +64,8 @@ pub(crate) struct World {
     _tasks: JoinSet<()>,
 }
 
-/// What an attempt was; by default a first one that succeeded, in 50 ms, 200 ms after its event was accepted.
+/// What an attempt was; by default a first one that succeeded, in 50 ms, 200 ms after its event was
+/// accepted.
 #[derive(Debug, Clone)]
 pub(crate) struct Made {
     pub(crate) number: u32,

@@ -10,8 +10,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// Seconds later for each event that is refused per one that is admitted.
 const SECONDS_PER_REFUSED: f64 = 20.0;
 
-/// The more are refused for each that is admitted, the later they are told to come again, and not all at once: so that those who
-/// heed it cost little beside those who are admitted.
+/// The more are refused for each that is admitted, the later they are told to come again, and not
+/// all at once: so that those who heed it cost little beside those who are admitted.
 #[derive(Debug)]
 pub(super) struct Later {
     seconds_max: u32,
@@ -23,7 +23,8 @@ struct Counted {
     since: Instant,
     admitted: u32,
     refused: u32,
-    /// Events refused for each that was admitted, of the periods before; the last one counts as much as all earlier ones.
+    /// Events refused for each that was admitted, of the periods before; the last one counts as
+    /// much as all earlier ones.
     refused_per_admitted: f64,
     /// What the last one was told.
     told: u32,

@@ -1,4 +1,5 @@
-//! How many events may be under way: fewer while they are more than this process or the log keeps up with.
+//! How many events may be under way: fewer while they are more than this process or the log keeps
+//! up with.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,16 +10,18 @@ use prometheus::IntGauge;
 use tokio::time::{Instant, sleep_until};
 
 const PERIOD: Duration = Duration::from_millis(20);
-/// So late a task may begin that is due: then an answer that needs nothing, such as a refusal, takes about twice as long.
+/// So late a task may begin that is due: then an answer that needs nothing, such as a refusal,
+/// takes about twice as long.
 const LATE_MAX: Duration = Duration::from_millis(5);
 /// Periods without a late task after which it rises.
 const PUNCTUAL_MIN: usize = 25;
 /// Fewer would be under way than one write to the log takes.
 const EVENTS_MIN: usize = 192;
 
-/// Lets so many events be under way at a time. In an overload, more only wait longer: each for a turn of this process, or for the log.
-/// So the limit falls while tasks begin late or events wait for the log too long, and rises again while they don't. A log that pauses
-/// makes nothing late, and is waited for with as many events as the configuration allows.
+/// Lets so many events be under way at a time. In an overload, more only wait longer: each for a
+/// turn of this process, or for the log. So the limit falls while tasks begin late or events wait
+/// for the log too long, and rises again while they don't. A log that pauses makes nothing late,
+/// and is waited for with as many events as the configuration allows.
 #[derive(Debug)]
 pub(super) struct Limit {
     max: usize,

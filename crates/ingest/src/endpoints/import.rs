@@ -13,8 +13,8 @@ use crate::problem::{FieldError, Problem};
 use crate::request::{self, JSON, JSON_LINES, Segments};
 use crate::shared::{ApiState, Shared};
 
-/// `POST /v1/tenants/{tenant}/endpoints/import`: a JSON array, or JSON lines. Answers with one result for each item, in
-/// their order; a secret is in it only where it was made here.
+/// `POST /v1/tenants/{tenant}/endpoints/import`: a JSON array, or JSON lines. Answers with one
+/// result for each item, in their order; a secret is in it only where it was made here.
 pub(crate) async fn import(
     State(api): ApiState,
     Segments(tenant): Segments<String>,

@@ -235,7 +235,8 @@ fn merge(target: &mut Value, patch: Value) {
     }
 }
 
-/// Whether order matters, and what then becomes of a delivery that holds back the others of its ordering key.
+/// Whether order matters, and what then becomes of a delivery that holds back the others of its
+/// ordering key.
 fn take_ordered(fields: &mut Fields) -> Option<WhenBlocked> {
     let ordered = fields.optional("ordered", |value| {
         value.as_bool().ok_or("must be `true` or `false`")

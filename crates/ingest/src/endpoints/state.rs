@@ -1,7 +1,8 @@
 //! Pausing and resuming, disabling and enabling an endpoint.
 //!
-//! A paused endpoint goes on matching, so nothing is missed. A disabled one does not; what was matched before waits. On
-//! enable the caller says what becomes of that backlog, and may ask for what was missed.
+//! A paused endpoint goes on matching, so nothing is missed. A disabled one does not; what was
+//! matched before waits. On enable the caller says what becomes of that backlog, and may ask for
+//! what was missed.
 
 use axum::Json;
 use axum::body::Body;
@@ -53,8 +54,8 @@ pub(crate) async fn resume(
     .await
 }
 
-/// `POST /v1/tenants/{tenant}/endpoints/{endpoint}/disable`: events are matched no more. What is disabled already keeps
-/// the reason and the time.
+/// `POST /v1/tenants/{tenant}/endpoints/{endpoint}/disable`: events are matched no more. What is
+/// disabled already keeps the reason and the time.
 pub(crate) async fn disable(
     State(api): ApiState,
     Segments((tenant, id)): Segments<(String, String)>,
@@ -71,9 +72,9 @@ pub(crate) async fn disable(
     .await
 }
 
-/// `POST /v1/tenants/{tenant}/endpoints/{endpoint}/enable`: events are matched again, and the backlog is delivered, or
-/// dropped if the body says so. The answer names since when the endpoint was disabled: what happened from then on it
-/// missed, unless the body asks to replay it.
+/// `POST /v1/tenants/{tenant}/endpoints/{endpoint}/enable`: events are matched again, and the
+/// backlog is delivered, or dropped if the body says so. The answer names since when the endpoint
+/// was disabled: what happened from then on it missed, unless the body asks to replay it.
 pub(crate) async fn enable(
     State(api): ApiState,
     Segments((tenant, id)): Segments<(String, String)>,
@@ -92,8 +93,9 @@ pub(crate) async fn enable(
                 state: EndpointState::Enabled,
                 discard_matched_before: match backlog {
                     Backlog::Resume => endpoint.discard_matched_before,
-                    // The view has the version that disabled the endpoint, so everything in the backlog was matched
-                    // at an earlier position, and what is matched once this is written will be at a later one.
+                    // The view has the version that disabled the endpoint, so everything in the
+                    // backlog was matched at an earlier position, and what is matched once this is
+                    // written will be at a later one.
                     Backlog::Discard => api.registry.position(),
                 },
                 ..endpoint.clone()

@@ -25,8 +25,8 @@ pub(crate) struct Stamp {
     pub(crate) trace: TraceContext,
 }
 
-/// Reads `{type, data, id?, occurred_at?, ordering_key?}`. Data stays the bytes that came, whitespace, order of names
-/// and form of numbers included.
+/// Reads `{type, data, id?, occurred_at?, ordering_key?}`. Data stays the bytes that came,
+/// whitespace, order of names and form of numbers included.
 pub(crate) fn from_json(body: &Bytes, stamp: Stamp) -> Result<Event, Problem> {
     let RawObject(mut raw) = RawObject::parse(body)?;
     let data = raw
@@ -88,8 +88,8 @@ pub(crate) fn from_protobuf(body: &Bytes, stamp: Stamp) -> Result<Event, Problem
         event.traceparent = stamp.trace.traceparent;
         event.tracestate = stamp.trace.tracestate;
     }
-    // Read as fan-out will read it, so that what it would not understand is refused here. The position is not used:
-    // the event has an id.
+    // Read as fan-out will read it, so that what it would not understand is refused here. The
+    // position is not used: the event has an id.
     let context = EventContext {
         position: EventPosition {
             partition: 0,

@@ -16,7 +16,8 @@ const WINDOW_BYTES_SMALL: usize = 512 * 1024;
 /// A window with more bytes than this shrinks.
 const WINDOW_BYTES_LARGE: usize = 4 * 1024 * 1024;
 
-/// Reads partitions side by side from their ends, and gives what was selected, newest first by the time of the log.
+/// Reads partitions side by side from their ends, and gives what was selected, newest first by the
+/// time of the log.
 #[derive(Debug)]
 pub(crate) struct Backward<'a, T, F> {
     topic: Topic<'a>,
@@ -108,7 +109,8 @@ impl<'a, T, F: Fn(&Record) -> Option<T>> Backward<'a, T, F> {
 }
 
 impl<T> Lane<T> {
-    /// Reads the window below what was read. False: the time is over, and nothing of the window counts.
+    /// Reads the window below what was read. False: the time is over, and nothing of the window
+    /// counts.
     async fn fill(
         &mut self,
         topic: &mut Topic<'_>,

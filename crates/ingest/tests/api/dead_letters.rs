@@ -50,7 +50,8 @@ async fn put(world: &World, letter: &DeadLetter) {
     world.append(DEAD_LETTERS, &key, letter.encode()).await;
 }
 
-/// A tenant with two endpoints and ten dead letters, a second apart, of which the even ones are of `ep_a`.
+/// A tenant with two endpoints and ten dead letters, a second apart, of which the even ones are of
+/// `ep_a`.
 async fn world_with_letters(world: World) -> World {
     for tenant in ["acme", "other"] {
         world

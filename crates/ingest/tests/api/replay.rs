@@ -89,7 +89,8 @@ async fn replay(world: &World, body: Value) -> Value {
         .json()
 }
 
-/// Replays to the end of what there is, going on where each answer was cut: how many requests that took.
+/// Replays to the end of what there is, going on where each answer was cut: how many requests that
+/// took.
 async fn replay_all(world: &World, mut body: Value) -> (u64, usize) {
     let (mut replayed, mut requests) = (0, 0);
     loop {

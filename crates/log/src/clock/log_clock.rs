@@ -1,12 +1,13 @@
 //! The log's clock, as far as one process knows it.
 //!
-//! Records are stamped by the log, so ages and due times are told by the log's clock, not by the machine's. A process
-//! learns it from the stamps of records that it appends itself ([`LogClock::sampled`]), and in between measures with the
-//! clock that nobody sets. So the machine's clock may be days off, or be set while the process runs, and nothing is early,
-//! late or old because of it.
+//! Records are stamped by the log, so ages and due times are told by the log's clock, not by the
+//! machine's. A process learns it from the stamps of records that it appends itself
+//! ([`LogClock::sampled`]), and in between measures with the clock that nobody sets. So the
+//! machine's clock may be days off, or be set while the process runs, and nothing is early, late or
+//! old because of it.
 //!
-//! Which of two clocks is wrong, nobody can tell. While the machine's clock and the log's differ by more than a bound,
-//! [`Clock::ages_tell`] says no.
+//! Which of two clocks is wrong, nobody can tell. While the machine's clock and the log's differ by
+//! more than a bound, [`Clock::ages_tell`] says no.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,7 +50,8 @@ struct Known {
     /// It said `log_ms` at that moment.
     at: Instant,
     log_ms: i64,
-    /// When the log told its time last, what the machine's clock said then, and how far that was ahead of the log's.
+    /// When the log told its time last, what the machine's clock said then, and how far that was
+    /// ahead of the log's.
     sampled_at: Instant,
     machine_ms: i64,
     skew_ms: i64,
@@ -68,7 +70,8 @@ impl Known {
 }
 
 impl LogClock {
-    /// A clock that knows nothing of the log's yet. `skew_ms_max`: by how much it and the machine's may differ.
+    /// A clock that knows nothing of the log's yet. `skew_ms_max`: by how much it and the machine's
+    /// may differ.
     pub fn new(machine: Arc<dyn Clock>, skew_ms_max: i64) -> Self {
         Self {
             machine,
@@ -78,8 +81,9 @@ impl LogClock {
         }
     }
 
-    /// Takes in what the log's clock said. Of the log's clock, the machine's and the clock that nobody sets, two are
-    /// right: a log that alone has changed its mind, as when one broker's clock was set, is not followed.
+    /// Takes in what the log's clock said. Of the log's clock, the machine's and the clock that
+    /// nobody sets, two are right: a log that alone has changed its mind, as when one broker's
+    /// clock was set, is not followed.
     pub fn sampled(&self, sample: TimeSample) {
         let machine_ms = self.machine.now_ms();
         let now = Instant::now();
@@ -110,7 +114,8 @@ impl LogClock {
         });
     }
 
-    /// How far the machine's clock is ahead of the log's at least, in milliseconds; below 0: behind. `None`: not known.
+    /// How far the machine's clock is ahead of the log's at least, in milliseconds; below 0:
+    /// behind. `None`: not known.
     pub fn skew_ms(&self) -> Option<i64> {
         let known = self.known()?;
         let set_ms = known.set_ms(self.machine.now_ms(), Instant::now());
@@ -136,8 +141,8 @@ const ASK_QUEUE_BYTES_MAX: usize = 1 << 20;
 const KEY: &str = "clock";
 
 impl LogClock {
-    /// Asks the log for its time, again and again, by records without a value. Another partition is asked after a failure.
-    /// Never ends.
+    /// Asks the log for its time, again and again, by records without a value. Another partition is
+    /// asked after a failure. Never ends.
     pub async fn follow(&self, log: &dyn Log, topic: &str) {
         for number in 0_u64.. {
             let key = format!("{KEY}/{number}");
@@ -189,7 +194,8 @@ impl LogClock {
         }
     }
 
-    /// Waits until the log has told its time, or that it keeps none: what is due is not known before.
+    /// Waits until the log has told its time, or that it keeps none: what is due is not known
+    /// before.
     pub async fn told(&self) {
         while self.known().is_none() && !self.is_untimed.load(Ordering::Relaxed) {
             sleep(Duration::from_millis(20)).await;

@@ -1,8 +1,8 @@
 //! What compaction removes from a partition.
 //!
-//! A record goes when a later one of its key is older than the topic's `min.compaction.lag.ms`; a tombstone goes when it
-//! is older than `delete.retention.ms` and nothing is left that it hides: otherwise a crash between the two would
-//! bring back what was deleted.
+//! A record goes when a later one of its key is older than the topic's `min.compaction.lag.ms`; a
+//! tombstone goes when it is older than `delete.retention.ms` and nothing is left that it hides:
+//! otherwise a crash between the two would bring back what was deleted.
 
 use std::collections::HashSet;
 

@@ -15,8 +15,9 @@ use crate::port::{Commit, Committed, LogError, NewRecord, Offset, Partition, Top
 /// Changes with the schema. There is no other version yet, so there is nothing to convert.
 const FORMAT: i64 = 1;
 
-/// A record's key is its topic, partition and offset in one integer, because SQLite stores rows of such a table in
-/// the leaves of the tree, however large, and appends to it fastest. 11, 12 and 40 bits.
+/// A record's key is its topic, partition and offset in one integer, because SQLite stores rows of
+/// such a table in the leaves of the tree, however large, and appends to it fastest. 11, 12 and 40
+/// bits.
 const OFFSET_BITS: u32 = 40;
 const PARTITION_BITS: u32 = 12;
 const TOPIC_ID_MAX: i64 = (1 << 11) - 1;
@@ -60,7 +61,8 @@ pub(super) fn slot(topic_id: i64, partition: Partition) -> i64 {
     topic_id << PARTITION_BITS | i64::from(partition)
 }
 
-/// The key of the record at an offset. An offset that no record can have gives a key beyond the partition's.
+/// The key of the record at an offset. An offset that no record can have gives a key beyond the
+/// partition's.
 pub(super) fn row_id(slot: i64, offset: Offset) -> i64 {
     slot << OFFSET_BITS | offset.clamp(0, (1 << OFFSET_BITS) - 1)
 }
@@ -85,8 +87,8 @@ pub(super) struct Database {
     _lock: DirectoryLock,
 }
 
-/// Held for as long as the log is open. Closing the file would release it too, but not while a process that is just
-/// being started by this one still has a copy of the descriptor.
+/// Held for as long as the log is open. Closing the file would release it too, but not while a
+/// process that is just being started by this one still has a copy of the descriptor.
 #[derive(Debug)]
 struct DirectoryLock(File);
 

@@ -112,8 +112,9 @@ fn record_of(partition: Partition, row: &rusqlite::Row<'_>) -> Result<Record, St
     })
 }
 
-/// First offset appended at or after the time, else the end. Times never fall within a partition, so it is searched
-/// by halves; each step looks at the first record at or after the middle, because there are gaps.
+/// First offset appended at or after the time, else the end. Times never fall within a partition,
+/// so it is searched by halves; each step looks at the first record at or after the middle, because
+/// there are gaps.
 pub(super) fn first_at(
     connection: &Connection,
     place: Place,

@@ -1,4 +1,5 @@
-//! Whether the log can be written: what became of the last writes, and how long one has been under way.
+//! Whether the log can be written: what became of the last writes, and how long one has been under
+//! way.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,8 @@
 //! The one writer: group commit.
 //!
-//! While one transaction is being synced, the next one gathers in the queue. A fate is told only after
-//! [`Store::commit`] returned: acknowledged if it succeeded, unknown if it failed. If something before the commit
-//! failed and was rolled back, nothing is in the log, and that is told.
+//! While one transaction is being synced, the next one gathers in the queue. A fate is told only
+//! after [`Store::commit`] returned: acknowledged if it succeeded, unknown if it failed. If
+//! something before the commit failed and was rolled back, nothing is in the log, and that is told.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -59,7 +59,8 @@ impl Settled {
     }
 }
 
-/// Creates what does not exist, waits until the brokers know it, and names it. Blocks; needs a runtime.
+/// Creates what does not exist, waits until the brokers know it, and names it. Blocks; needs a
+/// runtime.
 pub(super) fn create(
     config: &ClientConfig,
     context: Context,

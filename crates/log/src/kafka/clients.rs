@@ -34,7 +34,8 @@ pub struct ClientState {
     pub client: String,
     /// What they are for.
     pub kind: ClientKind,
-    /// Whether each of them reaches a broker, as far as is known without asking; none if none is in use at present.
+    /// Whether each of them reaches a broker, as far as is known without asking; none if none is in
+    /// use at present.
     pub connected: Option<bool>,
     /// Whether none of them was found dead whose successor has not yet heard a broker.
     pub alive: bool,
@@ -58,7 +59,8 @@ struct Known {
     names: BTreeMap<String, Named>,
     /// Whether brokers answer the client that asks them again and again.
     answered: bool,
-    /// What a client said last since brokers were reached: a refused password or certificate, an unknown host.
+    /// What a client said last since brokers were reached: a refused password or certificate, an
+    /// unknown host.
     trouble: Option<String>,
 }
 
@@ -230,8 +232,8 @@ impl Place {
         self.with(|live, _| live.watch.note(Sign::Silent, true));
     }
 
-    /// Notes that no broker can be reached, and says so once for each outage. A reader that nobody used meanwhile tells of an
-    /// outage when it is over.
+    /// Notes that no broker can be reached, and says so once for each outage. A reader that nobody
+    /// used meanwhile tells of an outage when it is over.
     pub(super) fn unreachable(&self, reason: &str) {
         let is_old = self.kind == ClientKind::Reader && self.brokers_answer();
         if self.lost_all() && !is_old {

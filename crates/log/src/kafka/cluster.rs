@@ -53,7 +53,8 @@ pub struct Broker {
 pub struct Requests(BTreeMap<i16, (i16, i16)>);
 
 impl Requests {
-    /// The release of Kafka that it is at least. Brokers don't name theirs, but each has its requests.
+    /// The release of Kafka that it is at least. Brokers don't name theirs, but each has its
+    /// requests.
     #[must_use]
     pub fn at_least(&self) -> Option<(u32, u32)> {
         let has = |request: i16| self.0.contains_key(&request);
@@ -81,7 +82,8 @@ impl Requests {
 
 /// Asks any broker. Blocks.
 pub(super) fn describe(mut config: ClientConfig, place: Place) -> Result<Cluster, LogError> {
-    // No call tells what a broker understands; a line of the client's log does. Where it is missing nothing is concluded.
+    // No call tells what a broker understands; a line of the client's log does. Where it is missing
+    // nothing is concluded.
     let debug = config.get("debug").map(|debug| format!("{debug},feature"));
     config.set("debug", debug.as_deref().unwrap_or("feature"));
     config.set_log_level(RDKafkaLogLevel::Debug);

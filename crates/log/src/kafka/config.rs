@@ -11,7 +11,8 @@ use rdkafka::types::RDKafkaConfRes;
 use super::query;
 use crate::port::{GroupOptions, LogError, ProducerOptions};
 
-/// How the members of a group agree: by electing one of them who shares the partitions out, or by asking the broker.
+/// How the members of a group agree: by electing one of them who shares the partitions out, or by
+/// asking the broker.
 const GROUP_PROTOCOL: &str = "group.protocol";
 const CLASSIC: &str = "classic";
 const CONSUMER: &str = "consumer";
@@ -19,7 +20,8 @@ const CONSUMER: &str = "consumer";
 /// How long a member of a group may be silent until others get its partitions.
 const SESSION_TIMEOUT: (&str, &str) = ("session.timeout.ms", "45000");
 
-/// What belongs to one of the two only. The client would refuse it, and not say where it comes from.
+/// What belongs to one of the two only. The client would refuse it, and not say where it comes
+/// from.
 const ONLY_CLASSIC: [&str; 4] = [
     "session.timeout.ms",
     "heartbeat.interval.ms",
@@ -28,7 +30,8 @@ const ONLY_CLASSIC: [&str; 4] = [
 ];
 const ONLY_CONSUMER: [&str; 1] = ["group.remote.assignor"];
 
-/// What guarantees of the port rest on: properties with the only values they may have, in every spelling.
+/// What guarantees of the port rest on: properties with the only values they may have, in every
+/// spelling.
 const FIXED: &[(&str, &[&str])] = &[
     ("enable.idempotence", &["true"]),
     ("acks", &["all", "-1"]),
@@ -55,8 +58,9 @@ const OWN: &[&str] = &[
     "queued.max.messages.kbytes",
 ];
 
-/// Kafka's limit for a record is really one for a batch, and refuses it as a whole. So a batch of several records must
-/// stay below the limit of every topic; a larger record has a batch of its own.
+/// Kafka's limit for a record is really one for a batch, and refuses it as a whole. So a batch of
+/// several records must stay below the limit of every topic; a larger record has a batch of its
+/// own.
 pub(super) const BATCH_BYTES_MAX: u32 = 64 << 10;
 
 /// How to reach Kafka, and how to name things in it.
@@ -70,8 +74,8 @@ pub struct KafkaOptions {
     pub replication: i32,
     /// How the clients name themselves to the brokers, unless the properties have `client.id`.
     pub client_id: String,
-    /// Over how many partitions of a topic, by its name without prefix, keys are spread, also when somebody has added
-    /// partitions to it. Of a topic that is not here, the brokers say it.
+    /// Over how many partitions of a topic, by its name without prefix, keys are spread, also when
+    /// somebody has added partitions to it. Of a topic that is not here, the brokers say it.
     pub partitions: BTreeMap<String, i32>,
 }
 
@@ -79,7 +83,8 @@ pub struct KafkaOptions {
 const STATISTICS_INTERVAL: (&str, &str) = ("statistics.interval.ms", "5000");
 /// Often enough to tell a client that is dead from one that waits.
 const STATISTICS_INTERVALS_MS: std::ops::RangeInclusive<u64> = 1..=10_000;
-/// Other clients are not polled for as long as nobody has a question, and would gather what they tell.
+/// Other clients are not polled for as long as nobody has a question, and would gather what they
+/// tell.
 const NO_STATISTICS: (&str, &str) = ("statistics.interval.ms", "0");
 
 /// Parts of the names of properties whose values are secrets.
@@ -94,8 +99,9 @@ impl KafkaOptions {
     /// Whether clients can be made from these: without it they are not.
     ///
     /// # Errors
-    /// When the address is missing, librdkafka does not know a property or refuses its value, or a value would break a
-    /// guarantee. The error names the property, and shows no value that may be a secret.
+    /// When the address is missing, librdkafka does not know a property or refuses its value, or a
+    /// value would break a guarantee. The error names the property, and shows no value that may be
+    /// a secret.
     pub fn check(&self) -> Result<(), LogError> {
         validate(self)?;
         self.properties
@@ -103,8 +109,8 @@ impl KafkaOptions {
             .try_for_each(|(name, value)| is_understood(name, value))
     }
 
-    /// How long a session lasts; zero if what is set is no number. In the consumer protocol the broker says it, by default
-    /// the same.
+    /// How long a session lasts; zero if what is set is no number. In the consumer protocol the
+    /// broker says it, by default the same.
     pub fn session(&self) -> Duration {
         let (name, default) = SESSION_TIMEOUT;
         let chosen = self.properties.get(name).map_or(default, String::as_str);
@@ -112,8 +118,8 @@ impl KafkaOptions {
     }
 }
 
-/// Whether librdkafka knows the property and takes the value. A name that it does not know may be that of a secret, spelt
-/// wrong, so the value is not shown.
+/// Whether librdkafka knows the property and takes the value. A name that it does not know may be
+/// that of a secret, spelt wrong, so the value is not shown.
 fn is_understood(name: &str, value: &str) -> Result<(), LogError> {
     let refused = |text: String| Err(LogError::Permanent(text));
     match ClientConfig::new().set(name, value).create_native_config() {
@@ -247,7 +253,8 @@ pub(super) fn producer(options: &KafkaOptions, producer: &ProducerOptions) -> Cl
     let timeout = producer
         .append_timeout
         .map_or(0, |timeout| millis(timeout).max(1));
-    // The producer counts what is in its queue; the client, which counts more than that, is not to refuse before it.
+    // The producer counts what is in its queue; the client, which counts more than that, is not to
+    // refuse before it.
     let queue_kib = (producer.queue_bytes_max / 512).clamp(1 << 14, 1 << 30);
     set(
         &mut config,
@@ -263,8 +270,9 @@ pub(super) fn producer(options: &KafkaOptions, producer: &ProducerOptions) -> Cl
     config
 }
 
-/// For a reader: one partition at a time, and word of reaching the end. There is one for each partition that is read again, so
-/// what each holds is small: up to a mebibyte, half in its queue and half on the way there.
+/// For a reader: one partition at a time, and word of reaching the end. There is one for each
+/// partition that is read again, so what each holds is small: up to a mebibyte, half in its queue
+/// and half on the way there.
 pub(super) fn reader(options: &KafkaOptions) -> ClientConfig {
     let mut config = base(
         options,
@@ -290,7 +298,8 @@ pub(super) fn reader(options: &KafkaOptions) -> ClientConfig {
     config
 }
 
-/// For a member of a group. Half of what may be read ahead lies in the client, half in our own queue.
+/// For a member of a group. Half of what may be read ahead lies in the client, half in our own
+/// queue.
 pub(super) fn group(options: &KafkaOptions, group: &GroupOptions) -> ClientConfig {
     let ahead = (group.prefetch_bytes_max / 2).clamp(64 << 10, 1 << 30);
     let mut config = base(
@@ -371,8 +380,8 @@ fn base(options: &KafkaOptions, defaults: &[(&str, &str)]) -> ClientConfig {
             ("client.id", options.client_id.as_str()),
             // A broker that restarts is found again within 2 s instead of 10 s.
             ("reconnect.backoff.max.ms", "2000"),
-            // A frozen broker is left after this time instead of 60 s; its kernel still takes connections, of which the
-            // first question is not answered.
+            // A frozen broker is left after this time instead of 60 s; its kernel still takes
+            // connections, of which the first question is not answered.
             (
                 "socket.timeout.ms",
                 &millis(answer_timeout(options)).to_string(),
@@ -394,8 +403,9 @@ fn base(options: &KafkaOptions, defaults: &[(&str, &str)]) -> ClientConfig {
     config
 }
 
-/// How long a broker may take for an answer. A coordinator that is frozen is to be left, and the next one to be asked, within the
-/// session: a member whose session ended joins anew, and its partitions wait until its old session has ended there too.
+/// How long a broker may take for an answer. A coordinator that is frozen is to be left, and the
+/// next one to be asked, within the session: a member whose session ended joins anew, and its
+/// partitions wait until its old session has ended there too.
 fn answer_timeout(options: &KafkaOptions) -> Duration {
     (options.session() / 2).clamp(Duration::from_secs(5), Duration::from_secs(10))
 }

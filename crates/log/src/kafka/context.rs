@@ -1,4 +1,5 @@
-//! What every client has in common: its log lines go to tracing, and it notices when no broker can be reached.
+//! What every client has in common: its log lines go to tracing, and it notices when no broker can
+//! be reached.
 
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
@@ -16,8 +17,8 @@ pub(super) struct Context<Own = ()> {
 
 /// What differs between the clients.
 pub(super) trait Hears: Send + Sync + 'static {
-    /// Whether the client waits for an answer. The one for questions is asked all the time whether brokers answer, and a
-    /// member that has nothing to read sends heartbeats.
+    /// Whether the client waits for an answer. The one for questions is asked all the time whether
+    /// brokers answer, and a member that has nothing to read sends heartbeats.
     fn waits(&self) -> bool {
         true
     }

@@ -62,8 +62,9 @@ pub(super) fn commit_error(error: &KafkaError) -> CommitError {
     }
 }
 
-/// Whether a commit is worth repeating. While a rebalance goes on, the broker may count a generation (or epoch) ahead of the
-/// member, who keeps its partitions nevertheless; if it does not, it will be told.
+/// Whether a commit is worth repeating. While a rebalance goes on, the broker may count a
+/// generation (or epoch) ahead of the member, who keeps its partitions nevertheless; if it does
+/// not, it will be told.
 pub(super) fn commit_is_early(error: &KafkaError) -> bool {
     let rebalancing = matches!(
         error.rdkafka_error_code(),
@@ -72,7 +73,8 @@ pub(super) fn commit_is_early(error: &KafkaError) -> bool {
     rebalancing || coordinator_moved(error)
 }
 
-/// Whether another broker coordinates the group by now, or will soon: that of a new installation only just begins to.
+/// Whether another broker coordinates the group by now, or will soon: that of a new installation
+/// only just begins to.
 pub(super) fn coordinator_moved(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
@@ -82,7 +84,8 @@ pub(super) fn coordinator_moved(error: &KafkaError) -> bool {
     )
 }
 
-/// Whether a question is worth repeating at once, with fresh metadata: another broker leads by now, or will soon.
+/// Whether a question is worth repeating at once, with fresh metadata: another broker leads by now,
+/// or will soon.
 pub(super) fn leader_moved(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),

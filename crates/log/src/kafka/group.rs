@@ -1,19 +1,21 @@
 //! Members of groups.
 //!
-//! Each member has a thread that polls the client, and a [`state`] shared with the code that uses the group. The thread
-//! never waits for that code: what it cannot hand over it keeps, pauses its partitions, and keeps polling, so that
-//! rebalances and the answers to commits are served.
+//! Each member has a thread that polls the client, and a [`state`] shared with the code that uses
+//! the group. The thread never waits for that code: what it cannot hand over it keeps, pauses its
+//! partitions, and keeps polling, so that rebalances and the answers to commits are served.
 //!
-//! **Rebalances** come as signals that the thread answers when it is ready. New partitions are taken over at once, but
-//! given to the client only when they are started, at the offset that [`Group::start`] names: so nothing is ever paused
-//! before its first record, and the client never chooses an offset. A revoke is answered when everything is released
-//! and committed, or its deadline is over; until then the broker gives the partitions to nobody else. (Meanwhile the
+//! **Rebalances** come as signals that the thread answers when it is ready. New partitions are
+//! taken over at once, but given to the client only when they are started, at the offset that
+//! [`Group::start`] names: so nothing is ever paused before its first record, and the client never
+//! chooses an offset. A revoke is answered when everything is released and committed, or its
+//! deadline is over; until then the broker gives the partitions to nobody else. (Meanwhile the
 //! client itself stops fetching the member's other partitions.)
 //!
-//! **Commits** are checked against the present generations when they are asked for, and sent by a thread of their own,
-//! as the client tells the fate of a commit only to who waits for it. One is under way at a time; what is asked for
-//! meanwhile is merged into the next. The client sends a commit under whatever generation it has by then, and gets a new
-//! one only after the revoked partitions are given back to it: so that waits for the commit, however late it is.
+//! **Commits** are checked against the present generations when they are asked for, and sent by a
+//! thread of their own, as the client tells the fate of a commit only to who waits for it. One is
+//! under way at a time; what is asked for meanwhile is merged into the next. The client sends a
+//! commit under whatever generation it has by then, and gets a new one only after the revoked
+//! partitions are given back to it: so that waits for the commit, however late it is.
 
 mod commits;
 mod committer;

@@ -1,9 +1,9 @@
 //! Appends.
 //!
-//! One thread serves the delivery reports. It also replaces the client when that has become useless: an idempotent
-//! producer that can no longer tell which of its records are in the log refuses everything from then on; or it may have
-//! died (see [`super::watchdog`]). What was under way then is of unknown fate, and what comes later goes through a new
-//! client.
+//! One thread serves the delivery reports. It also replaces the client when that has become
+//! useless: an idempotent producer that can no longer tell which of its records are in the log
+//! refuses everything from then on; or it may have died (see [`super::watchdog`]). What was under
+//! way then is of unknown fate, and what comes later goes through a new client.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -234,9 +234,9 @@ impl Shared {
         self.discard(self.swap(None));
     }
 
-    /// Tells every fate of the present client before anything goes through the next one, so that no append passes one that
-    /// failed; until then the queue has no room. The next one is there before, so that the producer stays missed until
-    /// that has heard a broker.
+    /// Tells every fate of the present client before anything goes through the next one, so that no
+    /// append passes one that failed; until then the queue has no room. The next one is there
+    /// before, so that the producer stays missed until that has heard a broker.
     fn replace(&self) {
         let fresh = loop {
             match create(self.name, &self.config, &self.clients, &self.queue) {
@@ -252,8 +252,8 @@ impl Shared {
         self.swap(Some(fresh));
     }
 
-    /// Gives up what a client has not finished, and the client. Letting go of it takes up to half a second, so this
-    /// waits until no append holds it any more, lest one of them pays for that.
+    /// Gives up what a client has not finished, and the client. Letting go of it takes up to half a
+    /// second, so this waits until no append holds it any more, lest one of them pays for that.
     fn discard(&self, client: Option<Arc<Client>>) {
         let Some(client) = client else { return };
         while Arc::strong_count(&client) > 1 {

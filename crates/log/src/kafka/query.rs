@@ -45,7 +45,8 @@ pub(super) fn brokers_answer<C: ConsumerContext>(client: &BaseConsumer<C>) -> bo
     cluster(client, PROBE_TIMEOUT).is_ok_and(|cluster| !cluster.brokers().is_empty())
 }
 
-/// A topic's partitions as (number, replicas), or nothing if the topic does not exist. `topic` has the prefix.
+/// A topic's partitions as (number, replicas), or nothing if the topic does not exist. `topic` has
+/// the prefix.
 pub(super) fn partitions<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     topic: &str,
@@ -73,8 +74,8 @@ fn topic_error(topic: &str, found: &MetadataTopic) -> Option<LogError> {
     found.error().map(|error| code_error(topic, error.into()))
 }
 
-/// The bounds of partitions of a topic, by one question for the starts and one for the ends. The end is that of the
-/// last transaction that is over, as readers see no further.
+/// The bounds of partitions of a topic, by one question for the starts and one for the ends. The
+/// end is that of the last transaction that is over, as readers see no further.
 pub(super) fn bounds<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     topic: &str,

@@ -1,4 +1,5 @@
-//! The client for questions. It asks without end whether brokers answer, and is replaced when it dies.
+//! The client for questions. It asks without end whether brokers answer, and is replaced when it
+//! dies.
 
 use std::sync::{Arc, Weak};
 use std::thread;

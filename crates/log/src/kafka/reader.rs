@@ -1,9 +1,10 @@
 //! Reads without a group.
 //!
-//! The reader has a client of its own that is assigned one partition at a time. Reading on where the last read ended
-//! costs nothing; anything else assigns anew. Each assignment begins with a question for the bounds, which gives two
-//! facts: where the log starts, and an end before which everything will have been seen once the client says that it
-//! reached the end of the partition. The second carries `next` over gaps at the very end, which no record shows.
+//! The reader has a client of its own that is assigned one partition at a time. Reading on where
+//! the last read ended costs nothing; anything else assigns anew. Each assignment begins with a
+//! question for the bounds, which gives two facts: where the log starts, and an end before which
+//! everything will have been seen once the client says that it reached the end of the partition.
+//! The second carries `next` over gaps at the very end, which no record shows.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -58,8 +59,8 @@ impl KafkaReader {
         })
     }
 
-    /// Runs a piece of work on the client beside the async threads. If the caller gives up meanwhile, the next piece
-    /// waits for this one.
+    /// Runs a piece of work on the client beside the async threads. If the caller gives up
+    /// meanwhile, the next piece waits for this one.
     async fn with_state<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut State) -> Result<T, LogError> + Send + 'static,
@@ -100,7 +101,8 @@ impl Reader for KafkaReader {
             {
                 Taken::Batch(batch) => return Ok(batch),
                 Taken::Truncated { start } => from = start,
-                // Records that are there must be given even without a wait, and gaps at the end must be passed.
+                // Records that are there must be given even without a wait, and gaps at the end
+                // must be passed.
                 Taken::AtEnd { checked } if !checked || left.is_zero() => {
                     let at_end = self.with_state(move |state| state.check_end(asked)).await?;
                     if let Some(batch) = at_end.filter(|_| left.is_zero()) {
@@ -158,7 +160,8 @@ struct Place {
     partition: Partition,
     /// Where the next read goes on.
     next: Offset,
-    /// The end as known when the client was assigned: when it reports the end, all before this has been given.
+    /// The end as known when the client was assigned: when it reports the end, all before this has
+    /// been given.
     end_at_assign: Offset,
     /// The end as known by now.
     end: Offset,
@@ -232,7 +235,8 @@ impl State {
         client.context().place.heard();
         self.let_go()?;
         let next = from.max(bounds.start);
-        // An offset past the end does not exist for Kafka yet; reading it begins at the end and skips.
+        // An offset past the end does not exist for Kafka yet; reading it begins at the end and
+        // skips.
         let assigned = next.min(bounds.end);
         self.assigned = Some(partition);
         self.client()?
@@ -339,8 +343,8 @@ impl State {
         })
     }
 
-    /// At the end as far as the client knows: asks for the end. If it is where we are, that is the answer. If not, there
-    /// are new records or a gap, and a new assignment will tell.
+    /// At the end as far as the client knows: asks for the end. If it is where we are, that is the
+    /// answer. If not, there are new records or a gap, and a new assignment will tell.
     fn check_end(&mut self, from: Offset) -> Result<Option<Batch>, LogError> {
         let Some(place) = &mut self.place else {
             return Err(LogError::Permanent("the reader has no place".into()));
@@ -383,8 +387,8 @@ impl State {
                     start: self.assign(partition, next)?,
                 })
             }
-            // The client reports each lost connection and repairs it; only when all are lost is there nothing to wait
-            // for. Of a client that nobody used for a while that may be old.
+            // The client reports each lost connection and repairs it; only when all are lost is
+            // there nothing to wait for. Of a client that nobody used for a while that may be old.
             (Some(code), _)
                 if matches!(told, LogError::Unavailable(_))
                     && (code != RDKafkaErrorCode::AllBrokersDown || self.brokers_answer()) =>
@@ -392,7 +396,8 @@ impl State {
                 Ok(Taken::Nothing)
             }
             _ => {
-                // The end is not repeated; whether a broker answers again shows when it is asked for.
+                // The end is not repeated; whether a broker answers again shows when it is asked
+                // for.
                 if let Some(place) = &mut self.place {
                     place.checked = false;
                 }

@@ -8,7 +8,8 @@ use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers};
 
 use crate::port::Record;
 
-/// Copies a message out of the client, so that its memory there is free again. Key and value share one allocation.
+/// Copies a message out of the client, so that its memory there is free again. Key and value share
+/// one allocation.
 pub(super) fn record(message: &BorrowedMessage<'_>) -> Record {
     let key = message.key().unwrap_or_default();
     let value = message.payload();
@@ -33,8 +34,8 @@ fn headers(headers: &BorrowedHeaders) -> Vec<(String, Bytes)> {
         .collect()
 }
 
-/// A header whose name is not UTF-8 makes the client panic; Kafka lets anyone write one. It is left out, as no name of
-/// ours is like that.
+/// A header whose name is not UTF-8 makes the client panic; Kafka lets anyone write one. It is left
+/// out, as no name of ours is like that.
 fn header(headers: &BorrowedHeaders, index: usize) -> Option<(String, Bytes)> {
     let header = catch_unwind(AssertUnwindSafe(|| headers.try_get(index)))
         .ok()

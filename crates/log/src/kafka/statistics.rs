@@ -3,7 +3,8 @@
 use rdkafka::Statistics;
 use rdkafka::statistics::{Broker, Partition};
 
-/// The clients of one name: a producer's or a group's. What is a total goes on when a client is replaced.
+/// The clients of one name: a producer's or a group's. What is a total goes on when a client is
+/// replaced.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClientStatistics {
     /// Name of the producer or group, without prefix.

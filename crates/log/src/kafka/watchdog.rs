@@ -1,10 +1,11 @@
 //! Whether a client has died, judged from what was seen of it.
 //!
-//! Librdkafka repairs connections by itself, but not always: an answer without brokers makes a client forget them all
-//! for good (librdkafka#5301), and it says nothing. Each sign that something is wrong is measured in time that the client
-//! was attended to, so that neither a process that was frozen nor a busy machine makes a client look dead. A client is
-//! replaced only for what lasted while another client was answered: when no broker can be reached, a new one is of no
-//! use, and the old one goes on by itself.
+//! Librdkafka repairs connections by itself, but not always: an answer without brokers makes a
+//! client forget them all for good (librdkafka#5301), and it says nothing. Each sign that something
+//! is wrong is measured in time that the client was attended to, so that neither a process that was
+//! frozen nor a busy machine makes a client look dead. A client is replaced only for what lasted
+//! while another client was answered: when no broker can be reached, a new one is of no use, and
+//! the old one goes on by itself.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,8 @@ const NO_BROKERS_PATIENCE: Duration = Duration::from_secs(5);
 const DISCONNECTED_PATIENCE: Duration = Duration::from_secs(10);
 /// What a busy broker may take to answer, however short a session is.
 const SILENCE_MIN: Duration = Duration::from_secs(30);
-/// What a rebalance may take while another member does not join: librdkafka's `max.poll.interval.ms`.
+/// What a rebalance may take while another member does not join: librdkafka's
+/// `max.poll.interval.ms`.
 const REBALANCE_MAX: Duration = Duration::from_secs(300);
 /// Between two replacements that come one upon the other.
 pub(super) const REPLACEMENTS: Backoff = Backoff {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 /// Shares partitions out evenly (counts differ by at most one) and moves as few as that allows.
 ///
-/// `holders` says who has each partition now; one that is not among the members, or none, makes it free.
+/// `holders` says who has each partition now; one that is not among the members, or none, makes it
+/// free.
 pub(super) fn balance<M: Copy + Ord>(holders: &[Option<M>], members: &[M]) -> Vec<Option<M>> {
     if members.is_empty() {
         return vec![None; holders.len()];
@@ -25,7 +26,8 @@ pub(super) fn balance<M: Copy + Ord>(holders: &[Option<M>], members: &[M]) -> Ve
     shares
 }
 
-/// How many each member gets. The odd ones go to those who have most, because then they need not move.
+/// How many each member gets. The odd ones go to those who have most, because then they need not
+/// move.
 fn quotas<M: Copy + Ord>(holders: &[Option<M>], members: &[M]) -> BTreeMap<M, usize> {
     let mut held: BTreeMap<M, usize> = members.iter().map(|member| (*member, 0)).collect();
     for holder in holders.iter().flatten() {

@@ -1,7 +1,8 @@
 //! A member of a group of the in-process broker.
 //!
-//! It reads on demand, one fetch at a time, so what is read ahead is at most that fetch. The fetch lives in the
-//! member, not in the call of `next`: a caller that cancels `next` again and again loses neither records nor progress.
+//! It reads on demand, one fetch at a time, so what is read ahead is at most that fetch. The fetch
+//! lives in the member, not in the call of `next`: a caller that cancels `next` again and again
+//! loses neither records nor progress.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -149,8 +150,8 @@ impl LocalGroup {
         })
     }
 
-    /// A partition whose next record is gone goes on at the start of the log, and says so; one that is beyond the end is read
-    /// no more.
+    /// A partition whose next record is gone goes on at the start of the log, and says so; one that
+    /// is beyond the end is read no more.
     fn next_truncation(&mut self) -> Option<GroupEvent> {
         let topic = &self.topic;
         let active = self

@@ -166,8 +166,8 @@ pub(crate) struct Fate {
 }
 
 impl Fate {
-    /// Frees the append's room before the caller hears of it, so that it finds room for what it appends next; and counts
-    /// it as told only afterwards, so that a flush does not end before.
+    /// Frees the append's room before the caller hears of it, so that it finds room for what it
+    /// appends next; and counts it as told only afterwards, so that a flush does not end before.
     pub(crate) fn tell(mut self, fate: Result<Position, AppendError>) {
         self.free();
         // A caller that is not interested has dropped its end.
@@ -222,7 +222,8 @@ mod tests {
 
     use super::*;
 
-    /// Sees, the moment a caller hears of its fate, what room there is and how many fates are still to be told.
+    /// Sees, the moment a caller hears of its fate, what room there is and how many fates are still
+    /// to be told.
     struct Seen {
         budget: Arc<Budget>,
         bytes_and_records: parking_lot::Mutex<Option<(usize, usize)>>,

@@ -1,9 +1,10 @@
 //! How the members of a group share the partitions of a topic: the coordinator, as a state machine.
 //!
-//! Reassignment is cooperative. Each partition has an owner and a target, the member that should have it. Where they
-//! differ the owner is asked to give it up ([`Notice::Revoke`]) and keeps it until it releases it or the deadline
-//! passes ([`Notice::Lost`]); then the target gets it under the next generation. A member is asked once at a time.
-//! A partition with a commit under way is not handed on, so its next owner starts from that commit.
+//! Reassignment is cooperative. Each partition has an owner and a target, the member that should
+//! have it. Where they differ the owner is asked to give it up ([`Notice::Revoke`]) and keeps it
+//! until it releases it or the deadline passes ([`Notice::Lost`]); then the target gets it under
+//! the next generation. A member is asked once at a time. A partition with a commit under way is
+//! not handed on, so its next owner starts from that commit.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -24,7 +25,8 @@ pub(super) struct Held {
     pub(super) generation: Generation,
 }
 
-/// What a member has to be told. It may be out of date when it is fetched: [`GroupState::holds`] says.
+/// What a member has to be told. It may be out of date when it is fetched: [`GroupState::holds`]
+/// says.
 #[derive(Debug)]
 pub(super) enum Notice {
     Assigned(Vec<Held>),
@@ -166,7 +168,8 @@ impl GroupState {
         all_held
     }
 
-    /// Takes up a commit of somebody outside if the group has no members. None is assigned meanwhile what it names.
+    /// Takes up a commit of somebody outside if the group has no members. None is assigned
+    /// meanwhile what it names.
     pub(super) fn begin_commit_from_outside(&mut self, commits: &[Commit]) -> bool {
         let empty = self.members.is_empty();
         if empty {

@@ -15,8 +15,8 @@ pub(crate) trait Storage: Debug + Send + Sync + 'static {
     /// Creates a topic, or answers with the one of this name.
     fn create_topic(&self, spec: TopicSpec) -> BoxFuture<'static, Result<Arc<Topic>, LogError>>;
 
-    /// Appends, in the order of calls. Once the record is durable, moves the topic's end, tells the fate, wakes the
-    /// topic.
+    /// Appends, in the order of calls. Once the record is durable, moves the topic's end, tells the
+    /// fate, wakes the topic.
     fn append(&self, appending: Appending);
 
     /// Reads records from an offset that lies within the bounds.

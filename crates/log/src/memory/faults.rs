@@ -35,7 +35,8 @@ pub struct CommitSite<'a> {
 /// What is to become of an append, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AppendPlan {
-    /// How long until it lands and its fate is told. Later appends of the producer to the partition wait behind it.
+    /// How long until it lands and its fate is told. Later appends of the producer to the partition
+    /// wait behind it.
     pub delay: Duration,
     /// What becomes of it.
     pub fate: AppendFate,
@@ -53,8 +54,9 @@ pub enum AppendFate {
     UnknownLanded,
     /// It does not land; `Unknown` is told.
     UnknownAbsent,
-    /// `Unknown` is told, and it is held until [`Faults::release_late`]. If its producer lands another record in the
-    /// partition first, the seed decides whether it lands before that one or never: a producer's order holds.
+    /// `Unknown` is told, and it is held until [`Faults::release_late`]. If its producer lands
+    /// another record in the partition first, the seed decides whether it lands before that one or
+    /// never: a producer's order holds.
     UnknownLate,
 }
 
@@ -105,13 +107,14 @@ impl Faults {
         self.0.storage.set_decide_commit(Some(Box::new(decide)));
     }
 
-    /// Decides about the next append to the topic that has no decision yet; repeated calls queue up. Such decisions
-    /// come before [`Faults::on_append`].
+    /// Decides about the next append to the topic that has no decision yet; repeated calls queue
+    /// up. Such decisions come before [`Faults::on_append`].
     pub fn next_append(&self, topic: &str, plan: impl Into<AppendPlan>) {
         self.0.storage.queue_append_plan(topic, plan.into());
     }
 
-    /// Decides about the next commit of the group that has no decision yet; repeated calls queue up.
+    /// Decides about the next commit of the group that has no decision yet; repeated calls queue
+    /// up.
     pub fn next_commit(&self, group: &str, fault: CommitFault) {
         self.0.storage.queue_commit_fault(group, fault);
     }
@@ -136,16 +139,16 @@ impl Faults {
         self.0.storage.forget_late();
     }
 
-    /// Asks every member of the group for all its partitions; each goes to the next member, or back if there is one
-    /// member only.
+    /// Asks every member of the group for all its partitions; each goes to the next member, or back
+    /// if there is one member only.
     pub fn rebalance(&self, group: &str) {
         self.0
             .broker
             .disturb(group, crate::local::GroupState::rotate);
     }
 
-    /// Takes all partitions of the group from a process without asking. The next member may have them before the
-    /// process hears `Lost`.
+    /// Takes all partitions of the group from a process without asking. The next member may have
+    /// them before the process hears `Lost`.
     pub fn lose(&self, process: &super::MemoryProcess, group: &str) {
         let client = process.client_id();
         self.0.broker.disturb(group, |state| state.lose(client));
@@ -179,8 +182,8 @@ impl Faults {
         topic.changed.notify_waiters();
     }
 
-    /// Takes all records from `end` on away, so that their offsets are given again: as an unclean election does, and, with 0,
-    /// who makes a topic again. The broker keeps what was committed.
+    /// Takes all records from `end` on away, so that their offsets are given again: as an unclean
+    /// election does, and, with 0, who makes a topic again. The broker keeps what was committed.
     pub fn cut(&self, topic: &str, partition: Partition, end: Offset) {
         let topic = self.topic(topic, partition);
         self.0.storage.cut(&topic, partition, end);

@@ -61,8 +61,8 @@ impl MemoryStorage {
         next
     }
 
-    /// Gives up what matches. Of each producer and partition the first so many land, as the seed decides; nobody is
-    /// told.
+    /// Gives up what matches. Of each producer and partition the first so many land, as the seed
+    /// decides; nobody is told.
     fn abandon(&self, matches: impl Fn(&Origin) -> bool) {
         self.change(|state, tell, now_ms| {
             let under_way = std::mem::take(&mut state.under_way);
@@ -239,7 +239,8 @@ impl Storage for MemoryStorage {
             };
             let AppendPlan { delay, fate: plan } = state.plan(&site);
             let now = Instant::now();
-            // Behind an earlier append of the stream even if that is due already: order is part of the port.
+            // Behind an earlier append of the stream even if that is due already: order is part of
+            // the port.
             let behind = state.last_under_way(&append);
             if delay.is_zero() && behind.is_none() {
                 UnderWay::Land {

@@ -18,7 +18,8 @@ use crate::subject::{Control, Subject};
 /// The longest that one question to the broker may take.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A log on the broker that all tests share, under a prefix of its own, with groups of the classic protocol.
+/// A log on the broker that all tests share, under a prefix of its own, with groups of the classic
+/// protocol.
 pub(crate) async fn classic(test: &str) -> Option<Subject> {
     Some(subject(test, "classic"))
 }

@@ -27,7 +27,8 @@ impl Member {
         }
     }
 
-    /// The next event, taken into account: assignments and records are kept, what is lost is forgotten.
+    /// The next event, taken into account: assignments and records are kept, what is lost is
+    /// forgotten.
     pub(crate) async fn next(&mut self) -> GroupEvent {
         let next = tokio::time::timeout(self.patience, self.group.next()).await;
         let event = next

@@ -33,7 +33,8 @@ pub(crate) trait Control: Debug + Send + Sync {
     async fn reopen(&mut self) -> Option<Arc<dyn Log>>;
     /// Removes the records before `to`.
     async fn truncate(&self, topic: &str, partition: Partition, to: Offset) -> bool;
-    /// Leaves out at least one offset, at or near the end; records it needs for it have the key `gap`.
+    /// Leaves out at least one offset, at or near the end; records it needs for it have the key
+    /// `gap`.
     async fn gap(&self, topic: &str, partition: Partition) -> bool;
     /// Compacts the topic.
     async fn compact(&self, topic: &str) -> bool;

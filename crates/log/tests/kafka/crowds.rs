@@ -67,8 +67,8 @@ async fn none_of_400_partitions_stays_paused_in_a_restart_loop(properties: &[(&s
 async fn a_member_that_takes_nothing_reads_ahead_no_more_than_its_bounds() {
     const PARTITIONS: i32 = 64;
     const RECORDS: i32 = 384;
-    /// Of the 240 MiB there are: the bound of 8 MiB, two fetches of 4 MiB that are eight times as much when
-    /// decompressed, and what an allocator keeps.
+    /// Of the 240 MiB there are: the bound of 8 MiB, two fetches of 4 MiB that are eight times as
+    /// much when decompressed, and what an allocator keeps.
     const GROWTH_MIB_MAX: u64 = 120;
     let broker = KafkaBroker::shared().bootstrap();
     let log = connect(&broker, &[("compression.type", "zstd")]);
@@ -99,7 +99,8 @@ async fn a_member_that_takes_nothing_reads_ahead_no_more_than_its_bounds() {
     assert!(growth_mib < GROWTH_MIB_MAX, "{said}");
 }
 
-/// The process whose memory is looked at. A test only in name, so that the test binary can be started as this process.
+/// The process whose memory is looked at. A test only in name, so that the test binary can be
+/// started as this process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn read_ahead_child() {
     let (Ok(bootstrap), Ok(prefix)) = (std::env::var(CHILD_BOOTSTRAP), std::env::var(CHILD_PREFIX))

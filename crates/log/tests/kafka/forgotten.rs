@@ -1,5 +1,5 @@
-//! A broker that was away and comes back without knowing of itself: for a moment it answers that there are no brokers, and
-//! clients that hear it forget every one, for good (librdkafka#5301).
+//! A broker that was away and comes back without knowing of itself: for a moment it answers that
+//! there are no brokers, and clients that hear it forget every one, for good (librdkafka#5301).
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -19,7 +19,8 @@ use crate::support::{PATIENCE, TOPIC, connect, create, join, numbered, producer}
 
 /// How long everything may take to go on.
 const GOES_ON_WITHIN: Duration = Duration::from_secs(60);
-/// As long as the clients connect again, and ask: each time they do, the chance is that they forget for good.
+/// As long as the clients connect again, and ask: each time they do, the chance is that they forget
+/// for good.
 const FORGETFUL_FOR: Duration = Duration::from_secs(12);
 const PAUSE: Duration = Duration::from_millis(200);
 /// What takes the client a while to read, in two bytes.
@@ -149,7 +150,8 @@ impl<'a> Work<'a> {
     }
 }
 
-/// What stands before a broker. At times it answers questions for metadata itself: that there are no brokers.
+/// What stands before a broker. At times it answers questions for metadata itself: that there are
+/// no brokers.
 #[derive(Clone)]
 struct Door(Arc<Shared>);
 
@@ -257,8 +259,9 @@ fn pass_answers(mut broker: TcpStream, client: &Mutex<TcpStream>) {
     drop(client.lock().shutdown(Shutdown::Both));
 }
 
-/// The answer to a request for metadata in a version from 12 on: topics without partitions, and no brokers. There are many
-/// topics, as the client forgets for good only if it is still reading when its connections end.
+/// The answer to a request for metadata in a version from 12 on: topics without partitions, and no
+/// brokers. There are many topics, as the client forgets for good only if it is still reading when
+/// its connections end.
 fn no_brokers(request: &[u8]) -> Vec<u8> {
     let version = i16::from_be_bytes([request[2], request[3]]);
     assert!(version >= 12, "version {version}");

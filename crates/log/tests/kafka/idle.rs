@@ -15,7 +15,8 @@ const WAKES_WITHIN: Duration = Duration::from_secs(10);
 
 both_protocols!(a_record_wakes_an_idle_member_whose_client_tells_statistics);
 
-/// Statistics are events that the client tells as it tells of records: one must not be taken for the other.
+/// Statistics are events that the client tells as it tells of records: one must not be taken for
+/// the other.
 async fn a_record_wakes_an_idle_member_whose_client_tells_statistics(properties: &[(&str, &str)]) {
     const PARTITIONS: i32 = 4;
     let mut properties = properties.to_vec();

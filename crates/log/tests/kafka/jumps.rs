@@ -14,8 +14,8 @@ const RECORDS: usize = 10;
 const READERS: usize = 120;
 const AT_ONCE: usize = 8;
 
-/// The client aborts the process when a partition is taken from it again before it has stopped fetching it
-/// (librdkafka#5573).
+/// The client aborts the process when a partition is taken from it again before it has stopped
+/// fetching it (librdkafka#5573).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_is_dropped_right_after_a_jump_aborts_nothing() {
     let log = connect(&KafkaBroker::shared().bootstrap(), &[]);

@@ -181,7 +181,8 @@ fn connected(log: &KafkaLog) -> bool {
         .any(|client| client.client == "query" && client.connected == Some(true))
 }
 
-/// A reader is looked after only while somebody reads, so it tells of an outage when the next read comes.
+/// A reader is looked after only while somebody reads, so it tells of an outage when the next read
+/// comes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_nobody_used_during_an_outage_reads_when_it_is_over() {
     let broker = KafkaBroker::start();

@@ -51,7 +51,8 @@ async fn a_static_name_has_one_member_and_is_free_after_it(properties: &[(&str, 
     let mut first = join(&log, Duration::from_secs(5)).await;
     start_all(&mut *first, 2).await;
     let mut second = join(&log, Duration::from_secs(5)).await;
-    // One of them fails and says so. Which one is the protocol's choice: the one before, or the one that comes.
+    // One of them fails and says so. Which one is the protocol's choice: the one before, or the one
+    // that comes.
     let error = tokio::select! {
         error = failed(&mut *first) => error,
         error = failed(&mut *second) => error,

@@ -1,4 +1,5 @@
-//! The breaker of an endpoint: after failures in a row it is left alone, and then asked with one attempt at a time.
+//! The breaker of an endpoint: after failures in a row it is left alone, and then asked with one
+//! attempt at a time.
 
 /// When a breaker opens and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +38,8 @@ pub enum Admission {
     Probing,
 }
 
-/// A breaker. Each pause is up to a fifth longer than its doubling says, by a seed of the endpoint's, so that endpoints
-/// which failed together are not asked together.
+/// A breaker. Each pause is up to a fifth longer than its doubling says, by a seed of the
+/// endpoint's, so that endpoints which failed together are not asked together.
 #[derive(Debug, Clone)]
 pub struct Breaker {
     limits: BreakerLimits,
@@ -65,7 +66,8 @@ impl Breaker {
         }
     }
 
-    /// A breaker as a former owner left it. The wait is taken as no longer than a pause of that level may be.
+    /// A breaker as a former owner left it. The wait is taken as no longer than a pause of that
+    /// level may be.
     pub fn restored(
         limits: BreakerLimits,
         seed: u64,
@@ -107,8 +109,9 @@ impl Breaker {
         self.state = State::Closed;
     }
 
-    /// An attempt failed. `hold_ms` is how long the endpoint asked to be left alone (`Retry-After`): the breaker opens at
-    /// once, for at least so long, but never longer than the longest pause.
+    /// An attempt failed. `hold_ms` is how long the endpoint asked to be left alone
+    /// (`Retry-After`): the breaker opens at once, for at least so long, but never longer than the
+    /// longest pause.
     pub fn failed(&mut self, probe: bool, hold_ms: Option<i64>, now_ms: i64) {
         self.failures = self.failures.saturating_add(1);
         let openings = match self.state {
@@ -127,7 +130,8 @@ impl Breaker {
         };
     }
 
-    /// An attempt was given up by us: nothing is learned, and if it was the probe, another may start.
+    /// An attempt was given up by us: nothing is learned, and if it was the probe, another may
+    /// start.
     pub fn abandoned(&mut self, probe: bool, now_ms: i64) {
         if let State::Probing { openings } = self.state
             && probe

@@ -1,12 +1,14 @@
 //! A token bucket: at most so many attempts a second, after a rest a few more at once.
 
-/// Fewest tokens a second that are counted, about one in 17 minutes. What is less, negative or not a number means this:
-/// a mistaken limit slows an endpoint down, it neither stops it for ever nor frees it.
+/// Fewest tokens a second that are counted, about one in 17 minutes. What is less, negative or not
+/// a number means this: a mistaken limit slows an endpoint down, it neither stops it for ever nor
+/// frees it.
 pub const PER_SECOND_MIN: f64 = 0.001;
 /// Most tokens a second that are counted.
 pub const PER_SECOND_MAX: f64 = 1_000_000.0;
 
-/// Tokens are counted in billionths, so that a millisecond brings a whole number of them and nothing is rounded.
+/// Tokens are counted in billionths, so that a millisecond brings a whole number of them and
+/// nothing is rounded.
 const TOKEN: u64 = 1_000_000_000;
 
 /// A bucket that fills at a constant rate up to its burst.
@@ -20,10 +22,11 @@ pub struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// A bucket with one token: were it full, each new owner of the endpoint would repeat the burst.
+    /// A bucket with one token: were it full, each new owner of the endpoint would repeat the
+    /// burst.
     ///
-    /// The rate is clamped to [`PER_SECOND_MIN`]`..=`[`PER_SECOND_MAX`] and rounded to millionths a second, the burst
-    /// is at least 1.
+    /// The rate is clamped to [`PER_SECOND_MIN`]`..=`[`PER_SECOND_MAX`] and rounded to millionths a
+    /// second, the burst is at least 1.
     pub fn new(per_second: f64, burst: u32, now_ms: i64) -> Self {
         Self {
             held: TOKEN,
@@ -55,8 +58,8 @@ impl TokenBucket {
         self.held = self.held.min(self.held_max());
     }
 
-    /// The burst, and what the millisecond in which it was reached brought beyond it: without that, a burst of one
-    /// would lose a part of a millisecond with each token.
+    /// The burst, and what the millisecond in which it was reached brought beyond it: without that,
+    /// a burst of one would lose a part of a millisecond with each token.
     fn held_max(&self) -> u64 {
         self.burst + self.per_ms.min(TOKEN) - 1
     }

@@ -1,9 +1,11 @@
 //! How many attempts an endpoint is given at once.
 //!
-//! The limit doubles while it is used and answers come well (slow start), grows round by round later on, in larger
-//! steps the longer nothing is refused, and is halved when the endpoint says or shows that it is overwhelmed. After several halvings in a row it doubles again up
-//! to half of where they began, so that a short outage costs seconds; an endpoint that has become weaker shows itself on
-//! the way there, and the next run of halvings begins lower. It is learned by the owner and by nobody else.
+//! The limit doubles while it is used and answers come well (slow start), grows round by round
+//! later on, in larger steps the longer nothing is refused, and is halved when the endpoint says or
+//! shows that it is overwhelmed. After several halvings in a row it doubles again up to half of
+//! where they began, so that a short outage costs seconds; an endpoint that has become weaker shows
+//! itself on the way there, and the next run of halvings begins lower. It is learned by the owner
+//! and by nobody else.
 
 /// Where a limit begins and ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +28,8 @@ impl Default for ConcurrencyLimits {
     }
 }
 
-/// At most one decrease in this time, or in the time an answer takes if that is longer: failures that come together
-/// were caused together.
+/// At most one decrease in this time, or in the time an answer takes if that is longer: failures
+/// that come together were caused together.
 const DECREASE_INTERVAL_MS: i64 = 1_000;
 
 /// After so many steps of steady growth without a refusal, the steps come twice as fast.
@@ -82,8 +84,8 @@ impl ConcurrencyLimit {
         self.limit
     }
 
-    /// An attempt succeeded; `in_flight` were under way until then, itself included. A limit of which
-    /// half is not used does not grow: it would say nothing about the endpoint.
+    /// An attempt succeeded; `in_flight` were under way until then, itself included. A limit of
+    /// which half is not used does not grow: it would say nothing about the endpoint.
     pub fn succeeded(&mut self, latency_ms: u32, in_flight: usize) {
         let sample = u64::from(latency_ms) * 16;
         self.latency = Some(
@@ -126,7 +128,8 @@ impl ConcurrencyLimit {
         let is_same_burst = self
             .decreased_at_ms
             .is_some_and(|at_ms| now_ms.saturating_sub(at_ms) < interval_ms);
-        // Even where it is not halved, a limit that meets refusals does not grow: only successes in a row let it.
+        // Even where it is not halved, a limit that meets refusals does not grow: only successes in
+        // a row let it.
         (self.successes, self.steps) = (0, 0);
         if !is_same_burst {
             self.decreased_at_ms = Some(now_ms);

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// Lanes that wait for a turn. A tenant with a thousand lanes has as many turns as one with a single lane.
+/// Lanes that wait for a turn. A tenant with a thousand lanes has as many turns as one with a
+/// single lane.
 #[derive(Debug, Clone)]
 pub struct FairLine<T, L> {
     tenants: VecDeque<T>,
@@ -29,7 +30,8 @@ impl<T: Ord + Clone, L> FairLine<T, L> {
         self.lanes.insert(tenant, VecDeque::from([lane]));
     }
 
-    /// The next lane of the next tenant; both leave, and the tenant goes to the end if it has more lanes.
+    /// The next lane of the next tenant; both leave, and the tenant goes to the end if it has more
+    /// lanes.
     pub fn pop(&mut self) -> Option<(T, L)> {
         let tenant = self.tenants.pop_front()?;
         let lanes = self.lanes.get_mut(&tenant)?;

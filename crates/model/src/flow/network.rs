@@ -1,8 +1,10 @@
-//! Whether our own network is down: then nobody's endpoint is to blame, and no attempt is to be spent.
+//! Whether our own network is down: then nobody's endpoint is to blame, and no attempt is to be
+//! spent.
 //!
-//! It is down when endpoints that worked a moment ago cannot be connected to or resolved any more, almost all of them,
-//! of several tenants on several hosts, and none works. What a tenant does must not stop the others: each tenant weighs
-//! the same however many endpoints it has, and leaving out any one tenant, at least two tenants and two hosts still fail.
+//! It is down when endpoints that worked a moment ago cannot be connected to or resolved any more,
+//! almost all of them, of several tenants on several hosts, and none works. What a tenant does must
+//! not stop the others: each tenant weighs the same however many endpoints it has, and leaving out
+//! any one tenant, at least two tenants and two hosts still fail.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -95,8 +97,8 @@ impl<E: Ord + Clone, T: Ord + Clone> NetworkHealth<E, T> {
         self.reassess();
     }
 
-    /// An endpoint did not take a webhook. If it could be connected to, it was reached; one that only did not answer in time was
-    /// perhaps connected to long before.
+    /// An endpoint did not take a webhook. If it could be connected to, it was reached; one that
+    /// only did not answer in time was perhaps connected to long before.
     pub fn failed(&mut self, endpoint: &E, reason: Reason) {
         match reason {
             Reason::Connect | Reason::Dns => self.mark(endpoint, true),
@@ -130,8 +132,8 @@ impl<E: Ord + Clone, T: Ord + Clone> NetworkHealth<E, T> {
         }
     }
 
-    /// Forgets what did not succeed lately. Not while the network is down: else after some minutes without any success
-    /// nothing would be left to say that it is.
+    /// Forgets what did not succeed lately. Not while the network is down: else after some minutes
+    /// without any success nothing would be left to say that it is.
     fn forget_old(&mut self, now_ms: i64) {
         if self.is_known_down(now_ms) {
             return;
@@ -145,8 +147,8 @@ impl<E: Ord + Clone, T: Ord + Clone> NetworkHealth<E, T> {
         }
     }
 
-    /// When all places are taken, a newcomer gets one from the tenant that has most, if it has more. So a tenant with
-    /// thousands of endpoints does not drive out the others.
+    /// When all places are taken, a newcomer gets one from the tenant that has most, if it has
+    /// more. So a tenant with thousands of endpoints does not drive out the others.
     fn makes_room_for(&mut self, tenant: &T) -> bool {
         if self.endpoints.len() < ENDPOINTS_MAX {
             return true;

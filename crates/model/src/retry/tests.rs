@@ -67,7 +67,8 @@ fn jitter_depends_on_every_part_of_the_work_and_is_the_same_every_time() {
     .map(|(work, attempt)| schedule.delay_after(&work, attempt))
     .collect();
     assert_eq!(delays.len(), 6);
-    // Written down: a release that hashes otherwise would decide otherwise about what is already decided.
+    // Written down: a release that hashes otherwise would decide otherwise about what is already
+    // decided.
     assert_eq!(
         schedule.delay_after(&work(1, 1, 1, "ep_a"), 1),
         Some(103_295_759)

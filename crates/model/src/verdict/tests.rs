@@ -59,8 +59,9 @@ fn attempted(outcome: &Outcome) -> Observed<'_> {
     }
 }
 
-/// What follows, in a line: the attempt, its reason, what becomes of the delivery (a retry's wait as `s` for what the schedule
-/// says), whether the endpoint is disabled, what is said about the endpoint.
+/// What follows, in a line: the attempt, its reason, what becomes of the delivery (a retry's wait
+/// as `s` for what the schedule says), whether the endpoint is disabled, what is said about the
+/// endpoint.
 fn told(verdict: Verdict, scheduled_ms: Option<i64>) -> String {
     let decision = match verdict {
         Verdict::NotSpent => return "not spent".to_owned(),

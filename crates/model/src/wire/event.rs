@@ -35,8 +35,9 @@ impl Event {
         event_to_proto(self).encode_to_vec().into()
     }
 
-    /// Reads the value of a record in `events`, and sets what the producer left out: the id from which record it is, the
-    /// same at every reading; times from the append; trace context from the header.
+    /// Reads the value of a record in `events`, and sets what the producer left out: the id from
+    /// which record it is, the same at every reading; times from the append; trace context from the
+    /// header.
     ///
     /// # Errors
     /// When it is malformed or asks for something that is not supported.
@@ -59,8 +60,8 @@ impl Event {
     }
 }
 
-/// The id of an event whose producer gave none. Receivers drop an id that comes again, so it must not with another event:
-/// the offset alone does not do.
+/// The id of an event whose producer gave none. Receivers drop an id that comes again, so it must
+/// not with another event: the offset alone does not do.
 fn derived_id(position: EventPosition) -> String {
     let EventPosition {
         partition,
@@ -137,7 +138,8 @@ fn refuse_unsupported(event: &proto::Event) -> Result<(), InvalidRecord> {
     Ok(())
 }
 
-/// A trace context that could be no header is dropped, as Trace Context asks: an event is not held up for it.
+/// A trace context that could be no header is dropped, as Trace Context asks: an event is not held
+/// up for it.
 fn header_or_nothing(value: String, bytes_max: usize) -> String {
     let fits = value.len() <= bytes_max && value.bytes().all(|byte| (b' '..=b'~').contains(&byte));
     if fits { value } else { String::new() }

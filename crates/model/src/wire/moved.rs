@@ -1,7 +1,8 @@
 //! Records that go to another log, where positions begin anew.
 //!
-//! A field that is written again after the others counts instead of the first, so what changes is appended to the bytes
-//! as they are: whatever else a record holds stays, also what only a later release knows.
+//! A field that is written again after the others counts instead of the first, so what changes is
+//! appended to the bytes as they are: whatever else a record holds stays, also what only a later
+//! release knows.
 
 use bytes::Bytes;
 use prost::Message;
@@ -10,7 +11,8 @@ use super::proto;
 use crate::endpoint::Endpoint;
 use proto::registry_record::Entity;
 
-/// A delivery with another run and registry position, of no registry in particular. Both must not be 0, which is never written.
+/// A delivery with another run and registry position, of no registry in particular. Both must not
+/// be 0, which is never written.
 pub fn moved_delivery(value: &[u8], run: u64, registry_position: u64) -> Bytes {
     let changed = proto::Delivery {
         run,
@@ -31,8 +33,8 @@ pub fn moved_event(value: &[u8], registry_position: u64) -> Bytes {
     appended(value, &changed)
 }
 
-/// A registry record whose endpoint, if it discards what was matched before a position, does so no more: the position
-/// means nothing in another log. Position 1 is before everything there.
+/// A registry record whose endpoint, if it discards what was matched before a position, does so no
+/// more: the position means nothing in another log. Position 1 is before everything there.
 pub fn moved_registry_record(value: &Bytes) -> Bytes {
     let record = proto::RegistryRecord::decode(value.as_ref());
     let discards = record.is_ok_and(|record| {

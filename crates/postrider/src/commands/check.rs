@@ -1,8 +1,9 @@
 //! `postrider check`: what is wrong with the environment that Postrider is to run in on Kafka.
 //!
-//! It looks from where it runs, with the configuration that the roles get: run it where they run. It leaves things
-//! behind that nothing reads: two records without a value in `routes`, whose appends tell whether the brokers take a
-//! durable write and what time they have, and the commit of a group named `check`.
+//! It looks from where it runs, with the configuration that the roles get: run it where they run.
+//! It leaves things behind that nothing reads: two records without a value in `routes`, whose
+//! appends tell whether the brokers take a durable write and what time they have, and the commit of
+//! a group named `check`.
 
 mod brokers;
 mod clock;
@@ -28,7 +29,8 @@ use crate::roles::log;
 
 /// Say what is wrong with the environment: brokers, topics, rights, clock, keys, the way out.
 ///
-/// Each line is `ok`, `skip`, or says what to do. It fails when there is an error; a warning may be meant.
+/// Each line is `ok`, `skip`, or says what to do. It fails when there is an error; a warning may be
+/// meant.
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
     /// Send a POST there, as webhooks leave. Can be repeated.

@@ -1,12 +1,13 @@
-//! `postrider export-data` and `import-data`: what is registered and not yet done, from one log into another.
+//! `postrider export-data` and `import-data`: what is registered and not yet done, from one log
+//! into another.
 //!
-//! Of the log are taken: the registry as it is, deliveries that are not settled, retries that wait, events that were
-//! not fanned out, and dead letters. Left behind is what only tells of the past or was learned on the way: routes,
-//! attempts, how an endpoint was doing.
+//! Of the log are taken: the registry as it is, deliveries that are not settled, retries that wait,
+//! events that were not fanned out, and dead letters. Left behind is what only tells of the past or
+//! was learned on the way: routes, attempts, how an endpoint was doing.
 //!
-//! In another log positions begin anew, and the identity of a delivery names one. So that none is taken for another's
-//! copy, a moved delivery gets a run of its own: a hash of the export's id and its former run. The same file imported
-//! twice gives the same runs.
+//! In another log positions begin anew, and the identity of a delivery names one. So that none is
+//! taken for another's copy, a moved delivery gets a run of its own: a hash of the export's id and
+//! its former run. The same file imported twice gives the same runs.
 
 mod export;
 mod file;
@@ -26,8 +27,9 @@ use crate::roles::log;
 
 /// Write what is registered and not yet done into a file.
 ///
-/// From the embedded log everything, while `postrider up` does not run; from Kafka the registry alone, while anything
-/// runs. The signing secrets in the file are encrypted as they are in the log; events are not.
+/// From the embedded log everything, while `postrider up` does not run; from Kafka the registry
+/// alone, while anything runs. The signing secrets in the file are encrypted as they are in the
+/// log; events are not.
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
     /// The file to write; it must not exist.
@@ -55,7 +57,8 @@ pub(crate) struct ImportArgs {
     /// Tenants, endpoints and settings only.
     #[arg(long)]
     registry_only: bool,
-    /// Only read the file from beginning to end, look whether the log there would take it, and say what is in it.
+    /// Only read the file from beginning to end, look whether the log there would take it, and say
+    /// what is in it.
     #[arg(long)]
     dry_run: bool,
 }

@@ -45,7 +45,8 @@ const SHOWN: [&str; 18] = [
 /// Endpoints: the URLs that events are delivered to.
 #[derive(Debug, Subcommand)]
 pub(crate) enum EndpointCommand {
-    /// Create an endpoint, and its tenant if there is none. Its secret is shown now and never again.
+    /// Create an endpoint, and its tenant if there is none. Its secret is shown now and never
+    /// again.
     Create(CreateArgs),
     /// List the endpoints of a tenant.
     List {
@@ -75,7 +76,8 @@ pub(crate) enum EndpointCommand {
     Resume(OneArgs),
     /// Deliver to a disabled endpoint again, what waits for it first.
     Enable(EnableArgs),
-    /// Deliver to an endpoint no more, and match no events for it. What was matched stays until it is enabled.
+    /// Deliver to an endpoint no more, and match no events for it. What was matched stays until it
+    /// is enabled.
     Disable {
         #[command(flatten)]
         one: OneArgs,
@@ -86,7 +88,8 @@ pub(crate) enum EndpointCommand {
     Replay(ReplayArgs),
     /// Give an endpoint a new secret. Its old one goes on signing beside it for a time.
     RotateSecret(RotateArgs),
-    /// Create many endpoints, from JSON lines: of each what the API takes, `url` and any setting, `id` and `secret` too.
+    /// Create many endpoints, from JSON lines: of each what the API takes, `url` and any setting,
+    /// `id` and `secret` too.
     Import(ImportArgs),
     /// List the attempts made at an endpoint, newest first.
     Attempts {
@@ -146,8 +149,8 @@ pub(crate) struct SettingsArgs {
     /// How many of them may come at once after a rest; those of one second if not said.
     #[arg(long, value_name = "N")]
     burst: Option<u32>,
-    /// What becomes of the deliveries behind one that failed, where they are ordered: `dead_letter` gives it up after some time,
-    /// `wait` never.
+    /// What becomes of the deliveries behind one that failed, where they are ordered: `dead_letter`
+    /// gives it up after some time, `wait` never.
     #[arg(long, value_name = "WHAT")]
     when_blocked: Option<String>,
     /// A text for people.
@@ -223,7 +226,8 @@ pub(crate) struct CreateArgs {
 /// A secret that is brought along, from another system for example.
 #[derive(Debug, Args)]
 pub(crate) struct SecretArgs {
-    /// A file with its secret, `whsec_…` or `whsk_…`, or `-` for standard input; one is made up if there is none.
+    /// A file with its secret, `whsec_…` or `whsk_…`, or `-` for standard input; one is made up if
+    /// there is none.
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
 }

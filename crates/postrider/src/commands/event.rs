@@ -67,8 +67,8 @@ pub(crate) struct ShowArgs {
     event: EventId,
     #[command(flatten)]
     tenant: TenantArgs,
-    /// From when on it may have been published: so long ago, such as `2h`, or a time as RFC 3339; a day ago if not said. Ids
-    /// that Postrider made say it themselves.
+    /// From when on it may have been published: so long ago, such as `2h`, or a time as RFC 3339; a
+    /// day ago if not said. Ids that Postrider made say it themselves.
     #[arg(long, value_name = "TIME")]
     since: Option<PointInTime>,
     /// Wait until every delivery was attempted, at most this long.

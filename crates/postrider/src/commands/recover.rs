@@ -20,9 +20,11 @@ use crate::output;
 use crate::roles::log;
 use registry::RegistryArgs;
 
-/// Decide where partitions go on that were stopped, because their committed offsets were lost or are those of another log.
+/// Decide where partitions go on that were stopped, because their committed offsets were lost or
+/// are those of another log.
 ///
-/// Without --from it only shows which partitions of the stage are stopped. Processes of the stage may run or not.
+/// Without --from it only shows which partitions of the stage are stopped. Processes of the stage
+/// may run or not.
 #[derive(Debug, Args)]
 pub(crate) struct RecoverArgs {
     /// The stage that was stopped.
@@ -31,8 +33,8 @@ pub(crate) struct RecoverArgs {
     /// This partition only; otherwise every one that is stopped.
     #[arg(long, value_name = "N")]
     partition: Option<Partition>,
-    /// Where to go on: `start` or `end` of what the log holds, `undone` for whatever may not have been done as far as the
-    /// commit tells, an offset, or a time such as 2026-01-31T12:00:00Z.
+    /// Where to go on: `start` or `end` of what the log holds, `undone` for whatever may not have
+    /// been done as far as the commit tells, an offset, or a time such as 2026-01-31T12:00:00Z.
     #[arg(long, value_name = "PLACE", value_parser = place)]
     from: Option<Place>,
     /// Needed where everything that the log holds would be skipped, as by `--from end`.
@@ -132,8 +134,8 @@ fn group_of(stage: Stage) -> (&'static str, &'static str) {
     }
 }
 
-/// The partitions to decide about. One that has a proper commit is not moved: what was done after it would be done
-/// again, what comes before it would be lost.
+/// The partitions to decide about. One that has a proper commit is not moved: what was done after
+/// it would be done again, what comes before it would be lost.
 fn chosen<'a>(
     args: &RecoverArgs,
     topic: &str,

@@ -59,8 +59,8 @@ pub(crate) async fn run(command: &TopicCommand, config: &Config) -> anyhow::Resu
 /// A topic as it should be and as it is.
 pub(crate) type Topic = (TopicPlan, Option<TopicDescription>);
 
-/// Commits the beginning for the groups. Which topics are new nobody knows later, so a broker that is still busy with them
-/// is waited for.
+/// Commits the beginning for the groups. Which topics are new nobody knows later, so a broker that
+/// is still busy with them is waited for.
 async fn found(log: &dyn Log, created: &[String]) -> anyhow::Result<Vec<&'static str>> {
     let deadline = Instant::now() + FOUNDED_WITHIN;
     loop {
@@ -289,7 +289,8 @@ fn retention(plan: &TopicPlan, settings: &BTreeMap<&str, &str>) -> Option<(Level
         describe_retention(present_ms),
         describe_retention(planned_ms),
     );
-    // -1 is without end. What is kept for less time than planned may be gone before it was delivered.
+    // -1 is without end. What is kept for less time than planned may be gone before it was
+    // delivered.
     let shorter = present_ms >= 0 && present_ms < planned_ms;
     let level = if shorter { Level::Error } else { Level::Warn };
     Some((level, format!("{present}, configured is: {planned}")))

@@ -1,7 +1,8 @@
-//! What a `deliver` process may take in memory: the sum of its limits, and limits that fit into one number.
+//! What a `deliver` process may take in memory: the sum of its limits, and limits that fit into one
+//! number.
 //!
-//! The constants were measured, or read in the code that they speak of, and rounded up. The end-to-end test `memory` holds
-//! a process to its limit.
+//! The constants were measured, or read in the code that they speak of, and rounded up. The
+//! end-to-end test `memory` holds a process to its limit.
 
 use std::fmt;
 
@@ -15,7 +16,8 @@ const MIB: u64 = 1 << 20;
 /// Each has a member of a group and a producer.
 const STAGES: u64 = 3;
 
-/// A process that does nothing yet: its program, its threads, and what the allocator does not give back.
+/// A process that does nothing yet: its program, its threads, and what the allocator does not give
+/// back.
 const PROCESS_BYTES: u64 = 40 * MIB;
 /// A client of Kafka before it holds a record.
 const CLIENT_BYTES: u64 = 256 * KIB;
@@ -23,10 +25,12 @@ const CLIENT_BYTES: u64 = 256 * KIB;
 const CLIENTS: u64 = 2 * STAGES + 4;
 /// What a reader's client holds: its queue, and a fetch on its way there.
 const READER_BYTES: u64 = MIB;
-/// What a member gets of one partition beyond its queue, in fetches that were asked for when there was room.
+/// What a member gets of one partition beyond its queue, in fetches that were asked for when there
+/// was room.
 const FETCH_BYTES_OF_PARTITION: u64 = 256 * KIB;
 const FETCH_BYTES_MAX: u64 = 8 * MIB;
-/// An attempt: its connection's buffers, and the head of the answer, of which the sender takes up to 64 KiB.
+/// An attempt: its connection's buffers, and the head of the answer, of which the sender takes up
+/// to 64 KiB.
 const ATTEMPT_BYTES: u64 = 256 * KIB;
 /// A connection on which nothing is asked, with TLS.
 const IDLE_CONNECTION_BYTES: u64 = 24 * KIB;
@@ -41,8 +45,9 @@ const COPIES: u64 = 2;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct MemoryConfig {
-    /// What a `deliver` process may take, in bytes; in Kubernetes the limit of its container. Limits that are not set
-    /// themselves are chosen so that their sum fits, and a sum that does not fit is refused.
+    /// What a `deliver` process may take, in bytes; in Kubernetes the limit of its container.
+    /// Limits that are not set themselves are chosen so that their sum fits, and a sum that does
+    /// not fit is refused.
     pub(crate) limit_bytes: Option<u64>,
 }
 
@@ -117,8 +122,8 @@ impl fmt::Display for Sum {
     }
 }
 
-/// The limits that the number leaves, for those that nobody set: the parts' shares of what the process itself does not
-/// take, none beyond its default.
+/// The limits that the number leaves, for those that nobody set: the parts' shares of what the
+/// process itself does not take, none beyond its default.
 #[expect(clippy::too_many_lines, reason = "one table")]
 pub(crate) fn limits_for(config: &Config, limit_bytes: u64) -> Table {
     let defaults = Config::default();
@@ -273,8 +278,8 @@ fn read_ahead(config: &Config) -> u64 {
     STAGES * queue + fetches(config, queue)
 }
 
-/// What was asked for when a queue of this size had room: of each partition no more than one asks for, and of each of three
-/// brokers no more than a fetch, but a whole record in any case.
+/// What was asked for when a queue of this size had room: of each partition no more than one asks
+/// for, and of each of three brokers no more than a fetch, but a whole record in any case.
 fn fetches(config: &Config, queue: u64) -> u64 {
     let fetch = (queue / 2).clamp(MIB, FETCH_BYTES_MAX);
     let of_topic = |partitions: u64, record: u32| {

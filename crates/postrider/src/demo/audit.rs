@@ -17,14 +17,16 @@ use super::{Behaviour, TENANT};
 
 const ROUND_PAUSE: Duration = Duration::from_millis(200);
 const BATCH_BYTES_MAX: usize = 1 << 20;
-/// Deliveries that ended, remembered so that a copy of their route does not open them again. Copies come soon or never.
+/// Deliveries that ended, remembered so that a copy of their route does not open them again. Copies
+/// come soon or never.
 const ENDED_MAX: usize = 100_000;
 
 /// The book.
 #[derive(Debug, Default)]
 pub(crate) struct Audit(Mutex<State>);
 
-/// What happened at one endpoint since the start of this process, and what is pending from whenever.
+/// What happened at one endpoint since the start of this process, and what is pending from
+/// whenever.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Tally {
     pub(crate) delivered: u64,
@@ -63,16 +65,16 @@ impl Audit {
         }
     }
 
-    /// Deliveries that are not settled and will be. What was matched with an endpoint before it was disabled waits until
-    /// somebody enables it.
+    /// Deliveries that are not settled and will be. What was matched with an endpoint before it was
+    /// disabled waits until somebody enables it.
     pub(crate) fn unsettled(&self) -> usize {
         let state = self.state();
         let endpoints = state.pending.values();
         endpoints.filter(|at| **at != Behaviour::Gone).count()
     }
 
-    /// Events routed since the start of this process: until these are as many as were accepted, more may become
-    /// pending.
+    /// Events routed since the start of this process: until these are as many as were accepted,
+    /// more may become pending.
     pub(crate) fn events_routed(&self) -> u64 {
         self.state().routed
     }
@@ -145,7 +147,8 @@ fn behaviour_of(endpoint: &str) -> Option<Behaviour> {
         .find(|behaviour| behaviour.endpoint() == endpoint)
 }
 
-/// Starts reading. What is in the log already counts as pending or not, but not as something that happened now.
+/// Starts reading. What is in the log already counts as pending or not, but not as something that
+/// happened now.
 pub(crate) async fn spawn(
     tasks: &mut Tasks,
     log: Arc<dyn Log>,
@@ -175,7 +178,8 @@ async fn pause(stop: &CancellationToken) {
     }
 }
 
-/// Reads both topics on to their ends. An end read before its route keeps the route from opening the delivery again.
+/// Reads both topics on to their ends. An end read before its route keeps the route from opening
+/// the delivery again.
 async fn round(
     audit: &Audit,
     ledger: &Ledger,

@@ -1,5 +1,5 @@
-//! Publishes a steady stream of events through the API, as a customer's service would: with an id of its own, so that
-//! repeating a request after a failure publishes nothing twice.
+//! Publishes a steady stream of events through the API, as a customer's service would: with an id
+//! of its own, so that repeating a request after a failure publishes nothing twice.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,7 +57,8 @@ async fn publish(
     Ok(())
 }
 
-/// Publishes one event, again and again while the API asks for patience; whether it was accepted before the stop.
+/// Publishes one event, again and again while the API asks for patience; whether it was accepted
+/// before the stop.
 async fn accepted(
     client: &Client,
     path: &str,

@@ -113,8 +113,8 @@ struct Flaky {
 }
 
 impl Flaky {
-    /// What an earlier process refused is new to this one, so half of it is refused again. All of it must not be: a
-    /// backlog of refused events would look like a dead endpoint.
+    /// What an earlier process refused is new to this one, so half of it is refused again. All of
+    /// it must not be: a backlog of refused events would look like a dead endpoint.
     fn refuses(&mut self, event_id: &str) -> bool {
         if self.refused.remove(event_id) {
             return false;

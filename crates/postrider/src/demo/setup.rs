@@ -1,4 +1,5 @@
-//! The demo's tenant and endpoints, made through the API at the first start and found again at later ones.
+//! The demo's tenant and endpoints, made through the API at the first start and found again at
+//! later ones.
 
 use std::net::SocketAddr;
 

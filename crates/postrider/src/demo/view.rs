@@ -1,4 +1,5 @@
-//! The live view: a block that is drawn again in place on a terminal, a line from time to time elsewhere.
+//! The live view: a block that is drawn again in place on a terminal, a line from time to time
+//! elsewhere.
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;

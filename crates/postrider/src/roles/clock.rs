@@ -32,7 +32,8 @@ pub(super) fn follow(
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            // Not `endpoint-state`: that its end has not passed a state that was written proves a loss.
+            // Not `endpoint-state`: that its end has not passed a state that was written proves a
+            // loss.
             () = followed.follow(&*log, ROUTES) => {}
         }
         Ok::<(), Infallible>(())

@@ -1,8 +1,10 @@
-//! How many connections a process may have: as many as are configured, while the files suffice that it may have open.
+//! How many connections a process may have: as many as are configured, while the files suffice that
+//! it may have open.
 
 use super::Config;
 
-/// Files for Kafka's clients, listeners, and questions to the servers of names: a quarter, and at least so many.
+/// Files for Kafka's clients, listeners, and questions to the servers of names: a quarter, and at
+/// least so many.
 const FILES_OF_OTHERS: usize = 256;
 
 /// Connections at a time, of those who call the API and to receivers.
@@ -34,7 +36,8 @@ impl Connections {
         connections
     }
 
-    /// What the files leave. Where they do not suffice for both, each gets at least half of them, or what it asks for.
+    /// What the files leave. Where they do not suffice for both, each gets at least half of them,
+    /// or what it asks for.
     fn share(files_max: usize, api: usize, egress: usize) -> Self {
         let others = FILES_OF_OTHERS.max(files_max / 4);
         let left = files_max.saturating_sub(others).max(2);

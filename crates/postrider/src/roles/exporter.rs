@@ -1,4 +1,5 @@
-//! `postrider exporter`: the metrics of the whole installation, on Kafka; and the exporter's place in a process.
+//! `postrider exporter`: the metrics of the whole installation, on Kafka; and the exporter's place
+//! in a process.
 
 use std::convert::Infallible;
 use std::net::Ipv4Addr;

@@ -129,8 +129,9 @@ fn watch(process: &mut Process, log: Arc<EmbeddedLog>) -> Result<(), prometheus:
     Ok(())
 }
 
-/// Begins something that needs the log, again and again for as long as only the log's absence makes it fail: a process
-/// that starts before its brokers waits for them, and is not ready until then. It ends at once when asked to.
+/// Begins something that needs the log, again and again for as long as only the log's absence makes
+/// it fail: a process that starts before its brokers waits for them, and is not ready until then.
+/// It ends at once when asked to.
 pub(crate) async fn when_available<T>(
     stop: &CancellationToken,
     mut begin: impl AsyncFnMut() -> anyhow::Result<T>,

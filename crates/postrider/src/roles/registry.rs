@@ -20,7 +20,8 @@ use super::{Process, Stopped};
 use crate::config::Config;
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// A log that has not answered for so long is not reachable: longer than an idle reader waits for a record.
+/// A log that has not answered for so long is not reachable: longer than an idle reader waits for a
+/// record.
 const LOG_SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Opens the registry and keeps it: its follower and the conditions that it tells.
@@ -52,8 +53,8 @@ pub(crate) async fn open(
     Ok(registry)
 }
 
-/// Takes part in the installation: refuses to where this process's keys are not the installation's, and says what does
-/// not open.
+/// Takes part in the installation: refuses to where this process's keys are not the installation's,
+/// and says what does not open.
 pub(crate) async fn join(process: &Process, registry: &Registry) -> anyhow::Result<()> {
     tokio::select! {
         biased;
@@ -152,8 +153,8 @@ fn watch(process: &mut Process, registry: Registry) {
     });
 }
 
-/// Records which delay each partition of `retry` waits, so that no later configuration makes deliveries wait for
-/// another time than they were put there for.
+/// Records which delay each partition of `retry` waits, so that no later configuration makes
+/// deliveries wait for another time than they were put there for.
 pub(crate) async fn record_retry_delays(
     process: &Process,
     registry: &Registry,

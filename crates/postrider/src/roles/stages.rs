@@ -20,7 +20,8 @@ use super::{Process, clock};
 use crate::cli::Stage;
 use crate::config::Config;
 
-/// Starts the stages. Each waits until the registry has caught up: before, every endpoint would be unknown.
+/// Starts the stages. Each waits until the registry has caught up: before, every endpoint would be
+/// unknown.
 pub(crate) fn spawn(
     process: &mut Process,
     config: &Config,
@@ -64,7 +65,8 @@ fn expires_after_ms(config: &Config) -> u64 {
         .min(retention_ms / 10 * 9)
 }
 
-/// Where ingest finds the health server of this process: as configured, else where it listens or by its machine's name.
+/// Where ingest finds the health server of this process: as configured, else where it listens or by
+/// its machine's name.
 fn advertised(process: &Process, config: &Config) -> String {
     let configured = &config.delivery.deliver.advertised_address;
     let host = std::env::var("HOSTNAME").unwrap_or_default();

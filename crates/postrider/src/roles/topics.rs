@@ -1,10 +1,12 @@
-//! The topics as they are, against what the roles count on: how many partitions they have, and which records they take.
+//! The topics as they are, against what the roles count on: how many partitions they have, and
+//! which records they take.
 //!
-//! A key's partition is its hash modulo the count, and the owner of `deliveries` writes its attempts and states to the
-//! partitions of the same number. With another count an endpoint has two owners, and a key two orders. So no role starts
-//! with one. Whoever adds partitions to a topic while roles run is noticed within seconds: the stages drain and do nothing
-//! more, the API takes nothing more, and the process stays, not ready, to say why. Keys move at no time, since producers
-//! go by the configured count.
+//! A key's partition is its hash modulo the count, and the owner of `deliveries` writes its
+//! attempts and states to the partitions of the same number. With another count an endpoint has two
+//! owners, and a key two orders. So no role starts with one. Whoever adds partitions to a topic
+//! while roles run is noticed within seconds: the stages drain and do nothing more, the API takes
+//! nothing more, and the process stays, not ready, to say why. Keys move at no time, since
+//! producers go by the configured count.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -33,7 +35,8 @@ pub(crate) fn counted_on(layout: &TopicLayout) -> impl Iterator<Item = TopicPlan
         .filter(|plan| plan.name != RETRY)
 }
 
-/// Whether a topic has other partitions than it should. Those of `retry` beyond the delays stay empty.
+/// Whether a topic has other partitions than it should. Those of `retry` beyond the delays stay
+/// empty.
 pub(crate) fn is_unexpected(plan: &TopicPlan, present: i32) -> bool {
     match plan.name {
         RETRY => present < plan.partitions,
@@ -58,8 +61,8 @@ pub(crate) fn differ(plan: &TopicPlan, present: i32) -> String {
     )
 }
 
-/// Refuses to go on with topics that have other partitions than configured, or that do not take what will be written to
-/// them. Waits for the log.
+/// Refuses to go on with topics that have other partitions than configured, or that do not take
+/// what will be written to them. Waits for the log.
 pub(crate) async fn ensure(
     process: &Process,
     log: &Arc<dyn Log>,
@@ -98,7 +101,8 @@ pub(crate) async fn ensure(
     }
 }
 
-/// Whether the topics as they are take what follows from the largest event that `events` takes; if not, why.
+/// Whether the topics as they are take what follows from the largest event that `events` takes; if
+/// not, why.
 pub(crate) fn sizes(
     topics: &[(TopicPlan, Option<TopicDescription>)],
     config: &Config,
@@ -117,8 +121,8 @@ pub(crate) fn sizes(
     })
 }
 
-/// Looks again and again. When a topic has other partitions than configured, `process.halt` is cancelled, and only a new
-/// start goes on.
+/// Looks again and again. When a topic has other partitions than configured, `process.halt` is
+/// cancelled, and only a new start goes on.
 pub(crate) fn watch(
     process: &mut Process,
     log: Arc<dyn Log>,
@@ -145,7 +149,8 @@ pub(crate) fn watch(
                 Ok(counted) => counted,
                 Err(LogError::NoSuchTopic(topic)) => {
                     missing_looks += 1;
-                    // As below. It may come again, so nothing is halted: who needs the topic fails and tries again.
+                    // As below. It may come again, so nothing is halted: who needs the topic fails
+                    // and tries again.
                     if missing_looks > 1 {
                         condition.set(false);
                         for plan in counted_on(&layout).filter(|plan| topic.ends_with(plan.name)) {

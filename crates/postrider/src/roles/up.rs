@@ -45,7 +45,8 @@ pub(crate) async fn run(args: &UpArgs, mut config: Config) -> anyhow::Result<Exi
     exporter::spawn(&mut process, &config, log.clone(), registry.clone())?;
 
     if args.demo {
-        // Before the stages start: deliveries left over from the last time wait for its endpoints' new addresses.
+        // Before the stages start: deliveries left over from the last time wait for its endpoints'
+        // new addresses.
         let demo = Demo::prepare(&mut process, &url, keys.operator, log.clone(), &data_dir).await?;
         stages::spawn(&mut process, &config, log, &registry, &Stage::ALL)?;
         return demo.run(process, args.run_for).await;
@@ -77,7 +78,8 @@ struct Keys {
 }
 
 impl Keys {
-    /// Takes them from the configuration, or else from the data directory, where they are generated once.
+    /// Takes them from the configuration, or else from the data directory, where they are generated
+    /// once.
     fn ensure(config: &Config, data_dir: &DataDir) -> anyhow::Result<Self> {
         let (operator, operator_place) = match &config.ingest.operator_key {
             Some(key) => (
@@ -111,7 +113,8 @@ impl Keys {
     }
 }
 
-/// Says where everything is, and what to try first. The commands work as they are, pasted into a shell.
+/// Says where everything is, and what to try first. The commands work as they are, pasted into a
+/// shell.
 fn welcome(url: &str, process: &Process, key_place: &str, data_dir: &DataDir) {
     let default = Config::default().embedded.data_dir;
     let mut postrider = std::env::args()

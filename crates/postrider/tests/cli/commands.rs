@@ -42,7 +42,8 @@ fn many_events_are_published_from_standard_input() {
         receiver.url()
     ));
 
-    // One a line, spread over lines, and one that is refused: a wrong type keeps the others from nothing.
+    // One a line, spread over lines, and one that is refused: a wrong type keeps the others from
+    // nothing.
     let events = "{\"type\":\"a.one\",\"data\":{\"n\":  1}}\n{\n  \"type\": \"a.two\",\n  \"data\": [2.50]\n}\n\
                   {\"type\":\"not a type\",\"data\":0}\n{\"type\":\"b.other\",\"data\":3}\n";
     let mut publishing = postrider(&[
@@ -384,7 +385,8 @@ fn what_was_given_up_is_listed_shown_and_redriven() {
         ));
         assert!(redriven.contains("1 redriven"), "{redriven}");
     }
-    // It comes after both redrives in its endpoint's partition, so what they lead to has happened when it arrives.
+    // It comes after both redrives in its endpoint's partition, so what they lead to has happened
+    // when it arrives.
     operator.run("event publish -t acme --id last --type a.b --data 2");
     wait_for("the last event", || {
         let requests = receiver.requests();

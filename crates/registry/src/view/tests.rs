@@ -151,8 +151,8 @@ fn keeps_a_winner_that_somebody_removed() {
     assert_eq!(described(&view, "ep_a"), Some(("1x".into(), 1)));
 }
 
-/// A record as some writer may have written it: it had seen some version, and writes the next unless that was a
-/// deletion.
+/// A record as some writer may have written it: it had seen some version, and writes the next
+/// unless that was a deletion.
 #[derive(Debug, Clone)]
 struct Step {
     endpoint: usize,
@@ -212,7 +212,8 @@ proptest! {
             }
             prop_assert_eq!(&compacted.claims[&key.entity].key, &key);
             let EntityId::Endpoint(id) = key.entity else { continue };
-            // What to show instead of a record that is not understood depends on what is left of the earlier ones.
+            // What to show instead of a record that is not understood depends on what is left of
+            // the earlier ones.
             if content.is_ok() {
                 prop_assert_eq!(compacted.lookup(&id), whole.lookup(&id));
             }

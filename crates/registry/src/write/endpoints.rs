@@ -32,8 +32,8 @@ impl Registry {
             .expect("one endpoint has one result")
     }
 
-    /// Creates many endpoints, written together and awaited together. Each succeeds or fails alone; results come in
-    /// the order of the endpoints. The deadline counts for each thousand.
+    /// Creates many endpoints, written together and awaited together. Each succeeds or fails alone;
+    /// results come in the order of the endpoints. The deadline counts for each thousand.
     pub async fn import_endpoints(
         &self,
         endpoints: Vec<Endpoint>,
@@ -116,12 +116,13 @@ impl Registry {
         Ok(())
     }
 
-    /// Changes an endpoint; its id and tenant stay. With an expected version only if it is at that one; without, the
-    /// change is repeated on whatever another writer made of it meanwhile, so it must do the same each time. A change
-    /// that changes nothing is not written.
+    /// Changes an endpoint; its id and tenant stay. With an expected version only if it is at that
+    /// one; without, the change is repeated on whatever another writer made of it meanwhile, so it
+    /// must do the same each time. A change that changes nothing is not written.
     ///
     /// # Errors
-    /// When there is no such endpoint, it is at another version than expected, or the deadline passes.
+    /// When there is no such endpoint, it is at another version than expected, or the deadline
+    /// passes.
     pub async fn update_endpoint(
         &self,
         id: &EndpointId,
@@ -160,7 +161,8 @@ impl Registry {
     /// Deletes an endpoint for ever, with an expected version only if it is at that one.
     ///
     /// # Errors
-    /// When there is no such endpoint, it is at another version than expected, or the deadline passes.
+    /// When there is no such endpoint, it is at another version than expected, or the deadline
+    /// passes.
     pub async fn delete_endpoint(
         &self,
         id: &EndpointId,
@@ -181,8 +183,9 @@ impl Registry {
         }
     }
 
-    /// Disables an endpoint that was judged at a version; whether it did. A newer version voids the judgement: who
-    /// changed or enabled it meanwhile knew better. One that is disabled already keeps its reason and its time.
+    /// Disables an endpoint that was judged at a version; whether it did. A newer version voids the
+    /// judgement: who changed or enabled it meanwhile knew better. One that is disabled already
+    /// keeps its reason and its time.
     ///
     /// # Errors
     /// When the deadline passes.
@@ -212,7 +215,8 @@ impl Registry {
         }
     }
 
-    /// The endpoint to write on, at the version expected. What this view has not got may only not have reached it.
+    /// The endpoint to write on, at the version expected. What this view has not got may only not
+    /// have reached it.
     async fn present(
         &self,
         id: &EndpointId,

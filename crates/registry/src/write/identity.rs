@@ -11,7 +11,8 @@ use crate::record::{Content, EntityId};
 use crate::registry::Registry;
 use crate::view::Verdict;
 
-/// Names of keys, and ids of former registries, that an identity keeps at most; the oldest go first.
+/// Names of keys, and ids of former registries, that an identity keeps at most; the oldest go
+/// first.
 const NAMES_MAX: usize = 64;
 
 /// Why a process may not take part in an installation.
@@ -39,11 +40,13 @@ pub enum JoinError {
 type Change<'a> = &'a (dyn Fn(Option<&Identity>) -> Result<Option<Identity>, JoinError> + Sync);
 
 impl Registry {
-    /// Takes part in the installation: checks that this process's keys are among those that it seals with, and writes
-    /// the registry's identity if it has none. From then on a loss that this process finds is written down too.
+    /// Takes part in the installation: checks that this process's keys are among those that it
+    /// seals with, and writes the registry's identity if it has none. From then on a loss that this
+    /// process finds is written down too.
     ///
-    /// An installation of an earlier release has no identity: then the keys must be among those that its secrets name.
-    /// A key that is new here is added, so keys are rotated by starting each process with the new and the old ones.
+    /// An installation of an earlier release has no identity: then the keys must be among those
+    /// that its secrets name. A key that is new here is added, so keys are rotated by starting each
+    /// process with the new and the old ones.
     ///
     /// # Errors
     /// When the keys are those of another installation, or the deadline of a write passes.
@@ -61,7 +64,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Whether this process's keys are among those that the installation seals with, as far as the view shows.
+    /// Whether this process's keys are among those that the installation seals with, as far as the
+    /// view shows.
     ///
     /// # Errors
     /// When they are those of another.
@@ -96,8 +100,8 @@ impl Registry {
         .await
     }
 
-    /// Accepts that records of the registry were lost: it gets a new id, and positions of the former ones mean nothing
-    /// any more. What waited is judged by the registry as it is now.
+    /// Accepts that records of the registry were lost: it gets a new id, and positions of the
+    /// former ones mean nothing any more. What waited is judged by the registry as it is now.
     ///
     /// # Errors
     /// When the deadline passes.

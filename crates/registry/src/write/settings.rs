@@ -30,8 +30,8 @@ pub enum RetryDelaysError {
 }
 
 impl Registry {
-    /// Creates or updates a tenant; what is so already is not written again. An update keeps the time of creation and
-    /// whether the tenant is paused.
+    /// Creates or updates a tenant; what is so already is not written again. An update keeps the
+    /// time of creation and whether the tenant is paused.
     ///
     /// # Errors
     /// When there are too many tenants or the deadline passes.
@@ -44,8 +44,8 @@ impl Registry {
         self.change_tenant(&tenant, change).await
     }
 
-    /// Changes a tenant as it is when the change is written, or creates it of this new one; what is so already is not written
-    /// again.
+    /// Changes a tenant as it is when the change is written, or creates it of this new one; what is
+    /// so already is not written again.
     ///
     /// # Errors
     /// When there are too many tenants or the deadline passes.
@@ -84,8 +84,8 @@ impl Registry {
         }
     }
 
-    /// Pauses or resumes all endpoints of a tenant. What is so already is not written again, which is concluded from a
-    /// fresh view only: a stale one may not know that somebody resumed.
+    /// Pauses or resumes all endpoints of a tenant. What is so already is not written again, which
+    /// is concluded from a fresh view only: a stale one may not know that somebody resumed.
     ///
     /// # Errors
     /// When there is no such tenant or the deadline passes.
@@ -121,7 +121,8 @@ impl Registry {
         }
     }
 
-    /// Writes what holds for the whole installation. What is so already in a fresh view is not written again.
+    /// Writes what holds for the whole installation. What is so already in a fresh view is not
+    /// written again.
     ///
     /// # Errors
     /// When the deadline passes.
@@ -152,8 +153,9 @@ impl Registry {
         }
     }
 
-    /// Records which delay each partition of the retry topic waits. A partition whose delay changes or goes must be
-    /// among those that the caller says are empty: what is in it was put there for the old one.
+    /// Records which delay each partition of the retry topic waits. A partition whose delay changes
+    /// or goes must be among those that the caller says are empty: what is in it was put there for
+    /// the old one.
     ///
     /// # Errors
     /// When such a partition is not said to be empty, or the deadline passes.

@@ -81,7 +81,8 @@ async fn never_shows_a_record_that_lost() {
     b.update_endpoint(&endpoint_id("ep_a"), None, change)
         .await
         .unwrap();
-    // The same record once more, as a producer without idempotence repeats it, and others of versions long taken.
+    // The same record once more, as a producer without idempotence repeats it, and others of
+    // versions long taken.
     world
         .append(&first_key, first.value.map(|value| value.to_vec()))
         .await;
@@ -148,7 +149,8 @@ async fn run(registry: &Registry, op: Op, number: usize) {
         }
         Op::Compact => None,
     };
-    // A fate that stays unknown is the adversary's doing; anything else must be an answer about the endpoint.
+    // A fate that stays unknown is the adversary's doing; anything else must be an answer about the
+    // endpoint.
     assert!(
         !matches!(refused, Some(WriteError::Invalid(_) | WriteError::TooLarge)),
         "{refused:?}"
@@ -176,7 +178,8 @@ async fn agree_after(seed: u64, ops: Vec<(usize, Op)>) {
     let mut running = JoinSet::new();
     for (number, (writer, op)) in ops.into_iter().enumerate() {
         if matches!(op, Op::Compact) {
-            // Compaction removes nothing younger than a write may take, and no reader is that far behind.
+            // Compaction removes nothing younger than a write may take, and no reader is that far
+            // behind.
             for process in &processes {
                 assert!(process.refresh(LONG).await);
             }

@@ -97,7 +97,8 @@ async fn what_is_disabled_is_disabled_whatever_is_paused_and_matches_nothing() {
     let since_ms = 1_700_000_000_000;
     let disabled = EndpointState::Disabled { reason, since_ms };
     assert_eq!(found(&a, "ep_a").value.state, disabled);
-    // Judging it again neither changes why and since when it is disabled nor claims to have done it.
+    // Judging it again neither changes why and since when it is disabled nor claims to have done
+    // it.
     assert_eq!(a.disable_endpoint(&id, 2, "failing").await, Ok(false));
     assert_eq!(found(&a, "ep_a").value.state, disabled);
     assert_eq!(found(&a, "ep_a").version, 2);

@@ -5,7 +5,8 @@ use postrider_tests::{Cluster, LogKind};
 /// Clock ticks of /proc, on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// CPU seconds that each took so far: the cluster's processes, its broker, and this program under the given name.
+/// CPU seconds that each took so far: the cluster's processes, its broker, and this program under
+/// the given name.
 pub(crate) fn seconds(cluster: &Cluster, this_program: &str) -> Vec<(String, f64)> {
     let mut processes: Vec<_> = cluster
         .processes()

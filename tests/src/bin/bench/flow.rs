@@ -1,5 +1,5 @@
-//! Events on their way to endpoints: at fixed times, whether the earlier ones were answered or not, or as fast as they
-//! are taken.
+//! Events on their way to endpoints: at fixed times, whether the earlier ones were answered or not,
+//! or as fast as they are taken.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -71,8 +71,8 @@ impl<'a> Publisher<'a> {
         }
     }
 
-    /// Publishes the events of all flows, evenly spread, each at its time, while something goes on, and gives what that
-    /// gives.
+    /// Publishes the events of all flows, evenly spread, each at its time, while something goes on,
+    /// and gives what that gives.
     pub(crate) async fn keep_pace<T>(
         &self,
         flows: &[Flow],

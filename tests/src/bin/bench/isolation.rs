@@ -1,7 +1,8 @@
-//! What endpoints in trouble cost the others: everything on a real Kafka, and all that is compared within one run.
+//! What endpoints in trouble cost the others: everything on a real Kafka, and all that is compared
+//! within one run.
 //!
-//! An endpoint shares its partition with others, so few partitions make it harder to keep them apart. Everything else
-//! is configured as it comes.
+//! An endpoint shares its partition with others, so few partitions make it harder to keep them
+//! apart. Everything else is configured as it comes.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -130,7 +131,8 @@ impl Stage {
     }
 }
 
-/// Runs two phases, the second after `trouble`, while the flows keep their pace, and compares the healthy ones.
+/// Runs two phases, the second after `trouble`, while the flows keep their pace, and compares the
+/// healthy ones.
 async fn two_phases(
     stage: &Stage,
     flows: &[Flow],
@@ -214,8 +216,9 @@ pub(crate) async fn many_hang(options: &Options) {
     record("many-hang", &figures.await);
 }
 
-/// One tenant publishes a hundred times its share while the others trickle. Before that all publish as much together,
-/// evenly: what the flood costs beyond that, it costs because one tenant sends it.
+/// One tenant publishes a hundred times its share while the others trickle. Before that all publish
+/// as much together, evenly: what the flood costs beyond that, it costs because one tenant sends
+/// it.
 pub(crate) async fn flood(options: &Options) {
     const SHARE_PER_SECOND: f64 = 10.0;
     const TIMES: u64 = 100;

@@ -1,7 +1,8 @@
-//! `make bench`: what one machine carries end to end, and what endpoints in trouble cost the others.
+//! `make bench`: what one machine carries end to end, and what endpoints in trouble cost the
+//! others.
 //!
-//! `make bench ARGS="isolation --seconds 20"` runs one part. Each scenario prints what it measured for people and as a
-//! line of JSON. Figures of one run compare with each other only.
+//! `make bench ARGS="isolation --seconds 20"` runs one part. Each scenario prints what it measured
+//! for people and as a line of JSON. Figures of one run compare with each other only.
 
 mod cpu;
 mod flow;

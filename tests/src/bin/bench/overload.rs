@@ -1,9 +1,10 @@
 //! What ingest does with more callers than it can serve.
 //!
-//! Each caller has a connection of its own and publishes one event after the other: first as many as a busy producer has, which
-//! gives the peak, then many times more, who wait as `Retry-After` says when they are refused, and as many who do not wait.
-//! Whoever waits is to be refused soon, and what is accepted is to be nearly as much as at the peak, in bounded memory. Callers
-//! and broker share the machine with what is measured.
+//! Each caller has a connection of its own and publishes one event after the other: first as many
+//! as a busy producer has, which gives the peak, then many times more, who wait as `Retry-After`
+//! says when they are refused, and as many who do not wait. Whoever waits is to be refused soon,
+//! and what is accepted is to be nearly as much as at the peak, in bounded memory. Callers and
+//! broker share the machine with what is measured.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,8 @@ use crate::report::{at_per_mille, record};
 use crate::say;
 
 const BODIES: [usize; 2] = [1_000, 100_000];
-/// The peak is what few are accepted before and after the overload: a machine is not the same for long.
+/// The peak is what few are accepted before and after the overload: a machine is not the same for
+/// long.
 const LOADS: [Load; 4] = [
     Load::of("peak", 256, true),
     Load::of("overload", 4_000, true),

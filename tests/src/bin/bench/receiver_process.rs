@@ -1,4 +1,5 @@
-//! The receiver of the throughput benchmark: a process of its own, so that its CPU is counted apart.
+//! The receiver of the throughput benchmark: a process of its own, so that its CPU is counted
+//! apart.
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};

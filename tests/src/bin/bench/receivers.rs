@@ -1,4 +1,5 @@
-//! Receivers of many endpoints in this process, each with a manner of its own that can change at any moment.
+//! Receivers of many endpoints in this process, each with a manner of its own that can change at
+//! any moment.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;

@@ -9,7 +9,8 @@ use crate::flow::Publisher;
 use crate::receivers::Receivers;
 use crate::say;
 
-/// What the neighbours of an endpoint in trouble may lose: so much of their p99, and so much on top.
+/// What the neighbours of an endpoint in trouble may lose: so much of their p99, and so much on
+/// top.
 const RATIO_MAX: f64 = 1.2;
 const RATIO_SLACK_MS: f64 = 5.0;
 
@@ -21,8 +22,8 @@ pub(crate) struct Latencies {
 }
 
 impl Latencies {
-    /// Those of events of these flows that were due within this time. What has not come yet counts as having taken
-    /// until now.
+    /// Those of events of these flows that were due within this time. What has not come yet counts
+    /// as having taken until now.
     pub(crate) fn of(
         publisher: &Publisher<'_>,
         receivers: &Receivers,
@@ -104,7 +105,8 @@ pub(crate) fn record(scenario: &str, figures: &Value) {
     say(&json!({ "scenario": scenario, "figures": figures }).to_string());
 }
 
-/// The milliseconds within which this part of a thousand lies, exact, by nearest rank; 0 of nothing.
+/// The milliseconds within which this part of a thousand lies, exact, by nearest rank; 0 of
+/// nothing.
 pub(crate) fn at_per_mille(sorted_us: &[u64], part: usize) -> f64 {
     let rank = (sorted_us.len() * part).div_ceil(1000);
     let sample = sorted_us.get(rank.saturating_sub(1));

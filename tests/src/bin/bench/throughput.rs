@@ -1,10 +1,11 @@
 //! What one machine carries end to end.
 //!
-//! Each event is 1 KiB and matches one of a few endpoints, on a receiver in a process of its own that answers 200 at
-//! once. First as many events as fit through are published as fast as they are accepted: events per second, and the CPU
-//! that each process took. Then events come at a fixed rate that leaves the machine room: how long from the moment
-//! before an event is sent until its webhook is at the receiver. Publisher, broker and receiver share the machine with
-//! what is measured.
+//! Each event is 1 KiB and matches one of a few endpoints, on a receiver in a process of its own
+//! that answers 200 at once. First as many events as fit through are published as fast as they are
+//! accepted: events per second, and the CPU that each process took. Then events come at a fixed
+//! rate that leaves the machine room: how long from the moment before an event is sent until its
+//! webhook is at the receiver. Publisher, broker and receiver share the machine with what is
+//! measured.
 
 use std::time::{Duration, Instant};
 

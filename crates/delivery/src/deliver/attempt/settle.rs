@@ -1,8 +1,9 @@
 //! Carries out what was decided of a delivery.
 //!
-//! The writes come in the order that makes a crash between any two of them harmless: first what the decision leads to (the
-//! endpoint's disabling, the retry, the dead letter), then the attempt. Only when that is durable is the offset resolved. A
-//! write that is not acknowledged is repeated; until then nothing moves.
+//! The writes come in the order that makes a crash between any two of them harmless: first what the
+//! decision leads to (the endpoint's disabling, the retry, the dead letter), then the attempt. Only
+//! when that is durable is the offset resolved. A write that is not acknowledged is repeated; until
+//! then nothing moves.
 
 use std::time::Duration;
 
@@ -28,7 +29,8 @@ use crate::sender::{Sender, WebhookResponse};
 const INTERRUPTED_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl<S: Sender> DeliverContext<S> {
-    /// Settles the delivery as was decided at `now_ms`: when this returns, the settlement is durable.
+    /// Settles the delivery as was decided at `now_ms`: when this returns, the settlement is
+    /// durable.
     pub(super) async fn settle(
         &self,
         job: &AttemptJob,
@@ -63,8 +65,8 @@ impl<S: Sender> DeliverContext<S> {
         self.record(job, attempt, decision.seen).await
     }
 
-    /// Writes what the decision leads to, before the attempt is recorded. Answers with what became of it, and with a note if
-    /// not all of it was written.
+    /// Writes what the decision leads to, before the attempt is recorded. Answers with what became
+    /// of it, and with a note if not all of it was written.
     async fn write_consequence(
         &self,
         job: &AttemptJob,
@@ -136,8 +138,8 @@ impl<S: Sender> DeliverContext<S> {
         }
     }
 
-    /// Disables the endpoint that this attempt was made to, and tells its tenant. A newer version of it voids the
-    /// judgement.
+    /// Disables the endpoint that this attempt was made to, and tells its tenant. A newer version
+    /// of it voids the judgement.
     async fn disable(&self, endpoint: &Versioned<Endpoint>, reason: Reason) {
         let id = &endpoint.value.id;
         loop {
@@ -180,7 +182,8 @@ impl<S: Sender> DeliverContext<S> {
         }
     }
 
-    /// Records that the attempt was cut, if that is possible in short time: the partition is about to leave.
+    /// Records that the attempt was cut, if that is possible in short time: the partition is about
+    /// to leave.
     pub(super) async fn record_interruption(&self, job: &AttemptJob) -> AttemptEnd {
         let attempt = Attempt {
             outcome: AttemptOutcome::Interrupted,
@@ -216,7 +219,8 @@ impl<S: Sender> DeliverContext<S> {
         }
     }
 
-    /// Appends the attempt, cut down if it is too large; when this returns, the settlement is durable.
+    /// Appends the attempt, cut down if it is too large; when this returns, the settlement is
+    /// durable.
     async fn record(&self, job: &AttemptJob, mut attempt: Attempt, seen: Seen) -> AttemptEnd {
         let place = loop {
             let record = NewRecord {

@@ -1,5 +1,5 @@
-//! Which offsets of a lane are unsettled, and where their records are: in the queue, under way, behind the head of an ordering
-//! key, or in the log.
+//! Which offsets of a lane are unsettled, and where their records are: in the queue, under way,
+//! behind the head of an ordering key, or in the log.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -15,7 +15,8 @@ pub(super) struct Backlog {
     queue: VecDeque<Waiting>,
     /// What waits in memory, in the queue and behind heads.
     room: Room,
-    /// In memory and not settled, of a lane without order: queued, under way, or beside work that is.
+    /// In memory and not settled, of a lane without order: queued, under way, or beside work that
+    /// is.
     in_memory: BTreeSet<Offset>,
     /// The ordering keys, if order matters to the endpoint.
     order: Order,
@@ -57,14 +58,16 @@ impl Backlog {
 
     // ---- records come in ----
 
-    /// Whether the record at this offset is settled or in memory already, so that it is not to be taken again.
+    /// Whether the record at this offset is settled or in memory already, so that it is not to be
+    /// taken again.
     pub(super) fn knows(&self, offset: Offset) -> bool {
         (offset < self.floor && self.order.unread_below() == 0)
             || self.settled.contains(&offset)
             || self.in_memory.contains(&offset)
     }
 
-    /// Whether this record was settled before the lane was taken over, which for an ordered endpoint its key decides.
+    /// Whether this record was settled before the lane was taken over, which for an ordered
+    /// endpoint its key decides.
     pub(super) fn has_passed(&self, offset: Offset, key: Option<&str>) -> bool {
         offset < self.order.unread_below() && self.order.has_passed(key, offset)
     }
@@ -102,7 +105,8 @@ impl Backlog {
 
     // ---- ordering keys ----
 
-    /// Puts a record into the order of its key. A head is the caller's, who may [`Backlog::enqueue`] it.
+    /// Puts a record into the order of its key. A head is the caller's, who may
+    /// [`Backlog::enqueue`] it.
     pub(super) fn rank(&mut self, key: &str, step: Step, now: Now) -> Rank {
         self.order.rank(key, step, now)
     }
@@ -134,7 +138,8 @@ impl Backlog {
 
     /// Whether nothing more may be read for now, but heads of blocked keys.
     pub(super) fn is_full(&self, limits: &LaneLimits) -> bool {
-        // What is settled above the lowest unsettled record is remembered one by one, so it must not become too much.
+        // What is settled above the lowest unsettled record is remembered one by one, so it must
+        // not become too much.
         let window_is_full =
             self.settled.len() >= limits.window_max && self.lowest_in_memory().is_some();
         window_is_full
@@ -147,7 +152,8 @@ impl Backlog {
         self.room.bytes()
     }
 
-    /// Everything up to `to` was read; at `next`, where the live stream is, nothing is left in the log.
+    /// Everything up to `to` was read; at `next`, where the live stream is, nothing is left in the
+    /// log.
     pub(super) fn read_up_to(&mut self, to: Offset, next: Offset) {
         self.unread_from = (to < next).then_some(to);
         self.came_up_to(next);
@@ -155,7 +161,8 @@ impl Backlog {
 
     /// The live stream has come up to `next`.
     pub(super) fn came_up_to(&mut self, next: Offset) {
-        // A former owner may have read it further than was committed: what comes live follows at once.
+        // A former owner may have read it further than was committed: what comes live follows at
+        // once.
         if self.unread_from == Some(next) {
             self.unread_from = None;
         }
@@ -165,7 +172,8 @@ impl Backlog {
         }
     }
 
-    /// The log no longer has what is before `start`. Answers with where the lane was, if that is before.
+    /// The log no longer has what is before `start`. Answers with where the lane was, if that is
+    /// before.
     pub(super) fn truncated(&mut self, start: Offset, next: Offset, now: Now) -> Option<Offset> {
         let beginnings = [self.unread_from, self.order.lowest()];
         let lost_from = beginnings.into_iter().flatten().min();
@@ -224,14 +232,15 @@ impl Backlog {
         self.queue.pop_front().map(|waiting| waiting.step)
     }
 
-    /// Whether the head waits until something lower is settled: the lowest unsettled record may always start, since that is
-    /// what a full window waits for.
+    /// Whether the head waits until something lower is settled: the lowest unsettled record may
+    /// always start, since that is what a full window waits for.
     pub(super) fn window_holds_back(&self, head: &Step, window_max: usize) -> bool {
         let lowest = self.lowest_in_memory();
         self.settled.len() >= window_max && lowest.is_some_and(|lowest| head.offset > lowest)
     }
 
-    /// A record is settled; the live stream is at `next`. Answers with the next head of its ordering key, if that is in memory.
+    /// A record is settled; the live stream is at `next`. Answers with the next head of its
+    /// ordering key, if that is in memory.
     pub(super) fn settle(&mut self, step: &Step, next: Offset, now: Now) -> Option<Step> {
         let offset = step.offset;
         self.in_memory.remove(&offset);
@@ -249,8 +258,8 @@ impl Backlog {
 
     // ---- what is unsettled ----
 
-    /// The lowest offset that is not settled, but for blocked keys; where the live stream is, if all are. Once written down,
-    /// it never moves back.
+    /// The lowest offset that is not settled, but for blocked keys; where the live stream is, if
+    /// all are. Once written down, it never moves back.
     pub(super) fn lowest_unsettled(&self, next: Offset) -> Offset {
         let in_memory = self.lowest_in_memory().unwrap_or(next);
         let lowest = self.unread_from.unwrap_or(in_memory).min(in_memory);

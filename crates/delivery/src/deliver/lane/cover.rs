@@ -1,15 +1,18 @@
-//! What holds the partition's commit: each record of a lane, until it is settled or a cursor covers it.
+//! What holds the partition's commit: each record of a lane, until it is settled or a cursor covers
+//! it.
 //!
 //! A lane goes *behind* when
-//! - records of it stay in the log, because its queue or the memory is full, or it may not be called for now and gives its
-//!   memory back;
+//! - records of it stay in the log, because its queue or the memory is full, or it may not be
+//!   called for now and gives its memory back;
 //! - a record holds the commit too long; or
-//! - a record holds the commit while the lane waits: it is paused, its breaker is open, or an ordering key is blocked.
+//! - a record holds the commit while the lane waits: it is paused, its breaker is open, or an
+//!   ordering key is blocked.
 //!
-//! Then it wants a cursor ([`Cursor`] in `endpoint-state`). It is behind when the cursor is durable: whoever takes the
-//! partition over reads on from there, so that no record at or after it has to hold the commit. The lane comes back when
-//! everything that the cursor covered is settled and the commit has passed it: a state without cursor is sent, and from then on
-//! nothing is released because of the cursor before it. Each record holds the commit again.
+//! Then it wants a cursor ([`Cursor`] in `endpoint-state`). It is behind when the cursor is
+//! durable: whoever takes the partition over reads on from there, so that no record at or after it
+//! has to hold the commit. The lane comes back when everything that the cursor covered is settled
+//! and the commit has passed it: a state without cursor is sent, and from then on nothing is
+//! released because of the cursor before it. Each record holds the commit again.
 
 use std::collections::BTreeMap;
 
@@ -41,10 +44,11 @@ enum Phase {
     Live,
     /// The lane wants a cursor. Each record holds the commit until one is durable.
     Wanted { since_ms: i64 },
-    /// A durable cursor covers the lane. Only below `live_from` were records released because of it.
+    /// A durable cursor covers the lane. Only below `live_from` were records released because of
+    /// it.
     Behind { since_ms: i64, live_from: Offset },
-    /// A state without cursor was sent, and a new owner may find it. Each record holds the commit until that is acknowledged.
-    /// The lane may want a cursor again by then.
+    /// A state without cursor was sent, and a new owner may find it. Each record holds the commit
+    /// until that is acknowledged. The lane may want a cursor again by then.
     Ending { wanted_since_ms: Option<i64> },
 }
 
@@ -111,7 +115,8 @@ impl Cover {
         }
     }
 
-    /// As a former owner left it, who may have released whatever is below `next`, where the live stream begins.
+    /// As a former owner left it, who may have released whatever is below `next`, where the live
+    /// stream begins.
     pub(super) fn restored(state: LaneState, next: Offset, now: Now) -> Self {
         let phase = Phase::Live.acknowledged(Some(&state), next);
         Self {
@@ -147,8 +152,8 @@ impl Cover {
         first.is_some_and(|(_, held)| waits || now.mono_ms - held.since_ms >= ms_max)
     }
 
-    /// The lane must not hold the commit. Answers with the offsets that a durable cursor covers; where there is none, one is
-    /// wanted from now on. The live stream is at `next`.
+    /// The lane must not hold the commit. Answers with the offsets that a durable cursor covers;
+    /// where there is none, one is wanted from now on. The live stream is at `next`.
     pub(super) fn release(&mut self, next: Offset, now: Now) -> Vec<Offset> {
         self.phase = self.phase.want(now.wall_ms);
         self.release_covered(next)
@@ -190,8 +195,8 @@ impl Cover {
         }
     }
 
-    /// Below this offset the cursor stood for records of which the commit was not held; everything there must be settled
-    /// before the lane can come back.
+    /// Below this offset the cursor stood for records of which the commit was not held; everything
+    /// there must be settled before the lane can come back.
     pub(super) fn live_from(&self) -> Option<Offset> {
         match self.phase {
             Phase::Behind { live_from, .. } => Some(live_from),
@@ -199,7 +204,8 @@ impl Cover {
         }
     }
 
-    /// Whether the commit has passed all that the durable cursor says is settled, so that nobody will read it again.
+    /// Whether the commit has passed all that the durable cursor says is settled, so that nobody
+    /// will read it again.
     pub(super) fn is_passed_by(&self, committed: Offset) -> bool {
         let known_to = self.durable_cursor().map_or(0, known_to);
         let live_from = self.live_from();
@@ -216,7 +222,8 @@ impl Cover {
         &self.recorded
     }
 
-    /// Whether this is to be written now: a first cursor at once, the rest no more often than `interval_ms`.
+    /// Whether this is to be written now: a first cursor at once, the rest no more often than
+    /// `interval_ms`.
     pub(super) fn is_due(&self, state: Option<&LaneState>, interval_ms: i64, now: Now) -> bool {
         let is_first = has_cursor(state) && !has_cursor(self.recorded.durable());
         is_first || now.mono_ms - self.sent_ms >= interval_ms
@@ -228,7 +235,8 @@ impl Cover {
         self.recorded.send(state);
     }
 
-    /// What was sent is durable under this id. Answers with the offsets that need not hold the commit any more.
+    /// What was sent is durable under this id. Answers with the offsets that need not hold the
+    /// commit any more.
     pub(super) fn acknowledged(&mut self, state_id: i64, next: Offset) -> Vec<Offset> {
         if !self.recorded.is_on_its_way() {
             return Vec::new();

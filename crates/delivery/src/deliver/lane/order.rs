@@ -1,12 +1,15 @@
-//! The ordering keys of an ordered endpoint: of each, one delivery at a time, in the order of the log.
+//! The ordering keys of an ordered endpoint: of each, one delivery at a time, in the order of the
+//! log.
 //!
-//! The lane's queue holds only *heads*: of every key its lowest unsettled delivery. A few more of the key wait here with
-//! their bodies; of the rest only the offsets are kept, and the bodies are read from the log when their time comes. A head
-//! that failed keeps its place: its key waits until the next attempt is due, and other keys go on.
+//! The lane's queue holds only *heads*: of every key its lowest unsettled delivery. A few more of
+//! the key wait here with their bodies; of the rest only the offsets are kept, and the bodies are
+//! read from the log when their time comes. A head that failed keeps its place: its key waits until
+//! the next attempt is due, and other keys go on.
 //!
-//! A key whose head failed, or that has more deliveries than fit into memory, is *blocked*: the lane's cursor passes its
-//! deliveries, and a cursor of its own is written beside it ([`BlockedKey`]). So however long a key is blocked, the lane's
-//! cursor goes on. Where too many keys are blocked, the lane reads no further.
+//! A key whose head failed, or that has more deliveries than fit into memory, is *blocked*: the
+//! lane's cursor passes its deliveries, and a cursor of its own is written beside it
+//! ([`BlockedKey`]). So however long a key is blocked, the lane's cursor goes on. Where too many
+//! keys are blocked, the lane reads no further.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -95,7 +98,8 @@ pub(in crate::deliver) struct Order {
     to_read: BTreeSet<Offset>,
     blocked_keys: usize,
     blocked_offsets: usize,
-    /// The lane was taken over and is not read up to here yet: below, only blocked keys have unsettled deliveries.
+    /// The lane was taken over and is not read up to here yet: below, only blocked keys have
+    /// unsettled deliveries.
     unread_below: Offset,
     /// Settled or failed since a state was last sent: no state reflects it.
     unreflected: BTreeSet<Offset>,
@@ -112,8 +116,8 @@ impl Order {
         }
     }
 
-    /// The keys as a former owner left them beside the lane's cursor. Those with nothing unsettled before the cursor are
-    /// found again when the lane is read.
+    /// The keys as a former owner left them beside the lane's cursor. Those with nothing unsettled
+    /// before the cursor are found again when the lane is read.
     pub(super) fn restored(
         blocked: Vec<BlockedKey>,
         cursor: &Cursor,
@@ -245,8 +249,9 @@ impl Order {
         next
     }
 
-    /// A head that was in the queue goes back to the log with what waits behind it. Answers with what is no longer in
-    /// memory, and with whether the lane must read it again: a blocked key reads for itself.
+    /// A head that was in the queue goes back to the log with what waits behind it. Answers with
+    /// what is no longer in memory, and with whether the lane must read it again: a blocked key
+    /// reads for itself.
     pub(super) fn evict(&mut self, name: &str, now: Now) -> (Vec<Step>, bool) {
         let Some(key) = self.keys.get_mut(name) else {
             return (Vec::new(), false);
@@ -293,8 +298,8 @@ impl Order {
                 .is_some_and(|due_ms| due_ms <= now.mono_ms)
     }
 
-    /// What is to be read now: the heads that are due, `heads_max` of them at most, and what comes right after them. Answers
-    /// with the lowest.
+    /// What is to be read now: the heads that are due, `heads_max` of them at most, and what comes
+    /// right after them. Answers with the lowest.
     pub(super) fn plan_reads(
         &mut self,
         heads_max: usize,
@@ -374,7 +379,8 @@ impl Order {
         self.keys.values().map(Key::lowest).min()
     }
 
-    /// Of a lane taken over: what is below was passed by its cursor, and is not all read yet. Otherwise 0.
+    /// Of a lane taken over: what is below was passed by its cursor, and is not all read yet.
+    /// Otherwise 0.
     pub(super) fn unread_below(&self) -> Offset {
         self.unread_below
     }
@@ -428,7 +434,8 @@ impl Order {
         self.unreflected.append(&mut self.unreflected_by_durable);
     }
 
-    /// Whether the durable state may not reflect how it stands with this offset. From `unread_from` on the lane is not read.
+    /// Whether the durable state may not reflect how it stands with this offset. From `unread_from`
+    /// on the lane is not read.
     pub(super) fn is_unreflected(&self, offset: Offset, unread_from: Option<Offset>) -> bool {
         let is_unread =
             offset < self.unread_below && unread_from.is_some_and(|unread| offset >= unread);

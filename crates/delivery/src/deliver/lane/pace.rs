@@ -1,5 +1,5 @@
-//! How fast an endpoint is called: whether it is paused, its breaker, its limit of attempts at once, the rate that it asked
-//! for, and whether it counts among the slow.
+//! How fast an endpoint is called: whether it is paused, its breaker, its limit of attempts at
+//! once, the rate that it asked for, and whether it counts among the slow.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +8,7 @@ use postrider_model::delivery::LaneState;
 use postrider_model::flow::breaker::{Admission, Breaker};
 use postrider_model::flow::bucket::TokenBucket;
 use postrider_model::flow::concurrency::ConcurrencyLimit;
+use postrider_model::hash::StableHash;
 use postrider_model::ids::EndpointId;
 use postrider_model::verdict::Seen;
 
@@ -94,8 +95,8 @@ impl Pace {
         }
     }
 
-    /// Takes a token for an attempt, or says when there will be one. Calls no more often than `rate` from now on: so many
-    /// in a second, and so many at once.
+    /// Takes a token for an attempt, or says when there will be one. Calls no more often than
+    /// `rate` from now on: so many in a second, and so many at once.
     pub(super) fn take_token(&mut self, rate: Option<(f64, u32)>, now: Now) -> Result<(), i64> {
         let Some((per_second, burst)) = rate else {
             self.bucket = None;
@@ -108,7 +109,8 @@ impl Pace {
         bucket.take(now.mono_ms)
     }
 
-    /// An attempt begins. Answers with whether it probes an endpoint whose breaker is open, which it does if it `calls` it.
+    /// An attempt begins. Answers with whether it probes an endpoint whose breaker is open, which
+    /// it does if it `calls` it.
     pub(super) fn start(
         &mut self,
         offset: Offset,
@@ -177,7 +179,8 @@ impl Pace {
         self.paused
     }
 
-    /// Whether it counts among the slow: not known to answer, known to answer late, or late right now.
+    /// Whether it counts among the slow: not known to answer, known to answer late, or late right
+    /// now.
     pub(super) fn is_slow(&self, slow_from_ms: i64, now: Now) -> bool {
         let mut attempts = self.in_flight.values();
         let late = attempts.any(|attempt| now.mono_ms - attempt.started_ms >= slow_from_ms);
@@ -195,7 +198,8 @@ impl Pace {
         }
     }
 
-    /// Whether nothing may start for a while, so that the memory of what waits is better used by others.
+    /// Whether nothing may start for a while, so that the memory of what waits is better used by
+    /// others.
     pub(super) fn is_stuck(&self, now: Now) -> bool {
         let admission = self.breaker.admission(now.mono_ms);
         self.paused || matches!(admission, Admission::Wait { .. } | Admission::Probing)
@@ -206,8 +210,8 @@ impl Pace {
         !self.paused && self.breaker.is_closed()
     }
 
-    /// How many deliveries are to wait in the queue: what will be called soon, a probe only while the breaker is not closed. `every`
-    /// one, if they are not to be called.
+    /// How many deliveries are to wait in the queue: what will be called soon, a probe only while
+    /// the breaker is not closed. `every` one, if they are not to be called.
     pub(super) fn queue_target(&self, queue_max: usize, every: bool) -> usize {
         if every || self.breaker.is_closed() {
             (self.limit.limit() * 4).max(16).min(queue_max)
@@ -230,12 +234,9 @@ impl Pace {
     }
 }
 
-/// Spreads the breakers' pauses; the same for an endpoint everywhere. FNV-1a, which is short and good enough for that.
+/// Spreads the breakers' pauses; the same for an endpoint everywhere.
 fn seed(endpoint: &EndpointId) -> u64 {
-    endpoint
-        .as_str()
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        })
+    StableHash::new()
+        .with(endpoint.as_str().as_bytes())
+        .finish()
 }

@@ -1,8 +1,9 @@
 //! What `endpoint-state` may have of a lane.
 //!
-//! A state is sent, and then acknowledged, or its fate stays unknown: it may have landed. So what a new owner of the lane
-//! would find is one of several candidates, and whatever is concluded from the record must hold for each of them. States of
-//! unknown fate count no more when everything is written again under another id.
+//! A state is sent, and then acknowledged, or its fate stays unknown: it may have landed. So what a
+//! new owner of the lane would find is one of several candidates, and whatever is concluded from
+//! the record must hold for each of them. States of unknown fate count no more when everything is
+//! written again under another id.
 
 use postrider_model::delivery::LaneState;
 

@@ -103,7 +103,8 @@ impl Partition {
         let after = self.catch_up.last.take();
         while let Some(endpoint) = self.lanes.next_to_look_at(after.as_ref()).cloned() {
             let wants = self.lanes.get(&endpoint).map(|lane| {
-                // A former owner may have served a lane further than it had committed: that far the live stream comes first.
+                // A former owner may have served a lane further than it had committed: that far the
+                // live stream comes first.
                 let is_below = lane.unread_from().is_some_and(|from| from < next);
                 let wants_records = is_below && lane.demands_a_read(limits, memory, now);
                 (wants_records, lane.demands_heads(limits, memory, next, now))
@@ -146,8 +147,9 @@ impl Partition {
         Some(ReadAgain { from, few: false })
     }
 
-    /// Records that were read again, from `from` up to `to`. Every lane takes those that it wants, and none is waited for.
-    /// Answers with the endpoints whose queues grew, and with how many duplicates were dropped.
+    /// Records that were read again, from `from` up to `to`. Every lane takes those that it wants,
+    /// and none is waited for. Answers with the endpoints whose queues grew, and with how many
+    /// duplicates were dropped.
     pub(in crate::deliver) fn feed(
         &mut self,
         from: Offset,
@@ -226,7 +228,8 @@ impl Partition {
         }
     }
 
-    /// The log no longer has anything before `start`: lanes go on there. Answers with where the first of them was.
+    /// The log no longer has anything before `start`: lanes go on there. Answers with where the
+    /// first of them was.
     pub(in crate::deliver) fn truncated(&mut self, start: Offset, now: Now) -> Option<Offset> {
         let next = self.next;
         let lanes = self.lanes.iter_mut();

@@ -1,4 +1,5 @@
-//! The rules of a partition that need a rare order of things, one at a time; the simulation breaks them together.
+//! The rules of a partition that need a rare order of things, one at a time; the simulation breaks
+//! them together.
 
 use bytes::Bytes;
 use postrider_log::{Offset, Record};
@@ -54,7 +55,8 @@ fn step(offset: Offset) -> Step {
     step_of(offset, delivery(offset))
 }
 
-/// A partition of which everything below an offset was read and committed, with its states under id 0.
+/// A partition of which everything below an offset was read and committed, with its states under
+/// id 0.
 fn partition(from: Offset) -> Partition {
     partition_under(
         from,

@@ -11,8 +11,8 @@ fn endpoint(number: usize) -> Bytes {
     Bytes::from(number.to_string())
 }
 
-/// Offers what is due in each millisecond and lets out what may leave, until nobody waits. Answers with when each
-/// left, and how often any was postponed.
+/// Offers what is due in each millisecond and lets out what may leave, until nobody waits. Answers
+/// with when each left, and how often any was postponed.
 fn run(
     due: &mut BTreeMap<i64, VecDeque<(usize, i64)>>,
     per_second: u32,

@@ -71,7 +71,8 @@ async fn a_dead_connection_is_left_before_the_attempt_is_given_up() {
                 let (_, mut respond) = connection.accept().await.unwrap().unwrap();
                 respond.send_response(Default::default(), true).unwrap();
             }
-            // The answer leaves when the connection is asked for more; after that nobody looks at it.
+            // The answer leaves when the connection is asked for more; after that nobody looks at
+            // it.
             drop(timeout(Duration::from_millis(100), connection.accept()).await);
             std::mem::forget(connection);
         }
@@ -339,7 +340,8 @@ async fn a_flood_of_interim_answers_ends_its_connection() {
     let mut tasks = JoinSet::new();
     let flooded = tasks.spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
-        // SETTINGS, then for ever HEADERS on stream 1 with `:status: 103`, which is written plainly.
+        // SETTINGS, then for ever HEADERS on stream 1 with `:status: 103`, which is written
+        // plainly.
         stream
             .write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0])
             .await
@@ -375,7 +377,8 @@ async fn a_connection_that_is_not_read_ends_with_its_attempt() {
     tasks.spawn(async move {
         let mut held = Vec::new();
         while let Ok((mut stream, _)) = listener.accept().await {
-            // SETTINGS with the largest initial window, and as much for the connection; then it reads no more.
+            // SETTINGS with the largest initial window, and as much for the connection; then it
+            // reads no more.
             let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0x7f, 0xff, 0xff, 0xff];
             let window = [0, 0, 4, 8, 0, 0, 0, 0, 0, 0x7f, 0, 0, 0];
             stream.write_all(&settings).await.unwrap();

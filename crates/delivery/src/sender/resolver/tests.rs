@@ -13,8 +13,8 @@ use super::*;
 const TTL_S: u32 = 1;
 const QUERY_A: u16 = 1;
 
-/// Answers questions for `A` with so many addresses as the first label of the name says, others with none, and those for
-/// names that begin with `silent` not at all.
+/// Answers questions for `A` with so many addresses as the first label of the name says, others
+/// with none, and those for names that begin with `silent` not at all.
 struct Server {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
@@ -135,7 +135,8 @@ async fn names_that_are_not_answered_hold_up_their_tenants_only() {
         let name = format!("silent{number}.example");
         let acme = tenant(&format!("acme{}", number % TENANTS));
         let failed = resolver.resolve(&acme, &name).await.unwrap_err();
-        // The last one of each tenant found all its lookups taken, which is not what its name is charged with.
+        // The last one of each tenant found all its lookups taken, which is not what its name is
+        // charged with.
         assert!(
             matches!(failed, Failure::Unresolved(_) | Failure::Ours(_)),
             "{failed}"

@@ -10,7 +10,8 @@ use postrider_model::work::WorkId;
 use super::Audit;
 use crate::simulation::chronicle::Sent;
 
-/// How long it may take until an owner learns of an answer: its settlement is written first, and writes fail.
+/// How long it may take until an owner learns of an answer: its settlement is written first, and
+/// writes fail.
 const LEARNS_MS_MAX: i64 = 20_000;
 
 /// What the network saw of each endpoint.
@@ -52,8 +53,8 @@ impl Audit {
         under_way.or_default().push(sent.clone());
     }
 
-    /// The state of the endpoint's lane, and when it was written, if it says that the breaker is open and nothing that
-    /// came since then or shortly before can have closed it.
+    /// The state of the endpoint's lane, and when it was written, if it says that the breaker is
+    /// open and nothing that came since then or shortly before can have closed it.
     fn open_breaker(&self, id: &WorkId, sent: &Sent) -> Option<(&LaneState, i64)> {
         let partition = sent.partition;
         let mut committed = self.committed(GROUP_DELIVER, DELIVERIES).into_iter();
@@ -63,7 +64,8 @@ impl Audit {
         let written_ms = self.lanes.known_since_ms(partition, state, owned_ms)?;
         let since_ms = sent.at_ms - (sent.wall_ms - written_ms) - LEARNS_MS_MAX;
         let succeeded_ms = self.breakers.succeeded_ms.get(&sent.endpoint);
-        // Within its lease a former owner may act, who cannot know what the present one has written.
+        // Within its lease a former owner may act, who cannot know what the present one has
+        // written.
         let is_open = state.breaker_openings > 0
             && sent.foreign_ms == 0
             && succeeded_ms.is_none_or(|succeeded_ms| *succeeded_ms < since_ms);

@@ -54,8 +54,8 @@ impl LaneStates {
         0
     }
 
-    /// Whether the cursor of the work's lane, under the state id that the commit names, says that this offset is still
-    /// to be read. If not, why.
+    /// Whether the cursor of the work's lane, under the state id that the commit names, says that
+    /// this offset is still to be read. If not, why.
     pub(super) fn covers(
         &self,
         partition: Partition,
@@ -88,7 +88,8 @@ impl LaneStates {
         self.latest.get(&(partition, key(endpoint, state_id)))
     }
 
-    /// When a state was written, if whoever owns the partition since a time knows it: by itself, or before.
+    /// When a state was written, if whoever owns the partition since a time knows it: by itself, or
+    /// before.
     pub(super) fn known_since_ms(
         &self,
         partition: Partition,

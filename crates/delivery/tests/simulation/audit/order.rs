@@ -1,4 +1,5 @@
-//! With an ordered endpoint, no event of an ordering key is attempted before the earlier ones have settled.
+//! With an ordered endpoint, no event of an ordering key is attempted before the earlier ones have
+//! settled.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +14,8 @@ use crate::simulation::chronicle::Sent;
 
 /// Where the deliveries are that are not settled for good, by endpoint and ordering key.
 ///
-/// The order is that of `deliveries`: an event that was published before its endpoint was created may be matched by a
-/// second reading only, after later ones.
+/// The order is that of `deliveries`: an event that was published before its endpoint was created
+/// may be matched by a second reading only, after later ones.
 #[derive(Debug, Default)]
 pub(super) struct Orders(BTreeMap<(EndpointId, String), BTreeMap<Offset, EventPosition>>);
 

@@ -68,8 +68,9 @@ impl Audit {
         );
     }
 
-    /// A settlement may be forgotten once the commit has passed the record it settled, unless a cursor says that this
-    /// record is to be read again; and so may what a former owner wrote behind the present one's back.
+    /// A settlement may be forgotten once the commit has passed the record it settled, unless a
+    /// cursor says that this record is to be read again; and so may what a former owner wrote
+    /// behind the present one's back.
     fn may_be_forgotten(
         &self,
         id: &WorkId,
@@ -114,7 +115,8 @@ impl Audit {
         );
     }
 
-    /// First attempts of an endpoint are made in the order of the log, as far as several under way at once allow.
+    /// First attempts of an endpoint are made in the order of the log, as far as several under way
+    /// at once allow.
     fn check_turn(&mut self, id: &WorkId, sent: &Sent) {
         let offset = self.works[id].steps[&1].offset;
         let Some(unserved) = self.unserved.get_mut(&sent.endpoint) else {

@@ -19,7 +19,8 @@ use tokio::task::coop::unconstrained;
 
 use super::{Audit, Retry, Settled, Step, Work, name};
 
-/// What a record leads to comes before the record: where both landed since the last look, it is known then.
+/// What a record leads to comes before the record: where both landed since the last look, it is
+/// known then.
 const TOPICS: [&str; 7] = [
     EVENTS,
     DELIVERIES,
@@ -54,7 +55,8 @@ pub(super) async fn sources(log: &Arc<MemoryLog>) -> Vec<Source> {
 }
 
 impl Source {
-    /// What landed since the last call. The log in memory answers at once; a gap at the end has no answer yet.
+    /// What landed since the last call. The log in memory answers at once; a gap at the end has no
+    /// answer yet.
     fn news(&mut self, log: &MemoryLog) -> Vec<Record> {
         let mut news = Vec::new();
         for (partition, next) in (0..).zip(&mut self.next) {
@@ -284,7 +286,8 @@ impl Audit {
         );
     }
 
-    /// The wait is that of the schedule, with jitter that everybody computes alike, or what the endpoint asked for.
+    /// The wait is that of the schedule, with jitter that everybody computes alike, or what the
+    /// endpoint asked for.
     fn check_wait(&self, made: &Attempt, due_at_ms: i64) {
         if self.rules.clock_is_set || !self.rules.honest {
             return;

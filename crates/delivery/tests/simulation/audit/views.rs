@@ -39,8 +39,8 @@ impl Audit {
         }
     }
 
-    /// Compares with a registry that knows everything by now: who wanted an event when it was published got it, unless
-    /// it changed since, and what was taken as deleted is.
+    /// Compares with a registry that knows everything by now: who wanted an event when it was
+    /// published got it, unless it changed since, and what was taken as deleted is.
     pub(crate) fn check_views(&mut self, registry: &Registry) {
         for (event, routed) in std::mem::take(&mut self.views.routes) {
             for (endpoint, version) in self.views.wanted.get(&event).into_iter().flatten() {

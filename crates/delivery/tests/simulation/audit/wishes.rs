@@ -7,8 +7,8 @@ use postrider_model::endpoint::RateLimit;
 use super::Audit;
 use crate::simulation::chronicle::Sent;
 
-/// By when everybody knows how an endpoint wants to be called: after a read of the registry, and a look at its past that was
-/// under way, each of whose three calls may take as long here.
+/// By when everybody knows how an endpoint wants to be called: after a read of the registry, and a
+/// look at its past that was under way, each of whose three calls may take as long here.
 const KNOWN_AFTER_MS: i64 = 4_000;
 /// Silences everybody's endpoints.
 pub(crate) const EVERYBODY: &str = "everybody";

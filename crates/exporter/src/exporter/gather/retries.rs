@@ -104,7 +104,8 @@ impl Exporter {
     }
 }
 
-/// How many of a partition are due within each horizon. Of those that were not read, the ones count that leave by then.
+/// How many of a partition are due within each horizon. Of those that were not read, the ones count
+/// that leave by then.
 async fn due_within(
     log: &dyn Log,
     delay: &Delay,

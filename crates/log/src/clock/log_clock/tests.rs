@@ -166,8 +166,9 @@ async fn what_was_told_long_ago_tells_nothing() {
 }
 
 proptest! {
-    /// However the machine's clock is set and however slow the log answers, the time told is the log's, within the slowest
-    /// answer; and an age tells only when the machine's clock is within the bound, too.
+    /// However the machine's clock is set and however slow the log answers, the time told is the
+    /// log's, within the slowest answer; and an age tells only when the machine's clock is within
+    /// the bound, too.
     #[test]
     fn the_time_is_the_logs_whatever_the_machine_says(
         steps in prop::collection::vec((-10 * DAY_MS..10 * DAY_MS, 0_u64..3_000, 0_u64..100_000), 1..20),

@@ -57,7 +57,8 @@ impl Commits {
         self.pending.tellers.push((teller, partitions));
     }
 
-    /// The next round, if it is time for one. The caller sends it and tells the outcome to [`Commits::finish`].
+    /// The next round, if it is time for one. The caller sends it and tells the outcome to
+    /// [`Commits::finish`].
     pub(super) fn begin(&mut self, now: Instant) -> Option<BTreeMap<Partition, Committed>> {
         if self.under_way.is_some() || self.retry_at.is_some_and(|at| now < at) {
             return None;

@@ -60,7 +60,8 @@ struct Member {
     moves: Moves,
     /// From when on it is said that no partition has come yet; `None` when one has, or it was said.
     waits_from: Option<Instant>,
-    /// Given up, but not given back to the client yet, as a commit for them may still be on its way.
+    /// Given up, but not given back to the client yet, as a commit for them may still be on its
+    /// way.
     giving_back: Option<Ended>,
 }
 
@@ -290,7 +291,8 @@ impl Member {
         }
     }
 
-    /// Hands records over if there is room; otherwise waits a little, and then pauses until half of it is free.
+    /// Hands records over if there is room; otherwise waits a little, and then pauses until half of
+    /// it is free.
     fn hand_over(&mut self) {
         if self.throttled && self.shared.lock().queue.bytes() > self.queue_bytes_max / 2 {
             return;

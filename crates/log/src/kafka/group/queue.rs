@@ -12,8 +12,9 @@ const EVENT_BYTES: usize = 256 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
     Any,
-    /// Only what happens to the member's partitions. That it overtakes records is harmless: those of a partition that
-    /// was given up are forgotten, and before it is started again there are none.
+    /// Only what happens to the member's partitions. That it overtakes records is harmless: those
+    /// of a partition that was given up are forgotten, and before it is started again there are
+    /// none.
     Rebalance,
 }
 

@@ -7,7 +7,8 @@ use crate::ids::ID_BYTES_MAX;
 use crate::topics::DERIVED_OVERHEAD_BYTES;
 use prost::Message;
 
-/// Key, headers (`traceparent` and `tracestate` with their names) and what Kafka puts around the record of a batch.
+/// Key, headers (`traceparent` and `tracestate` with their names) and what Kafka puts around the
+/// record of a batch.
 const SURROUNDINGS: usize = ID_BYTES_MAX + (11 + 128) + (10 + 512) + 128;
 
 fn overhead() -> usize {

@@ -16,7 +16,8 @@ const SKEW_MAX_MS: i64 = 60_000;
 const READ_WAIT: Duration = Duration::from_secs(5);
 const KEY: &str = "clock/check";
 
-/// Appends a record without a value, as those who deliver do to learn the time, and looks at the time that it was given.
+/// Appends a record without a value, as those who deliver do to learn the time, and looks at the
+/// time that it was given.
 pub(super) async fn look(log: &dyn Log, topics: &[Topic]) -> Vec<Finding> {
     let finding = |check, level, detail: String| vec![Finding::new(check, ROUTES, level, detail)];
     let present = topics
@@ -61,7 +62,8 @@ struct Times {
 async fn append(log: &dyn Log) -> Result<Times, String> {
     let text = |error: LogError| error.to_string();
     let producer = rights::producer(log).await.map_err(text)?;
-    // The first append finds the partition's leader, which may take a while; the second one is quick.
+    // The first append finds the partition's leader, which may take a while; the second one is
+    // quick.
     let mut times = None;
     for _ in 0..2 {
         let record = NewRecord {

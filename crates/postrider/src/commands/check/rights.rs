@@ -1,7 +1,8 @@
 //! What the configured user may do, found out by doing it in ways that leave nothing behind.
 //!
-//! To write is tried with a record that is larger than the topic takes: the broker looks at the right first, and at the
-//! size then, so that "too large" means that a smaller one would have been taken.
+//! To write is tried with a record that is larger than the topic takes: the broker looks at the
+//! right first, and at the size then, so that "too large" means that a smaller one would have been
+//! taken.
 
 use std::time::Duration;
 

@@ -13,7 +13,8 @@ const RESERVE_MS: i64 = 24 * 60 * 60 * 1000;
 /// What a receiver may ask for at most by Retry-After.
 const RETRY_AFTER_MAX_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// Looks at what is kept of `retry` and `deliveries`. `waits_ms` is the longest of the endpoints' own schedules.
+/// Looks at what is kept of `retry` and `deliveries`. `waits_ms` is the longest of the endpoints'
+/// own schedules.
 pub(super) fn look(config: &Config, topics: &[Topic], waits_ms: Option<i64>) -> Vec<Finding> {
     let schedule_ms = config.retry.default_schedule_ms.iter().copied().max();
     let wait_ms = schedule_ms

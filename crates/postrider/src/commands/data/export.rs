@@ -113,7 +113,8 @@ async fn retries(
     .await
 }
 
-/// Writes those that were not fanned out. Fan-out may have done more than it has committed: then there is a route.
+/// Writes those that were not fanned out. Fan-out may have done more than it has committed: then
+/// there is a route.
 async fn events(log: &dyn Log, file: &mut Writer) -> anyhow::Result<()> {
     let committed = log.committed(GROUP_FAN_OUT, EVENTS).await?;
     let mut routed = BTreeSet::new();

@@ -1,4 +1,5 @@
-//! The file: lines of JSON. The first says what it is, the last that it is whole, each between them is a record.
+//! The file: lines of JSON. The first says what it is, the last that it is whole, each between them
+//! is a record.
 //!
 //! ```text
 //! {"format":"postrider-data","version":1,"id":"6f0c…","written_by":"0.1.0","registry_only":false}
@@ -7,8 +8,9 @@
 //! {"end":true,"records":2}
 //! ```
 //!
-//! Topics are named without prefix, in the order registry, deliveries, retry, events, dead-letters. Keys, values and
-//! headers are base64 of what was in the log; a record without a value is a tombstone. Another version is refused.
+//! Topics are named without prefix, in the order registry, deliveries, retry, events, dead-letters.
+//! Keys, values and headers are base64 of what was in the log; a record without a value is a
+//! tombstone. Another version is refused.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,5 @@
-//! Writing a file into a log: first it is read to its end, so that nothing is written of one that cannot be imported.
+//! Writing a file into a log: first it is read to its end, so that nothing is written of one that
+//! cannot be imported.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
@@ -108,7 +109,8 @@ pub(super) async fn run(
     Ok(counts)
 }
 
-/// Refuses to import beside other entities: a registry that has some must stay as it is, as versions of two would mix.
+/// Refuses to import beside other entities: a registry that has some must stay as it is, as
+/// versions of two would mix.
 pub(super) async fn refuse_another_registry(log: &dyn Log, survey: &Survey) -> anyhow::Result<()> {
     let bounds = log.bounds(REGISTRY, 0).await?;
     let mut reader = log.reader(REGISTRY).await?;
@@ -197,7 +199,8 @@ impl Importing<'_> {
         (RETRY, Target::Partition(place.unwrap_or(0)), moved)
     }
 
-    /// What a record was matched at: everything in the imported registry, so that nobody judges it before reading that.
+    /// What a record was matched at: everything in the imported registry, so that nobody judges it
+    /// before reading that.
     async fn position(&mut self) -> anyhow::Result<u64> {
         if let Some(position) = self.registry_end {
             return Ok(position);

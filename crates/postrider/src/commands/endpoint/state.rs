@@ -1,5 +1,5 @@
-//! `postrider endpoint pause`, `resume`, `disable`, `enable` and `replay`: whether an endpoint is delivered to, and what
-//! it missed.
+//! `postrider endpoint pause`, `resume`, `disable`, `enable` and `replay`: whether an endpoint is
+//! delivered to, and what it missed.
 
 use anyhow::bail;
 use clap::Args;

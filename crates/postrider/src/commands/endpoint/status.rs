@@ -21,7 +21,8 @@ pub(super) async fn show(one: OneArgs, data_dir: &DataDir) -> anyhow::Result<()>
     Ok(())
 }
 
-/// What is known, the owner's own words last. What there is none of is left out, but for an owner that is silent.
+/// What is known, the owner's own words last. What there is none of is left out, but for an owner
+/// that is silent.
 fn facts(status: &Value) -> Vec<(String, String)> {
     let named = [
         ("endpoint", &status["endpoint_id"]),

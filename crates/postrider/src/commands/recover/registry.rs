@@ -23,13 +23,15 @@ const READ_WITHIN: Duration = Duration::from_secs(60);
 /// What is decided about the registry.
 #[derive(Debug, Args)]
 pub(super) struct RegistryArgs {
-    /// Look at the registry instead of a stage: which it is, whose keys it seals with, whether it lost records.
+    /// Look at the registry instead of a stage: which it is, whose keys it seals with, whether it
+    /// lost records.
     #[arg(long, conflicts_with_all = ["stage", "partition", "from", "skip_all"])]
     pub(super) registry: bool,
     /// With --registry: go on with the tenants and endpoints that it has now, though it lost some.
     #[arg(long, requires = "registry", conflicts_with = "accept_keys")]
     accept_loss: bool,
-    /// With --registry: let processes in that have the configured encryption key, though nothing was sealed with it.
+    /// With --registry: let processes in that have the configured encryption key, though nothing
+    /// was sealed with it.
     #[arg(long, requires = "registry")]
     accept_keys: bool,
 }

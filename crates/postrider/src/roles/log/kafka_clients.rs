@@ -1,8 +1,9 @@
 //! What dead clients of Kafka mean for the process.
 //!
-//! The log replaces a client that died by itself. Until the new one is known to work the process is not ready, and when
-//! that does not help for long, although brokers answer, it is not alive either: perhaps another process can do what this
-//! one cannot. While no broker answers nobody is helped by a restart, so that is no reason.
+//! The log replaces a client that died by itself. Until the new one is known to work the process is
+//! not ready, and when that does not help for long, although brokers answer, it is not alive
+//! either: perhaps another process can do what this one cannot. While no broker answers nobody is
+//! helped by a restart, so that is no reason.
 
 use std::convert::Infallible;
 use std::sync::Arc;

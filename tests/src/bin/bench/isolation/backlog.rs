@@ -22,8 +22,9 @@ const SERVED_PER_SECOND_MIN: u64 = 500;
 /// What a delivery may leave behind, apart from itself.
 const WRITTEN: [&str; 4] = ["attempts", "retry", "dead-letters", "endpoint-state"];
 
-/// Neighbours at a steady pace: before an endpoint dies, while it gathers deliveries, when it has them, while it is
-/// served and afterwards. And how many records its backlog leaves in the log beside itself.
+/// Neighbours at a steady pace: before an endpoint dies, while it gathers deliveries, when it has
+/// them, while it is served and afterwards. And how many records its backlog leaves in the log
+/// beside itself.
 pub(crate) async fn backlog(options: &Options) {
     say(&format!(
         "\nbacklog: {NEIGHBOURS} endpoints with {PER_SECOND} events/s each; one more never answers, gathers {} \
@@ -119,8 +120,9 @@ fn report(options: &Options, stage: &Stage, publisher: &Publisher<'_>, run: Run)
     record("backlog", &figures);
 }
 
-/// How many records each topic got so far, apart from one attempt for each request that came. It is counted while events
-/// flow, so attempts may be wrong by what comes in the second that a count takes.
+/// How many records each topic got so far, apart from one attempt for each request that came. It is
+/// counted while events flow, so attempts may be wrong by what comes in the second that a count
+/// takes.
 async fn written(stage: &Stage) -> BTreeMap<&'static str, i64> {
     let mut written = BTreeMap::new();
     for topic in WRITTEN {

@@ -79,7 +79,8 @@ async fn count_pieces(stage: &Stage, length: Duration) -> Vec<u64> {
     served
 }
 
-/// For each first request of an event: how many events published earlier came after it. The most of these.
+/// For each first request of an event: how many events published earlier came after it. The most of
+/// these.
 fn displaced_max(arrivals: &[Arrival]) -> usize {
     let mut seen = BTreeSet::new();
     let first: Vec<u64> = arrivals

@@ -1,4 +1,5 @@
-//! Whatever happens in whatever order: nothing is released that a new owner would not find, and nothing is held for ever.
+//! Whatever happens in whatever order: nothing is released that a new owner would not find, and
+//! nothing is held for ever.
 
 use std::collections::BTreeSet;
 

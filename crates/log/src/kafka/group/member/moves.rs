@@ -8,7 +8,8 @@ use super::{ASK_PAUSE, Member};
 use crate::kafka::query;
 use crate::port::{Bounds, Generation, LogError, Offset, Partition};
 
-/// Partitions whose offset the client could not read are moved to one that exists, once the bounds are known.
+/// Partitions whose offset the client could not read are moved to one that exists, once the bounds
+/// are known.
 pub(super) struct Moves {
     pub(super) wanted: bool,
     pub(super) asking: bool,
@@ -96,8 +97,8 @@ impl Member {
         }
     }
 
-    /// The client does not say which partition it could not read. Those outside their bounds it was; if there is none,
-    /// the log changed meanwhile, and all begin anew where they are.
+    /// The client does not say which partition it could not read. Those outside their bounds it
+    /// was; if there is none, the log changed meanwhile, and all begin anew where they are.
     fn apply(&mut self, moves: &[Move]) {
         let places: BTreeMap<Partition, Offset> = self
             .shared

@@ -114,7 +114,8 @@ impl State {
         self.revoke.is_some() || self.owned.values().any(moving)
     }
 
-    /// Whether a record is wanted: its partition is read, not being revoked, and it was not handed over before.
+    /// Whether a record is wanted: its partition is read, not being revoked, and it was not handed
+    /// over before.
     pub(in crate::kafka::group) fn admit(&mut self, partition: Partition, offset: Offset) -> bool {
         if self
             .revoke
@@ -160,7 +161,8 @@ impl State {
         true
     }
 
-    /// Begins a revoke. What the user does not know of, or what is lost already, is given up at once.
+    /// Begins a revoke. What the user does not know of, or what is lost already, is given up at
+    /// once.
     pub(in crate::kafka::group) fn revoke(
         &mut self,
         partitions: &[Partition],
