@@ -244,7 +244,7 @@ impl<S: Sender> Deliver<S> {
             self.raw_record_bytes_max,
             now.wall_ms,
         );
-        let (permit, context) = (self.dispatch.permit(false), self.context.clone());
+        let (permit, context) = (self.dispatch.permit(), self.context.clone());
         let (partition, offset) = (record.partition, record.offset);
         self.spawn(partition, async move {
             let _permit = permit;
@@ -331,7 +331,7 @@ impl<S: Sender> Deliver<S> {
         let now = self.now();
         while let Some(key) = self.dispatch.lines.due(now.mono_ms) {
             if let Some(owned) = self.partitions.get_mut(&key.0) {
-                owned.look_at(&key.1);
+                owned.read_for_lane(&key.1);
             }
             self.line_up(key, now);
         }

@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
+use super::permits::Permit;
 use super::step::Step;
 use crate::config::DeliverConfig;
 use crate::metrics::DeliveryMetrics;
@@ -72,6 +73,7 @@ pub(super) struct AttemptJob {
     pub(super) network_is_down: bool,
     /// It waited so long that the log would lose it soon: it is dead-lettered instead of sent.
     pub(super) expires: bool,
+    pub(super) _permit: Permit,
 }
 
 /// How an attempt ended.

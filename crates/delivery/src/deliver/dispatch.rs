@@ -51,11 +51,11 @@ impl Dispatch {
 
     /// The slow together have only their share of the attempts.
     fn slow_has_room(&self) -> bool {
-        self.permits.given_to_slow() < self.slow_in_flight_max
+        self.permits.slow() < self.slow_in_flight_max
     }
 
-    pub(super) fn permit(&self, slow: bool) -> Permit {
-        self.permits.give(slow)
+    pub(super) fn permit(&self) -> Permit {
+        self.permits.give()
     }
 
     pub(super) fn network_is_down(&self) -> bool {
@@ -170,8 +170,8 @@ impl<S: Sender> Deliver<S> {
         }
         let failing_since_ms = lane.failing_since_ms();
         drop(lane);
-        let permit = self.dispatch.permit(slow);
-        let Some((step, probes)) = owned.start(&key.1, expires, permit, now) else {
+        let slow = self.dispatch.permits.count(slow);
+        let Some((step, probes)) = owned.start(&key.1, expires, slow, now) else {
             return Ok(None);
         };
         Ok(Some(AttemptJob {
@@ -183,6 +183,7 @@ impl<S: Sender> Deliver<S> {
             network_is_down: self.dispatch.network_is_down(),
             expires,
             step,
+            _permit: self.dispatch.permit(),
         }))
     }
 }

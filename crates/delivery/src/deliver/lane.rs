@@ -25,7 +25,7 @@ pub(super) use self::order::{NextAttempt, Rank};
 use self::pace::Pace;
 pub(super) use self::pace::Turn;
 use super::limits::LaneLimits;
-use super::permits::Permit;
+use super::permits::SlowShare;
 use super::step::{Memory, Now, Step};
 use super::tally::Tally;
 use crate::lane_status::LaneStatus;
@@ -129,18 +129,18 @@ impl Lane {
 
     /// Takes a record into memory, in the order of the log.
     pub(super) fn take(&mut self, step: Step, now: Now) {
-        self.get_active(&step, now);
+        self.touch(&step, now);
         self.backlog.take(step);
     }
 
     /// Puts a record of an ordering key into its order. A head is the caller's, who may
     /// [`Lane::enqueue`] it.
     pub(super) fn rank(&mut self, key: &str, step: Step, now: Now) -> Rank {
-        self.get_active(&step, now);
+        self.touch(&step, now);
         self.backlog.rank(key, step, now)
     }
 
-    fn get_active(&mut self, step: &Step, now: Now) {
+    fn touch(&mut self, step: &Step, now: Now) {
         self.active_ms = now.mono_ms;
         if self.tenant.is_none() {
             self.tenant = Some(step.delivery.event.tenant.clone());
@@ -223,8 +223,8 @@ impl Lane {
 
     /// How many records it is to have in its queue.
     fn queue_target(&self, limits: &LaneLimits, now: Now) -> usize {
-        let every = self.is_old(limits, now);
-        self.pace.queue_target(limits.queue_max, every)
+        let expires = self.is_old(limits, now);
+        self.pace.queue_target(limits.queue_max, expires)
     }
 
     /// Whether heads of blocked keys are to be read now.
@@ -280,9 +280,15 @@ impl Lane {
         self.backlog.truncated(start, next, now)
     }
 
-    /// Gives the memory of what waits back to the log. Answers with what was taken out.
-    pub(super) fn evict(&mut self, now: Now) -> Vec<Step> {
-        self.backlog.evict(now)
+    /// Gives the memory of what waits back to the log. Answers with what was taken out, and with
+    /// the offsets that hold the commit no more.
+    pub(super) fn evict(&mut self, next: Offset, now: Now) -> (Vec<Step>, Vec<Offset>) {
+        let evicted = self.backlog.evict(now);
+        let released = match self.backlog.unread_from() {
+            Some(_) => self.cover.release(next, now),
+            None => Vec::new(),
+        };
+        (evicted, released)
     }
 
     /// A record that waited beside work is given back to the log with it.
@@ -342,7 +348,7 @@ impl Lane {
         &mut self,
         attempts_from: Offset,
         expires: bool,
-        permit: Permit,
+        slow: SlowShare,
         now: Now,
     ) -> Option<(Step, bool)> {
         let step = self.backlog.pop()?;
@@ -350,7 +356,7 @@ impl Lane {
         let calls = !expires;
         let probes = self
             .pace
-            .start(step.offset, calls, attempts_from, permit, now);
+            .start(step.offset, calls, attempts_from, slow, now);
         Some((step, probes))
     }
 
@@ -501,7 +507,7 @@ impl Lane {
                 self.backlog.is_reflected_by(cursor, offset)
             })
         };
-        self.cover.recorded().all(knows)
+        self.cover.recorded().holds_for_all_candidates(knows)
     }
 
     /// The lowest offset that a new owner would read for it, if it is behind.

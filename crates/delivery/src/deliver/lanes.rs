@@ -1,5 +1,5 @@
-//! The lanes of a partition. Whoever changes one that reads again from the log makes it be looked
-//! at.
+//! The lanes of a partition, and which of them may want records from the log: whoever changes one
+//! that reads again marks it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, Deref, DerefMut};
@@ -13,15 +13,16 @@ use super::step::Now;
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     lanes: BTreeMap<EndpointId, Lane>,
-    /// Lanes that read again, and were changed since they were looked at.
-    changed: BTreeSet<EndpointId>,
+    /// Lanes that read again, and were changed, or waited for long enough, since it was found that
+    /// they want nothing.
+    marked: BTreeSet<EndpointId>,
 }
 
 /// A lane that is being changed.
 #[derive(Debug)]
 pub(super) struct LaneMut<'a> {
     lane: &'a mut Lane,
-    changed: &'a mut BTreeSet<EndpointId>,
+    marked: &'a mut BTreeSet<EndpointId>,
 }
 
 impl Deref for LaneMut<'_> {
@@ -40,8 +41,8 @@ impl DerefMut for LaneMut<'_> {
 
 impl Drop for LaneMut<'_> {
     fn drop(&mut self) {
-        if self.lane.reads_again() && !self.changed.contains(self.lane.endpoint()) {
-            self.changed.insert(self.lane.endpoint().clone());
+        if self.lane.reads_again() && !self.marked.contains(self.lane.endpoint()) {
+            self.marked.insert(self.lane.endpoint().clone());
         }
     }
 }
@@ -58,7 +59,7 @@ impl Lanes {
     pub(super) fn get_mut(&mut self, endpoint: &EndpointId) -> Option<LaneMut<'_>> {
         Some(LaneMut {
             lane: self.lanes.get_mut(endpoint)?,
-            changed: &mut self.changed,
+            marked: &mut self.marked,
         })
     }
 
@@ -72,17 +73,17 @@ impl Lanes {
         let entry = self.lanes.entry(endpoint.clone());
         LaneMut {
             lane: entry.or_insert_with(|| Lane::new(endpoint.clone(), limits, now)),
-            changed: &mut self.changed,
+            marked: &mut self.marked,
         }
     }
 
     pub(super) fn insert(&mut self, lane: Lane) {
-        self.changed.insert(lane.endpoint().clone());
+        self.marked.insert(lane.endpoint().clone());
         self.lanes.insert(lane.endpoint().clone(), lane);
     }
 
     pub(super) fn remove(&mut self, endpoint: &EndpointId) {
-        self.changed.remove(endpoint);
+        self.marked.remove(endpoint);
         self.lanes.remove(endpoint);
     }
 
@@ -95,30 +96,34 @@ impl Lanes {
         self.lanes.values_mut()
     }
 
-    // ---- looking at them ----
+    // ---- those that may want records ----
 
-    /// Makes every lane that reads again be looked at.
-    pub(super) fn look_at_all(&mut self) {
+    pub(super) fn mark(&mut self, endpoint: &EndpointId) {
+        // It is marked when it is let go.
+        drop(self.get_mut(endpoint));
+    }
+
+    pub(super) fn mark_all(&mut self) {
         let reading = self.lanes.values().filter(|lane| lane.reads_again());
-        self.changed
+        self.marked
             .extend(reading.map(|lane| lane.endpoint().clone()));
     }
 
-    /// The next lane to look at after this one, from the beginning where there is none.
-    pub(super) fn next_to_look_at(&self, after: Option<&EndpointId>) -> Option<&EndpointId> {
-        let first = || self.changed.first();
+    /// The next that is marked after this one, from the beginning where there is none.
+    pub(super) fn next_marked(&self, after: Option<&EndpointId>) -> Option<&EndpointId> {
+        let first = || self.marked.first();
         let Some(after) = after else {
             return first();
         };
         let later = (Bound::Excluded(after), Bound::Unbounded);
-        self.changed
+        self.marked
             .range::<EndpointId, _>(later)
             .next()
             .or_else(first)
     }
 
-    /// Nothing is to be read for it until it changes.
-    pub(super) fn looked_at(&mut self, endpoint: &EndpointId) {
-        self.changed.remove(endpoint);
+    /// Nothing is to be read for it until it changes, or time has passed.
+    pub(super) fn unmark(&mut self, endpoint: &EndpointId) {
+        self.marked.remove(endpoint);
     }
 }

@@ -20,7 +20,7 @@ pub(super) use self::catch_up::ReadAgain;
 use super::lane::{Lane, NextAttempt, Rank, Turn, WriteContext};
 use super::lanes::{LaneMut, Lanes};
 use super::limits::LaneLimits;
-use super::permits::Permit;
+use super::permits::SlowShare;
 use super::settled::SettledSet;
 use super::state::{self, Written};
 use super::state_id::{MayWrite, StateId};
@@ -36,7 +36,7 @@ const LANE_IDLE_MS: i64 = 10 * 60 * 1000;
 pub(super) struct Partition {
     pub(super) generation: Generation,
     pub(super) settled: SettledSet,
-    pub(super) lanes: Lanes,
+    lanes: Lanes,
     /// Work that is queued or under way, with the steps that wait for it.
     active: BTreeMap<WorkId, Vec<Step>>,
     /// Lanes to look at when time passes.
@@ -121,9 +121,7 @@ impl Partition {
     /// The live stream has come up to `next`, and perhaps to where a lane that was taken over is
     /// read on.
     fn come_up_to(&mut self, next: Offset) {
-        if self.catch_up.was_restored_beyond(self.next) {
-            self.lanes.look_at_all();
-        }
+        self.catch_up.live_stream_comes(self.next);
         self.next = self.next.max(next);
     }
 
@@ -273,12 +271,12 @@ impl Partition {
         &mut self,
         endpoint: &EndpointId,
         expires: bool,
-        permit: Permit,
+        slow: SlowShare,
         now: Now,
     ) -> Option<(Step, bool)> {
         let attempts_from = self.settled.next();
         let mut lane = self.lanes.get_mut(endpoint)?;
-        lane.start(attempts_from, expires, permit, now)
+        lane.start(attempts_from, expires, slow, now)
     }
 
     /// An attempt ended without a settlement: it was cut, or nothing was sent, in which case the
@@ -360,6 +358,9 @@ impl Partition {
         } else {
             limits.hold_ms_max
         };
+        // What lanes that read again wait for may have come with time: the end of a pause, age,
+        // memory of another partition.
+        self.lanes.mark_all();
         let (mut ready, mut idle) = (Vec::new(), Vec::new());
         for endpoint in &self.watched {
             let Some(mut lane) = self.lanes.get_mut(endpoint) else {
@@ -394,7 +395,9 @@ impl Partition {
             let Some(mut lane) = self.lanes.get_mut(&endpoint) else {
                 continue;
             };
-            for step in lane.evict(now) {
+            let (evicted, released) = lane.evict(self.next, now);
+            self.resolved.extend(released);
+            for step in evicted {
                 let beside = self.active.remove(&step.delivery.work_id());
                 for beside in beside.unwrap_or_default() {
                     lane.evict_beside(beside.offset);

@@ -1,47 +1,51 @@
-//! Permits for the attempts under way.
+//! Permits for the attempts under way, and how many of them are at slow endpoints.
 
 use super::tally::{Share, Tally};
 
-/// What was given. Clones are the same.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Permits {
-    all: Tally,
+    given: Tally,
     slow: Tally,
-}
-
-impl Permits {
-    pub(super) fn give(&self, slow: bool) -> Permit {
-        let mut permit = Permit {
-            _one: self.all.share(1),
-            slow: None,
-            all_slow: self.slow.clone(),
-        };
-        permit.count_as(slow);
-        permit
-    }
-
-    pub(super) fn given(&self) -> usize {
-        self.all.amount()
-    }
-
-    pub(super) fn given_to_slow(&self) -> usize {
-        self.slow.amount()
-    }
 }
 
 /// Lets an attempt be under way, for as long as it lives.
 #[derive(Debug)]
-pub(super) struct Permit {
-    _one: Share,
-    slow: Option<Share>,
-    all_slow: Tally,
+pub(super) struct Permit(#[expect(dead_code, reason = "it is held")] Share);
+
+/// Counts an attempt among those at slow endpoints, or not.
+#[derive(Debug)]
+pub(super) struct SlowShare {
+    share: Option<Share>,
+    all: Tally,
 }
 
-impl Permit {
-    /// Counts it among the slow, or no longer.
+impl Permits {
+    pub(super) fn give(&self) -> Permit {
+        Permit(self.given.share(1))
+    }
+
+    pub(super) fn given(&self) -> usize {
+        self.given.amount()
+    }
+
+    pub(super) fn count(&self, slow: bool) -> SlowShare {
+        let mut share = SlowShare {
+            share: None,
+            all: self.slow.clone(),
+        };
+        share.count_as(slow);
+        share
+    }
+
+    pub(super) fn slow(&self) -> usize {
+        self.slow.amount()
+    }
+}
+
+impl SlowShare {
     pub(super) fn count_as(&mut self, slow: bool) {
-        if slow != self.slow.is_some() {
-            self.slow = slow.then(|| self.all_slow.share(1));
+        if slow != self.share.is_some() {
+            self.share = slow.then(|| self.all.share(1));
         }
     }
 }

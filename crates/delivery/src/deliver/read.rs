@@ -28,7 +28,7 @@ impl<S: Sender> Deliver<S> {
         let (now, memory) = (self.now(), self.memory());
         if memory < self.memory_was {
             let owned = self.partitions.values_mut();
-            owned.for_each(Partition::look_at_all);
+            owned.for_each(Partition::read_for_all);
         }
         self.memory_was = memory;
         if self.partitions.values().any(Partition::is_reading) {

@@ -1,18 +1,18 @@
 //! What holds the partition's commit: each record of a lane, until it is settled or a cursor covers
 //! it.
 //!
-//! A lane goes *behind* when
+//! A lane wants a cursor ([`Cursor`] in `endpoint-state`) when
 //! - records of it stay in the log, because its queue or the memory is full, or it may not be
 //!   called for now and gives its memory back;
 //! - a record holds the commit too long; or
 //! - a record holds the commit while the lane waits: it is paused, its breaker is open, or an
 //!   ordering key is blocked.
 //!
-//! Then it wants a cursor ([`Cursor`] in `endpoint-state`). It is behind when the cursor is
-//! durable: whoever takes the partition over reads on from there, so that no record at or after it
-//! has to hold the commit. The lane comes back when everything that the cursor covered is settled
-//! and the commit has passed it: a state without cursor is sent, and from then on nothing is
-//! released because of the cursor before it. Each record holds the commit again.
+//! It is *behind* when the cursor is durable: whoever takes the partition over reads on from there,
+//! so that no record at or after it has to hold the commit. The lane comes back when everything
+//! that the cursor covered is settled and the commit has passed it: a state without cursor is sent,
+//! and from then on nothing is released because of the cursor before it. Each record holds the
+//! commit again.
 
 use std::collections::BTreeMap;
 

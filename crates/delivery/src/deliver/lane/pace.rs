@@ -13,7 +13,7 @@ use postrider_model::ids::EndpointId;
 use postrider_model::verdict::Seen;
 
 use crate::deliver::limits::LaneLimits;
-use crate::deliver::permits::Permit;
+use crate::deliver::permits::SlowShare;
 use crate::deliver::step::Now;
 
 #[derive(Debug)]
@@ -34,7 +34,7 @@ struct InFlight {
     /// Its record in `attempts` will not have a lower offset.
     attempts_from: Offset,
     started_ms: i64,
-    permit: Permit,
+    slow: SlowShare,
 }
 
 /// When a lane may start its next attempt.
@@ -116,7 +116,7 @@ impl Pace {
         offset: Offset,
         calls: bool,
         attempts_from: Offset,
-        permit: Permit,
+        slow: SlowShare,
         now: Now,
     ) -> bool {
         let probes = calls && self.breaker.admission(now.mono_ms) == Admission::Probe;
@@ -126,7 +126,7 @@ impl Pace {
         let attempt = InFlight {
             attempts_from,
             started_ms: now.mono_ms,
-            permit,
+            slow,
         };
         self.in_flight.insert(offset, attempt);
         probes
@@ -194,7 +194,7 @@ impl Pace {
         }
         let slow = self.is_slow(slow_from_ms, now);
         for attempt in self.in_flight.values_mut() {
-            attempt.permit.count_as(slow);
+            attempt.slow.count_as(slow);
         }
     }
 
@@ -211,9 +211,10 @@ impl Pace {
     }
 
     /// How many deliveries are to wait in the queue: what will be called soon, a probe only while
-    /// the breaker is not closed. `every` one, if they are not to be called.
-    pub(super) fn queue_target(&self, queue_max: usize, every: bool) -> usize {
-        if every || self.breaker.is_closed() {
+    /// the breaker is not closed. `although_not_sent`: the breaker does not
+    /// matter, since they are to be dead-lettered.
+    pub(super) fn queue_target(&self, queue_max: usize, although_not_sent: bool) -> usize {
+        if although_not_sent || self.breaker.is_closed() {
             (self.limit.limit() * 4).max(16).min(queue_max)
         } else {
             1

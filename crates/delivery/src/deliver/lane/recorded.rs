@@ -39,7 +39,10 @@ impl Recorded {
     }
 
     /// Whether this holds for whatever a new owner may find.
-    pub(super) fn all(&self, holds: impl Fn(Option<&LaneState>) -> bool) -> bool {
+    pub(super) fn holds_for_all_candidates(
+        &self,
+        holds: impl Fn(Option<&LaneState>) -> bool,
+    ) -> bool {
         let unacknowledged = self.sent.iter().chain(&self.in_doubt);
         holds(self.durable.as_ref()) && unacknowledged.map(Option::as_ref).all(holds)
     }

@@ -26,8 +26,8 @@ fn step(offset: Offset) -> Step {
 fn start_all(lane: &mut Lane, limits: &LaneLimits, now: Now) -> Vec<(Offset, bool)> {
     let mut started = Vec::new();
     while lane.turn(limits, now) == Turn::Now {
-        let permit = Permits::default().give(false);
-        let (step, probe) = lane.start(0, false, permit, now).unwrap();
+        let slow = Permits::default().count(false);
+        let (step, probe) = lane.start(0, false, slow, now).unwrap();
         started.push((step.offset, probe));
     }
     started

@@ -19,6 +19,8 @@ pub(super) struct CatchUp {
     sweep: Option<Sweep>,
     /// Lanes that were taken over were read up to here, at most.
     restored_up_to: Offset,
+    /// The live stream has come nearer to that since lanes were looked at.
+    comes_to_restored: bool,
     /// The lane that was read for last.
     last: Option<EndpointId>,
     /// The last read was for heads of ordering keys.
@@ -46,9 +48,9 @@ impl CatchUp {
         self.restored_up_to = self.restored_up_to.max(unread_from.unwrap_or_default());
     }
 
-    /// Whether a former owner may have read a lane further than this.
-    pub(super) fn was_restored_beyond(&self, next: Offset) -> bool {
-        next <= self.restored_up_to
+    /// The live stream goes on from here, where a former owner may have read a lane further.
+    pub(super) fn live_stream_comes(&mut self, from: Offset) {
+        self.comes_to_restored |= from <= self.restored_up_to;
     }
 }
 
@@ -83,7 +85,8 @@ impl Partition {
         let sweep = self
             .catch_up
             .sweep
-            .take_if(|sweep| sweep.records_left > 0)?;
+            .take()
+            .filter(|sweep| sweep.records_left > 0)?;
         let lane = self.lanes.get(&sweep.lane)?;
         if lane.unread_from() != Some(sweep.at) || lane.demand(limits, memory, now) == 0 {
             return None;
@@ -99,9 +102,12 @@ impl Partition {
         memory: Memory,
         now: Now,
     ) -> Option<ReadAgain> {
+        if std::mem::take(&mut self.catch_up.comes_to_restored) {
+            self.lanes.mark_all();
+        }
         let next = self.next;
         let after = self.catch_up.last.take();
-        while let Some(endpoint) = self.lanes.next_to_look_at(after.as_ref()).cloned() {
+        while let Some(endpoint) = self.lanes.next_marked(after.as_ref()).cloned() {
             let wants = self.lanes.get(&endpoint).map(|lane| {
                 // A former owner may have served a lane further than it had committed: that far the
                 // live stream comes first.
@@ -111,9 +117,13 @@ impl Partition {
             });
             match wants {
                 Some((wants_records, wants_heads)) if wants_records || wants_heads => {
-                    return self.read_for(endpoint, wants_records, limits, memory, now);
+                    let read = self.read_for(&endpoint, wants_records, limits, memory, now);
+                    if read.is_some() {
+                        return read;
+                    }
+                    self.lanes.unmark(&endpoint);
                 }
-                _ => self.lanes.looked_at(&endpoint),
+                _ => self.lanes.unmark(&endpoint),
             }
         }
         None
@@ -121,7 +131,7 @@ impl Partition {
 
     fn read_for(
         &mut self,
-        endpoint: EndpointId,
+        endpoint: &EndpointId,
         wants_records: bool,
         limits: &LaneLimits,
         memory: Memory,
@@ -129,7 +139,7 @@ impl Partition {
     ) -> Option<ReadAgain> {
         let next = self.next;
         self.catch_up.last = Some(endpoint.clone());
-        let mut lane = self.lanes.get_mut(&endpoint)?;
+        let mut lane = self.lanes.get_mut(endpoint)?;
         // Heads that are due, and what comes next, have every other turn.
         self.catch_up.heads_first = !self.catch_up.heads_first || !wants_records;
         if self.catch_up.heads_first
@@ -140,7 +150,7 @@ impl Partition {
         let from = lane.unread_from()?;
         drop(lane);
         self.catch_up.sweep = Some(Sweep {
-            lane: endpoint,
+            lane: endpoint.clone(),
             at: from,
             records_left: SWEEP_RECORDS_MAX,
         });
@@ -236,17 +246,17 @@ impl Partition {
         let lost_from = lanes
             .filter_map(|lane| lane.truncated(start, next, now))
             .min();
-        self.lanes.look_at_all();
+        self.lanes.mark_all();
         lost_from
     }
 
-    /// Something that lanes wait for may have come: time, or memory.
-    pub(in crate::deliver) fn look_at_all(&mut self) {
-        self.lanes.look_at_all();
+    /// Memory that lanes wait for may have come.
+    pub(in crate::deliver) fn read_for_all(&mut self) {
+        self.lanes.mark_all();
     }
 
-    /// The same for one lane.
-    pub(in crate::deliver) fn look_at(&mut self, endpoint: &EndpointId) {
-        drop(self.lanes.get_mut(endpoint));
+    /// The time that a lane waits for may have come.
+    pub(in crate::deliver) fn read_for_lane(&mut self, endpoint: &EndpointId) {
+        self.lanes.mark(endpoint);
     }
 }

@@ -130,11 +130,8 @@ fn feed(partition: &mut Partition, from: Offset, to: Offset, limits: &LaneLimits
 }
 
 fn start(partition: &mut Partition) -> Step {
-    let permit = Permits::default().give(false);
-    partition
-        .start(&endpoint(), false, permit, at(0))
-        .unwrap()
-        .0
+    let slow = Permits::default().count(false);
+    partition.start(&endpoint(), false, slow, at(0)).unwrap().0
 }
 
 /// The attempt succeeded, and its record is at this place in `attempts`.
