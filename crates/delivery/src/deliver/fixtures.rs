@@ -3,8 +3,7 @@
 use bytes::Bytes;
 use postrider_log::{Offset, Record};
 use postrider_model::delivery::Delivery;
-use postrider_model::event::{Event, EventPosition, TraceContext};
-use postrider_model::identity::RegistryStamp;
+use postrider_model::fixtures;
 
 use super::step::Step;
 use super::tally::Tally;
@@ -14,31 +13,7 @@ pub(super) const APPENDED_MS: i64 = 1_700_000_000_000;
 
 /// The first attempt of an event of its own at `ep_a`, as it would stand at this offset.
 pub(super) fn delivery(offset: Offset) -> Delivery {
-    let event = Event {
-        id: format!("evt_{offset}").parse().unwrap(),
-        tenant: "acme".parse().unwrap(),
-        event_type: "a".parse().unwrap(),
-        occurred_at_ms: 1,
-        data: Bytes::from_static(b"1"),
-        ordering_key: String::new(),
-        registry: RegistryStamp::of_unknown(1),
-        accepted_at_ms: 1,
-        trace: TraceContext::default(),
-    };
-    Delivery {
-        ordered: false,
-        event,
-        endpoint: "ep_a".parse().unwrap(),
-        position: EventPosition {
-            partition: 0,
-            offset,
-            appended_at_ms: 5,
-        },
-        run: 0,
-        attempt: 1,
-        registry: RegistryStamp::of_unknown(1),
-        due_at_ms: 0,
-    }
+    fixtures::delivery(fixtures::event(&format!("evt_{offset}")), "ep_a", offset)
 }
 
 /// The same where order matters, with an ordering key.

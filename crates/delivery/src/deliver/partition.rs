@@ -358,9 +358,9 @@ impl Partition {
         } else {
             limits.hold_ms_max
         };
-        // What lanes that read again wait for may have come with time: the end of a pause, age,
-        // memory of another partition.
-        self.lanes.mark_all();
+        // Each lane is marked, if it reads again, since it is taken for a change: what it waits for
+        // may have come with time, such as the end of a pause, its age, or memory of another
+        // partition.
         let (mut ready, mut idle) = (Vec::new(), Vec::new());
         for endpoint in &self.watched {
             let Some(mut lane) = self.lanes.get_mut(endpoint) else {
