@@ -128,9 +128,10 @@ fn stopped(
 ) -> Option<String> {
     match committed {
         None if end > 0 => Some("its committed offset was lost".to_owned()),
-        Some(offset) if offset > end => {
-            Some(format!("it is committed up to {offset}, but ends at {end}"))
-        }
+        Some(offset) if offset > end => Some(format!(
+            "{offset} is committed, beyond its end at {end}: its topic was made again or lost its \
+             last records"
+        )),
         Some(_) if note.made_again => Some("its topic was made again".to_owned()),
         Some(_) => note
             .last_state()

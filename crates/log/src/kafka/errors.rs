@@ -85,7 +85,7 @@ pub(super) fn coordinator_moved(error: &KafkaError) -> bool {
 }
 
 /// Whether a question is worth repeating at once, with fresh metadata: another broker leads by now,
-/// or will soon.
+/// or will soon, since this one says so or does not answer.
 pub(super) fn leader_moved(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
@@ -96,6 +96,9 @@ pub(super) fn leader_moved(error: &KafkaError) -> bool {
                 | Code::LeaderNotAvailable
                 | Code::ReplicaNotAvailable
                 | Code::OffsetNotAvailable
+                | Code::OperationTimedOut
+                | Code::RequestTimedOut
+                | Code::BrokerTransportFailure
         )
     )
 }

@@ -13,6 +13,8 @@ use crate::port::{Bounds, CommitError, Committed, LogError, Offset, Partition};
 
 /// How long a question may take.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a leader may take to answer, until somebody is asked who leads now.
+const LEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long brokers may take to show that they are there.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Before a question is repeated.
@@ -129,9 +131,13 @@ fn offsets<C: ConsumerContext>(
     let deadline = Instant::now() + TIMEOUT;
     loop {
         match offsets_once(client, topic, partitions, time) {
-            Err(error) if leader_moved(&error) && Instant::now() < deadline => {
-                // Whether this succeeds shows in the next answer.
-                drop(client.fetch_metadata(Some(topic), TIMEOUT));
+            Err(error) if leader_moved(&error) => {
+                // Whether this succeeds shows in the next answer. Nothing else makes a client ask
+                // who leads a partition that it neither reads nor writes.
+                drop(client.fetch_metadata(Some(topic), LEADER_TIMEOUT));
+                if Instant::now() >= deadline {
+                    return Err(log_error(topic, &error));
+                }
                 std::thread::sleep(RETRY_PAUSE);
             }
             answer => return answer.map_err(|error| log_error(topic, &error)),
@@ -146,7 +152,7 @@ fn offsets_once<C: ConsumerContext>(
     time: KafkaOffset,
 ) -> KafkaResult<BTreeMap<Partition, Offset>> {
     let asked = list(topic, partitions.iter().map(|partition| (*partition, time)));
-    let answer = client.offsets_for_times(asked, TIMEOUT)?;
+    let answer = client.offsets_for_times(asked, LEADER_TIMEOUT)?;
     let mut offsets = BTreeMap::new();
     for element in answer.elements_for_topic(topic) {
         element.error()?;

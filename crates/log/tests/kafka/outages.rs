@@ -11,7 +11,8 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use tokio::time::Instant;
 
 use crate::support::{
-    PATIENCE, TOPIC, connect, create, join, number, numbered, producer, read_all, start_all,
+    PATIENCE, TOPIC, connect, connect_to, create, join, number, numbered, producer, read_all,
+    start_all,
 };
 
 both_protocols!(keeps_every_record_once_and_in_order_while_the_broker_is_killed);
@@ -171,6 +172,26 @@ async fn what_was_committed_is_told_as_soon_as_a_new_coordinator_knows() {
     cluster.request_errors(RDKafkaApiKey::OffsetFetch, &[error; 8]);
     let committed = log.committed("group", TOPIC).await.expect("it is told");
     assert_eq!(committed[0], Some(commit));
+}
+
+/// The client that asks neither reads nor writes the topic, so nothing else tells it of a new leader.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leads_now_is_asked_when_the_former_leader_is_frozen() {
+    const TOPIC_OF_MOCK: &str = "mock.topic";
+    let cluster = MockCluster::new(3).expect("a mock cluster");
+    cluster.create_topic(TOPIC_OF_MOCK, 1, 3).unwrap();
+    cluster.partition_leader(TOPIC_OF_MOCK, 0, Some(1)).unwrap();
+    let properties = [("socket.timeout.ms", "3000")];
+    let log = connect_to("mock.", &cluster.bootstrap_servers(), &properties);
+    log.bounds(TOPIC, 0).await.expect("the leader answers");
+
+    let frozen = Duration::from_secs(3600);
+    cluster.broker_round_trip_time(1, frozen).unwrap();
+    cluster.partition_leader(TOPIC_OF_MOCK, 0, Some(2)).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = log.bounds(TOPIC, 0).await {
+        assert!(Instant::now() < deadline, "{error}");
+    }
 }
 
 /// Whether the client for questions reaches a broker.
