@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use postrider_log::kafka::{KafkaLog, KafkaOptions};
-use postrider_log::{Log, Offset, Partition, Record, Stretch};
+use postrider_log::{Log, LogError, Offset, Partition, Record, Stretch};
 use postrider_tests::{Cluster, eventually};
 
 const DRAINED_WITHIN: Duration = Duration::from_secs(120);
@@ -68,25 +68,30 @@ pub(crate) async fn committed(
 }
 
 /// Waits until every group has committed the end of its topic: whatever was to come, also a second
-/// time, has come.
+/// time, has come. A broker that was frozen may not know every topic yet.
 pub(crate) async fn drained(log: &dyn Log) {
     eventually("all is done", DRAINED_WITHIN, async || {
-        let mut behind = Vec::new();
-        for (group, topic) in GROUPS {
-            let committed = committed(log, group, topic).await;
-            for partition in 0..log.partition_count(topic).await.unwrap() {
-                let bounds = log.bounds(topic, partition).await.unwrap();
-                let done = committed.get(&partition).copied().unwrap_or(0);
-                if bounds.end > bounds.start && done < bounds.end {
-                    behind.push((group, partition, done, bounds.end));
-                }
-            }
-        }
-        if behind.is_empty() {
-            Ok(())
-        } else {
-            Err(behind)
+        match undone(log).await {
+            Ok(undone) if undone.is_empty() => Ok(()),
+            undone => Err(undone),
         }
     })
     .await;
+}
+
+/// The partitions whose ends are not committed, with what is and the end.
+async fn undone(log: &dyn Log) -> Result<Vec<(&'static str, Partition, Offset, Offset)>, LogError> {
+    let mut undone = Vec::new();
+    for (group, topic) in GROUPS {
+        let committed = log.committed(group, topic).await?;
+        for (partition, bounds) in (0..).zip(log.all_bounds(topic).await?) {
+            let committed = committed.get(usize::try_from(partition).unwrap());
+            let done = committed.and_then(Option::as_ref);
+            let done = done.map_or(0, |committed| committed.offset);
+            if bounds.end > bounds.start && done < bounds.end {
+                undone.push((group, partition, done, bounds.end));
+            }
+        }
+    }
+    Ok(undone)
 }
