@@ -112,10 +112,11 @@ generate: ## Generate the protobuf code again, after a change of proto/
 	POSTRIDER_GENERATE=1 cargo test --locked --workspace --test generated
 
 .PHONY: bench
-bench: ## Measure throughput, latency, CPU, and what endpoints in trouble cost others (one part: ARGS=isolation)
+bench: ## Measure throughput, latency, CPU, and what endpoints in trouble cost others (one part: ARGS=isolation; beside another checkout: BASE=dir)
 	tests/tools/fetch-kafka
+	$(if $(BASE),cargo build --locked --release --package postrider --manifest-path $(BASE)/Cargo.toml --target-dir $(BASE)/target)
 	cargo build --locked --release --package postrider
-	cargo run --locked --release --package postrider-tests --bin bench -- $(ARGS)
+	cargo run --locked --release --package postrider-bench -- $(if $(BASE),--base $(BASE)) $(ARGS)
 
 .PHONY: mutations
 mutations: ## Break the delivery core on purpose, one rule at a time, and see that the tests notice (ARGS="--seeds 30 cursor")

@@ -49,6 +49,7 @@ pub struct Plan {
     disk_bytes: Option<u64>,
     settings: BTreeMap<String, String>,
     broker: Option<&'static KafkaBroker>,
+    binary: Option<PathBuf>,
 }
 
 impl Plan {
@@ -83,6 +84,16 @@ impl Plan {
             disk_bytes: None,
             settings: settings.into(),
             broker: None,
+            binary: None,
+        }
+    }
+
+    /// Another build of the binary.
+    #[must_use]
+    pub fn binary(self, binary: &Path) -> Self {
+        Self {
+            binary: Some(binary.to_owned()),
+            ..self
         }
     }
 
@@ -287,7 +298,7 @@ impl Cluster {
 
     /// The binary with this installation's configuration.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(postrider());
+        let mut command = Command::new(self.plan.binary.as_deref().unwrap_or_else(|| postrider()));
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("POSTRIDER_")) {
             command.env_remove(name);
         }

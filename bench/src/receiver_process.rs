@@ -18,6 +18,7 @@ use postrider_tests::http::HttpClient;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::figures::Figures;
 use crate::{RECEIVER, say};
 
 const DELIVERED_WITHIN: Duration = Duration::from_secs(180);
@@ -59,8 +60,13 @@ impl ReceiverProcess {
         format!("http://{}/hook", self.address)
     }
 
+    /// Where a handler reads what is posted, and does nothing.
+    pub(crate) fn empty_url(&self) -> String {
+        format!("http://{}/empty", self.address)
+    }
+
     /// Waits until so many webhooks came since the last time, and gives what was seen of them.
-    pub(crate) async fn finished(&self, count: usize) -> Value {
+    pub(crate) async fn finished(&self, count: usize) -> Report {
         eventually(&format!("{count} webhooks"), DELIVERED_WITHIN, async || {
             let report = self.get("/report").await;
             if report["count"].as_u64() >= u64::try_from(count).ok() {
@@ -70,7 +76,7 @@ impl ReceiverProcess {
             }
         })
         .await;
-        self.get("/take").await
+        Report(self.get("/take").await)
     }
 
     async fn get(&self, path: &str) -> Value {
@@ -83,6 +89,19 @@ impl ReceiverProcess {
             .await
             .expect("the receiver answers")
             .json()
+    }
+}
+
+/// How long what came took, from the moment before it was sent.
+#[derive(Debug)]
+pub(crate) struct Report(Value);
+
+impl Report {
+    pub(crate) fn tell(&self, of: &str, figures: &mut Figures) {
+        for (name, field) in [("p50", "p50_us"), ("p99", "p99_us"), ("most", "max_us")] {
+            let milliseconds = self.0[field].as_f64().unwrap_or_default() / 1000.0;
+            figures.set(format!("{of}: {name} ms"), milliseconds);
+        }
     }
 }
 
@@ -113,6 +132,7 @@ pub(crate) async fn receive() {
     let latencies = Latencies::default();
     let router = Router::new()
         .route("/hook", post(hook))
+        .route("/empty", post(async |_: Bytes| {}))
         .route(
             "/report",
             get(async |State(latencies): State<Latencies>| {

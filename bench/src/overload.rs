@@ -15,7 +15,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::cpu;
+use crate::cpu::{self, Used};
 use crate::report::{at_per_mille, record};
 use crate::say;
 
@@ -128,16 +128,13 @@ async fn publish(cluster: &Cluster, load: Load, bytes: usize) -> Answers {
             call(api, body, began, load.wait).await
         });
     }
-    let before = {
-        tokio::time::sleep_until((began + BEGINS_FOR).into()).await;
-        cpu::seconds(cluster, "callers")
-    };
+    tokio::time::sleep_until((began + BEGINS_FOR).into()).await;
+    let used = Used::new(cpu::processes(cluster, "callers"));
     let mut all = Answers::default();
     tokio::time::sleep_until((began + BEGINS_FOR + MEASURED_FOR).into()).await;
-    let after = cpu::seconds(cluster, "callers");
-    let took = after.into_iter().zip(before);
-    all.cpu_s = took
-        .map(|((name, after), (_, before))| (name, after - before))
+    let seconds = used.seconds();
+    all.cpu_s = seconds
+        .map(|(name, seconds)| (name.to_owned(), seconds))
         .collect();
     while let Some(one) = calling.join_next().await {
         let one = one.expect("a caller ends by itself");

@@ -4,17 +4,24 @@
 //! `make bench ARGS="isolation --seconds 20"` runs one part. Each scenario prints what it measured
 //! for people and as a line of JSON. Figures of one run compare with each other only.
 
+mod builds;
 mod cpu;
+mod figures;
 mod flow;
 mod isolation;
 mod overload;
+mod pipe;
+mod publish;
 mod receiver_process;
 mod receivers;
 mod report;
 mod throughput;
+mod yardsticks;
 
 use clap::{Parser, ValueEnum};
 use postrider_tests::LogKind;
+
+use pipe::PIPE;
 
 /// The argument that makes this program the receiver of the throughput benchmark.
 const RECEIVER: &str = "receiver";
@@ -25,11 +32,15 @@ struct Args {
     /// What to measure; everything unless named.
     scenarios: Vec<Scenario>,
     #[command(flatten)]
+    builds: builds::Options,
+    #[command(flatten)]
     isolation: isolation::Options,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Scenario {
+    /// The parts that Postrider stands on, alone.
+    Yardsticks,
     /// Throughput, latency and CPU on a real Kafka.
     Kafka,
     /// The same on the embedded log.
@@ -46,31 +57,36 @@ enum Scenario {
     Slow,
     /// Ingest has many times more callers than it can serve.
     Overload,
-    /// This program's own receiver.
-    #[value(hide = true)]
-    Receiver,
 }
 
 #[tokio::main]
 async fn main() {
-    let args = Args::parse();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        [RECEIVER] => receiver_process::receive().await,
+        [PIPE, bootstrap, topic, url] => pipe::run(bootstrap, topic, url).await,
+        _ => measure(Args::parse()).await,
+    }
+}
+
+async fn measure(args: Args) {
     let mut scenarios = args.scenarios;
     if scenarios.is_empty() {
         scenarios = Scenario::value_variants().to_vec();
-        scenarios.retain(|scenario| *scenario != Scenario::Receiver);
     }
     for scenario in scenarios {
         let options = &args.isolation;
         match scenario {
-            Scenario::Kafka => throughput::bench(LogKind::Kafka).await,
-            Scenario::Embedded => throughput::bench(LogKind::Embedded).await,
+            Scenario::Yardsticks => yardsticks::bench().await,
+            Scenario::Kafka => throughput::bench(LogKind::Kafka, &args.builds).await,
+            Scenario::Embedded => throughput::bench(LogKind::Embedded, &args.builds).await,
             Scenario::Isolation => isolation::two_of_ten(options).await,
             Scenario::ManyHang => isolation::many_hang(options).await,
             Scenario::Flood => isolation::flood(options).await,
             Scenario::Backlog => isolation::backlog(options).await,
             Scenario::Slow => isolation::slow(options).await,
             Scenario::Overload => overload::bench().await,
-            Scenario::Receiver => receiver_process::receive().await,
         }
     }
 }

@@ -1,0 +1,57 @@
+//! Builds of Postrider that are measured in turn, in one run on one machine.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::Value;
+
+use crate::figures::{Figures, tell};
+use crate::report::record;
+
+/// What is measured beside this build.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    /// A checkout of another state, with its release build: measured in turn with this one, and
+    /// compared.
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
+}
+
+/// A build to measure.
+#[derive(Debug, Clone)]
+pub(crate) struct Build {
+    /// What it is called in tables.
+    pub(crate) name: &'static str,
+    /// Its binary.
+    pub(crate) binary: PathBuf,
+}
+
+impl Options {
+    /// This build, and the other one if there is one.
+    fn builds(&self) -> Vec<Build> {
+        let this = Build {
+            name: "this",
+            binary: postrider_tests::process::postrider().to_owned(),
+        };
+        let base = self.base.as_ref().map(|folder| Build {
+            name: "base",
+            binary: folder.join("target/release/postrider"),
+        });
+        std::iter::once(this).chain(base).collect()
+    }
+
+    /// Measures each build, the oldest first, and prints what was measured.
+    pub(crate) async fn compare(&self, scenario: &str, measure: impl AsyncFn(Build) -> Figures) {
+        let mut measured = Vec::new();
+        for build in self.builds().into_iter().rev() {
+            measured.push((build.name, measure(build).await));
+        }
+        measured.reverse();
+        tell(&measured);
+        let json = measured.iter();
+        let json: Value = json
+            .map(|(name, figures)| ((*name).to_owned(), figures.json()))
+            .collect();
+        record(scenario, &json);
+    }
+}
