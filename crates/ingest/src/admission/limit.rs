@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::IntGauge;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 const PERIOD: Duration = Duration::from_millis(20);
@@ -33,6 +34,8 @@ pub(super) struct Limit {
     waits: Mutex<Waits>,
     /// Periods since a task was late.
     punctual: AtomicUsize,
+    /// An event is under way after there was none.
+    first: Notify,
     gauge: IntGauge,
 }
 
@@ -64,6 +67,7 @@ impl Limit {
             taken_most: AtomicUsize::new(0),
             waits: Mutex::default(),
             punctual: AtomicUsize::new(0),
+            first: Notify::new(),
             gauge,
         })
     }
@@ -75,6 +79,9 @@ impl Limit {
         let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
         let others = self.taken.fetch_update(set, fetch, one_more).ok()?;
         self.taken_most.fetch_max(others + 1, Ordering::Relaxed);
+        if others == 0 {
+            self.first.notify_one();
+        }
         Some(Taken(Arc::clone(self)))
     }
 
@@ -85,13 +92,21 @@ impl Limit {
         waits.count += 1;
     }
 
-    /// Adapts the limit, for ever.
+    /// Adapts the limit, for ever. Where there is nothing to adapt, it sleeps until an event comes.
     pub(super) async fn watch(limit: Arc<Self>) {
         loop {
+            if limit.is_calm() {
+                limit.first.notified().await;
+            }
             let due = Instant::now() + PERIOD;
             sleep_until(due).await;
             limit.adapt(due.elapsed());
         }
+    }
+
+    /// Nothing is under way, and the limit is what it is then.
+    fn is_calm(&self) -> bool {
+        self.taken.load(Ordering::Relaxed) == 0 && self.present.load(Ordering::Relaxed) == self.max
     }
 
     /// After a period, at the end of which a task began so late.
@@ -223,5 +238,19 @@ mod tests {
             count = punctual => count,
         };
         assert_eq!(count, 1_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_wakes_while_nothing_is_under_way() {
+        let limit = limit(1_000);
+        let began = Instant::now();
+        let hour = Duration::from_secs(3600);
+        // Time moves on by itself when nobody has anything to do until then.
+        tokio::select! {
+            () = Limit::watch(Arc::clone(&limit)) => unreachable!(),
+            () = sleep(hour) => {}
+        }
+        assert_eq!(began.elapsed(), hour);
+        assert_eq!(limit.punctual.load(Ordering::Relaxed), 0, "no period ended");
     }
 }

@@ -174,7 +174,8 @@ async fn what_was_committed_is_told_as_soon_as_a_new_coordinator_knows() {
     assert_eq!(committed[0], Some(commit));
 }
 
-/// The client that asks neither reads nor writes the topic, so nothing else tells it of a new leader.
+/// The client that asks neither reads nor writes the topic, so nothing else tells it of a new
+/// leader.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_leads_now_is_asked_when_the_former_leader_is_frozen() {
     const TOPIC_OF_MOCK: &str = "mock.topic";
