@@ -13,7 +13,7 @@ use postrider_tests::{Cluster, KafkaBroker, LogKind, Plan, Receiver, eventually}
 use serde_json::json;
 
 use crate::load::{ENDPOINTS, LOAD_WITHIN, assert_each_once, with_all_delivered};
-use crate::topic_log::{TOPICS, delete_topic, drained, with_log};
+use crate::topic_log::{TOPICS, delete_topic, drained, until_new, with_log};
 
 const PATH: &str = "/hook";
 const EVENTS: usize = 80;
@@ -48,6 +48,7 @@ async fn made_again_under_running_roles(log: LogKind, topic: &str) {
 
     delete_topic(&cluster, topic);
     create(&cluster, topic);
+    until_new(&cluster, topic).await;
     let ids = publish_whatever_it_takes(&cluster, NEW_EVENTS).await;
     all_come(&cluster, &receiver, &ids).await;
 }
@@ -61,6 +62,9 @@ async fn topics_made_again_while_nothing_runs_are_stopped_and_begin_anew(log: Lo
             delete_topic(&cluster, topic);
         }
         make_again(&cluster);
+        for topic in topics {
+            until_new(&cluster, topic).await;
+        }
         cluster.restart("ingest-0").await;
         cluster.restart("deliver").await;
         for topic in topics {
@@ -120,6 +124,7 @@ async fn a_backlog_in_a_topic_that_was_made_again_is_not_lost_without_a_word(log
     };
     eventually("the topic is missed", RECOVERED_WITHIN, missing).await;
     make_again(&cluster);
+    until_new(&cluster, "deliveries").await;
     api.must(Method::POST, &of_endpoint("resume"), &json!({}))
         .await;
     let told = async || {
@@ -158,6 +163,7 @@ async fn a_topic_that_grew_past_what_was_committed_in_another_is_stopped_and_the
     assert_eq!(committed.len(), 4, "every partition has a commit");
     delete_topic(&cluster, "events");
     create(&cluster, "events");
+    until_new(&cluster, "events").await;
     let ids = publish_whatever_it_takes(&cluster, NEW_EVENTS).await;
     // Where a broker keeps the commits of a topic that is deleted, as a mirror's does.
     with_log(&mut cluster, async |log| {

@@ -6,9 +6,10 @@ use std::time::Duration;
 use postrider_log::embedded::EmbeddedLog;
 use postrider_log::kafka::{KafkaLog, KafkaOptions};
 use postrider_log::{Log, SystemClock};
-use postrider_tests::{Cluster, LogKind};
+use postrider_tests::{Cluster, LogKind, eventually};
 
 const DRAINED_WITHIN: Duration = Duration::from_secs(60);
+const NEW_WITHIN: Duration = Duration::from_secs(60);
 /// Every group, and the topic it reads.
 const GROUPS: [(&str, &str); 3] = [
     ("fan-out", "events"),
@@ -76,6 +77,20 @@ async fn uncommitted(log: &dyn Log) -> Vec<(&'static str, i32, Option<i64>, i64)
 
 /// Kafka's own tool for topics.
 pub(crate) const TOPICS: &str = "org.apache.kafka.tools.TopicCommand";
+
+/// Waits until a topic that was made again is there for readers and writers. For a moment the
+/// broker goes on taking records for the former one, which then are gone with it.
+pub(crate) async fn until_new(cluster: &Cluster, topic: &str) {
+    let log = on_kafka(cluster);
+    eventually("the new topic is there", NEW_WITHIN, async || {
+        let bounds = log.all_bounds(topic).await;
+        match &bounds {
+            Ok(all) if all.iter().all(|one| one.end == 0) => Ok(()),
+            _ => Err(format!("{bounds:?}")),
+        }
+    })
+    .await;
+}
 
 /// Deletes a topic, and waits until the broker shows it no more.
 pub(crate) fn delete_topic(cluster: &Cluster, topic: &str) {
