@@ -312,7 +312,9 @@ pub(super) fn group(options: &KafkaOptions, group: &GroupOptions) -> ClientConfi
             ),
             ("max.partition.fetch.bytes", "262144"),
             STATISTICS_INTERVAL,
-            ("fetch.wait.max.ms", "100"),
+            // Where nothing comes, the broker is asked this often. A partition that is started
+            // waits for the question under way.
+            ("fetch.wait.max.ms", "500"),
             ("fetch.queue.backoff.ms", "20"),
         ],
     );

@@ -32,7 +32,9 @@ use crate::port::{
     Target,
 };
 
-const POLL: Duration = Duration::from_millis(100);
+/// How long one poll may take. The client spins for the last millisecond of each.
+const POLL: Duration = Duration::from_secs(1);
+const FLUSH_POLL: Duration = Duration::from_millis(100);
 /// Between attempts to create a client in place of one that failed.
 const REPLACE_PAUSE: Duration = Duration::from_secs(1);
 /// How long the remains of a failed client may take to be told.
@@ -213,7 +215,7 @@ impl Shared {
                 thread::sleep(Duration::from_millis(1));
                 continue;
             };
-            drop(client.flush(Timeout::After(left.min(POLL))));
+            drop(client.flush(Timeout::After(left.min(FLUSH_POLL))));
         }
     }
 

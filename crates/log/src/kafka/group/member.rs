@@ -27,8 +27,9 @@ use crate::port::{GroupOptions, LogError, Offset, Partition, Record};
 use asking::ask_committed;
 use moves::Moves;
 
-/// How long one poll may take when nothing is about to change, and when something is.
-const POLL_QUIET: Duration = Duration::from_millis(100);
+/// How long one poll may take when nothing is about to change, and when something is. The client
+/// spins for the last millisecond of each.
+const POLL_QUIET: Duration = Duration::from_millis(250);
 const POLL_MOVING: Duration = Duration::from_millis(10);
 /// What is taken from the client at once.
 const DRAIN_RECORDS: usize = 1000;
