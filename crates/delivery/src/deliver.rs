@@ -42,8 +42,7 @@ use std::time::Duration;
 
 use postrider_daemon::telemetry;
 use postrider_log::{
-    Assignment, Commit, Generation, Log, Offset, Partition as PartitionNumber, Producer, Reader,
-    Record,
+    Assignment, Commit, Generation, Log, Offset, Partition as PartitionNumber, Reader, Record,
 };
 use postrider_model::commit_note::CommitNote;
 use postrider_model::delivery::{Attempt, Delivery, Settlement};
@@ -54,6 +53,7 @@ use postrider_model::topics::{DELIVERIES, GROUP_DELIVER};
 use postrider_model::verdict::Seen;
 use postrider_model::wire::InvalidRecord;
 use postrider_registry::Lookup;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -68,7 +68,7 @@ pub use self::pending::PendingDeliveries;
 use self::read::ReadBatch;
 use self::state::{NotWritten, Written};
 use self::state_id::StateId;
-use self::step::{Memory, Now, Step};
+use self::step::{Answered, Memory, Now, Step};
 use self::take_over::{TakenOver, take_over};
 use self::tally::Tally;
 use crate::dead_letter;
@@ -76,7 +76,7 @@ use crate::lane_status::{LaneAnswers, LaneStatus};
 use crate::metrics::Held;
 use crate::progress::Lease;
 use crate::sender::Sender;
-use crate::stage::{Preparation, Stage, StageContext, StageError, run_stage};
+use crate::stage::{Preparation, Producers, Stage, StageContext, StageError, run_stage};
 
 const LEASE_CHECK: Duration = Duration::from_millis(100);
 
@@ -103,6 +103,9 @@ struct Deliver<S> {
     /// The partition that was read for last.
     read_last: PartitionNumber,
     tasks: JoinSet<Finished>,
+    /// What attempts tell before what follows from them is written.
+    answered: mpsc::Receiver<Answered>,
+    tells_answered: mpsc::Sender<Answered>,
 }
 
 #[derive(Default)]
@@ -134,17 +137,17 @@ enum TaskResult {
     Nothing,
 }
 
-/// Runs the stage until told to stop. `context` is made anew, with a producer of its own, each time
+/// Runs the stage until told to stop. `context` is made anew, with producers of its own, each time
 /// the stage starts.
 pub async fn run<S: Sender>(
     stage: StageContext,
-    context: impl Fn(Arc<dyn Producer>) -> DeliverContext<S>,
+    context: impl Fn(Producers) -> DeliverContext<S>,
     answers: LaneAnswers,
     stop: CancellationToken,
 ) {
     let answers = Arc::new(answers);
-    let make = |producer, lease| {
-        let context = Arc::new(context(producer));
+    let make = |producers, lease| {
+        let context = Arc::new(context(producers));
         Deliver::new(
             stage.log.clone(),
             context,
@@ -165,6 +168,8 @@ impl<S: Sender> Deliver<S> {
         lease: Lease,
         answers: Arc<LaneAnswers>,
     ) -> Self {
+        let attempts_max = context.config.attempts_in_flight_max.max(1);
+        let (tells_answered, answered) = mpsc::channel(attempts_max);
         Self {
             log,
             limits: LaneLimits::from(&context.config),
@@ -182,6 +187,8 @@ impl<S: Sender> Deliver<S> {
             reader: None,
             read_last: 0,
             tasks: JoinSet::new(),
+            answered,
+            tells_answered,
         }
     }
 
@@ -248,7 +255,7 @@ impl<S: Sender> Deliver<S> {
         let (partition, offset) = (record.partition, record.offset);
         self.spawn(partition, async move {
             let _permit = permit;
-            let (producer, metrics) = (&*context.producer, &context.metrics);
+            let (producer, metrics) = (&*context.producers.prompt, &context.metrics);
             dead_letter::keep(producer, metrics, DELIVERIES, letter, (partition, offset)).await;
             TaskResult::DeadLettered(offset)
         });
@@ -265,6 +272,16 @@ impl<S: Sender> Deliver<S> {
             let end = context.attempt(&job, &lease, &cut).await;
             TaskResult::Attempted(Box::new(job), end)
         });
+    }
+
+    /// The endpoint may be called again: the record of the attempt is the log's time, not its own.
+    fn answered(&mut self, answered: Answered) {
+        let now = self.now();
+        let (partition, generation) = (answered.partition, answered.generation);
+        if let Some(owned) = self.owned_under(partition, generation) {
+            owned.answered(&answered, now);
+            self.line_up((partition, answered.endpoint), now);
+        }
     }
 
     fn attempt_ended(&mut self, job: AttemptJob, end: AttemptEnd) {
@@ -378,7 +395,7 @@ impl<S: Sender> Deliver<S> {
             }
         }
         for (partition, id, states) in writes {
-            let producer = self.context.producer.clone();
+            let producer = self.context.producers.prompt.clone();
             self.spawn_always(partition, async move {
                 let written = match states {
                     StatesToWrite::Changes(changes) => {
@@ -527,9 +544,11 @@ fn next_in_place(attempt: &Attempt, step: &Step, failed_at_ms: Option<i64>) -> O
 impl<S: Sender> Stage for Deliver<S> {
     const TOPIC: &'static str = DELIVERIES;
     const GROUP: &'static str = GROUP_DELIVER;
-    /// Settlements are written behind an answer that took longer, so batching them costs nobody
-    /// anything.
+    /// A retry and a dead letter are written behind an answer that took longer, and the next
+    /// delivery of an ordering key waits for an attempt.
     const LINGER: Duration = Duration::from_millis(5);
+    /// Nobody waits for other attempts. Those that are not recorded are repeated after a crash.
+    const GATHERS: Option<Duration> = Some(Duration::from_millis(50));
 
     type Prepared = TakenOver;
 
@@ -576,6 +595,7 @@ impl<S: Sender> Stage for Deliver<S> {
             let wakes_at = self.wakes_at();
             tokio::select! {
                 biased;
+                Some(answered) = self.answered.recv() => self.answered(answered),
                 Some(joined) = self.tasks.join_next() => {
                     let finished = joined.map_err(|error| StageError::Panicked(error.to_string()))?;
                     self.finish(finished);
@@ -588,6 +608,9 @@ impl<S: Sender> Stage for Deliver<S> {
                 }
                 else => std::future::pending().await,
             }
+        }
+        while let Ok(answered) = self.answered.try_recv() {
+            self.answered(answered);
         }
         while let Some(joined) = self.tasks.try_join_next() {
             let finished = joined.map_err(|error| StageError::Panicked(error.to_string()))?;
@@ -639,7 +662,7 @@ impl<S: Sender> Stage for Deliver<S> {
             let named = CommitNote::decode(&commit.committed.metadata).state_id;
             let stale = owned.state_id.named(named);
             if !stale.is_empty() {
-                let producer = self.context.producer.clone();
+                let producer = self.context.producers.prompt.clone();
                 self.spawn_always(partition, async move {
                     state::remove(&*producer, partition, stale).await;
                     TaskResult::Nothing

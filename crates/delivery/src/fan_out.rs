@@ -42,7 +42,7 @@ use crate::durable::{QUEUE_FULL_PAUSE, append_durably};
 use crate::metrics::DeliveryMetrics;
 use crate::progress::Lease;
 use crate::said::Said;
-use crate::stage::{Preparation, Stage, StageContext, StageError, run_stage};
+use crate::stage::{Preparation, Producers, Stage, StageContext, StageError, run_stage};
 use crate::view::{CurrentView, Needed};
 use repeats::{Fingerprint, Fingerprints, Repeat, RepeatWindows, Seen};
 use routing::{Head, Routing, Taken, Unjudged};
@@ -70,7 +70,7 @@ pub struct FanOutContext {
 /// Runs the stage until told to stop.
 pub async fn run(stage: StageContext, context: FanOutContext, stop: CancellationToken) {
     let log = stage.log.clone();
-    let make = |producer, _: Lease| FanOut::new(context.clone(), log.clone(), producer);
+    let make = |producers, _: Lease| FanOut::new(context.clone(), log.clone(), producers);
     run_stage(&stage, stop, make).await;
 }
 
@@ -78,7 +78,7 @@ pub async fn run(stage: StageContext, context: FanOutContext, stop: Cancellation
 struct FanOut {
     context: FanOutContext,
     log: Arc<dyn Log>,
-    producer: Arc<dyn Producer>,
+    producers: Producers,
     view: CurrentView,
     fingerprints: Fingerprints,
     repeats: RepeatWindows,
@@ -128,14 +128,14 @@ enum Halt {
 
 impl FanOut {
     /// A stage that owns nothing yet.
-    fn new(context: FanOutContext, log: Arc<dyn Log>, producer: Arc<dyn Producer>) -> Self {
+    fn new(context: FanOutContext, log: Arc<dyn Log>, producers: Producers) -> Self {
         Self {
             view: CurrentView::new(context.registry.clone()),
             fingerprints: Fingerprints::default(),
             repeats: RepeatWindows::new(),
             context,
             log,
-            producer,
+            producers,
             waiting: VecDeque::new(),
             head: None,
             routed: FuturesUnordered::new(),
@@ -159,7 +159,7 @@ impl FanOut {
                         .map(|routing| Head::Routing(Box::new(routing)));
                 }
                 Some(Head::Routing(mut routing)) => {
-                    if !routing.append_all(&*self.producer) {
+                    if !routing.append_all(&*self.producers.prompt) {
                         self.head = Some(Head::Routing(routing));
                         return Halt::Queue;
                     }
@@ -289,7 +289,7 @@ impl FanOut {
     /// appends its route, so that a route never names an endpoint that got nothing. A delivery too
     /// large for its topic makes the event a dead letter.
     fn track(&mut self, routing: Routing) {
-        let producer = self.producer.clone();
+        let producers = self.producers.clone();
         let context = self.context.clone();
         let Routing {
             record,
@@ -320,13 +320,20 @@ impl FanOut {
             route
                 .endpoints
                 .retain(|endpoint| !too_large.contains(endpoint));
-            append_route(&*producer, &route).await;
+            append_route(&*producers.gathering, &route).await;
             if let Some(first) = too_large.first() {
                 let detail = format!(
                     "the deliveries to {} endpoints, the first of them {first}, are larger than the topic takes",
                     too_large.len()
                 );
-                bury(&*producer, &context, &record, Reason::TooLarge, detail).await;
+                bury(
+                    &*producers.prompt,
+                    &context,
+                    &record,
+                    Reason::TooLarge,
+                    detail,
+                )
+                .await;
             }
             Ok((partition, generation, offset))
         };
@@ -345,7 +352,7 @@ impl FanOut {
         let Taken {
             record, generation, ..
         } = taken;
-        let producer = self.producer.clone();
+        let producer = self.producers.prompt.clone();
         let context = self.context.clone();
         let (partition, offset) = (record.partition, record.offset);
         let held = Held::new(&self.bytes, &record);
@@ -411,6 +418,9 @@ impl Stage for FanOut {
     const TOPIC: &'static str = EVENTS;
     const GROUP: &'static str = GROUP_FAN_OUT;
     const LINGER: Duration = Duration::ZERO;
+    /// Deliveries are on their way before a route is written, so that gathering these delays only
+    /// when the history of an event shows its endpoints, and the commit.
+    const GATHERS: Option<Duration> = Some(Duration::from_millis(100));
 
     type Prepared = Seen;
 

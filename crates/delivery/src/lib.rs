@@ -31,4 +31,4 @@ mod view;
 
 pub use config::DeliveryConfig;
 pub use metrics::DeliveryMetrics;
-pub use stage::{StageContext, StageError};
+pub use stage::{Producers, StageContext, StageError};

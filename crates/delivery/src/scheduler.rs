@@ -36,7 +36,7 @@ use tracing::{Instrument, Span};
 use crate::config::SchedulerConfig;
 use crate::metrics::DeliveryMetrics;
 use crate::progress::Lease;
-use crate::stage::{Preparation, Stage, StageContext, StageError, run_stage};
+use crate::stage::{Preparation, Producers, Stage, StageContext, StageError, run_stage};
 use outlet::{Outlet, Postponed};
 use timer::{Place, Timer, Waiting, place};
 
@@ -68,7 +68,9 @@ pub struct SchedulerContext {
 /// Runs the stage until told to stop.
 pub async fn run(stage: StageContext, context: SchedulerContext, stop: CancellationToken) {
     let log = stage.log.clone();
-    let make = |producer, _: Lease| Scheduler::new(context.clone(), log.clone(), producer);
+    let make = |producers: Producers, _: Lease| {
+        Scheduler::new(context.clone(), log.clone(), producers.prompt)
+    };
     run_stage(&stage, stop, make).await;
 }
 

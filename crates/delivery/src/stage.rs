@@ -19,6 +19,7 @@ mod begins;
 mod checking;
 mod handover;
 mod preparing;
+mod producers;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use std::time::Duration;
 
 use postrider_log::{
     Assignment, Backoff, Commit, CommitAck, Generation, Group, GroupEvent, GroupOptions, Log,
-    LogError, Offset, Partition, Producer, ProducerOptions, Record,
+    LogError, Offset, Partition, ProducerOptions, Record,
 };
 use postrider_model::commit_note::CommitNote;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -42,6 +43,7 @@ use checking::{Checked, Checking};
 use handover::Handover;
 pub(crate) use preparing::Preparation;
 use preparing::Preparing;
+pub use producers::Producers;
 
 const RESTARTS: Backoff = Backoff {
     first: Duration::from_millis(200),
@@ -86,8 +88,10 @@ pub(crate) trait Stage: Send {
     const TOPIC: &'static str;
     /// Its group.
     const GROUP: &'static str;
-    /// How long its appends gather into batches.
+    /// How long what somebody waits for gathers into batches.
     const LINGER: Duration;
+    /// How long what nobody waits for gathers, if there is any.
+    const GATHERS: Option<Duration> = None;
 
     /// What it must know of a partition before its first record.
     type Prepared: Send + 'static;
@@ -144,26 +148,26 @@ pub struct StageContext {
 }
 
 impl StageContext {
-    /// A producer for one life of a stage. It waits for acknowledgements as long as the log needs:
-    /// an append that is given up would break the order of those behind it.
-    async fn producer<S: Stage>(&self) -> Result<Arc<dyn Producer>, LogError> {
+    /// The producers for one life of a stage. They wait for acknowledgements as long as the log
+    /// needs: an append that is given up would break the order of those behind it.
+    async fn producers<S: Stage>(&self) -> Result<Producers, LogError> {
         let options = ProducerOptions {
             name: S::GROUP,
             append_timeout: None,
             linger: S::LINGER,
             queue_bytes_max: self.config.producer_queue_bytes_max,
         };
-        Ok(Arc::from(self.log.producer(options).await?))
+        Producers::start(&*self.log, options, S::GATHERS).await
     }
 }
 
 /// Runs a stage until it is told to stop, starting it again whenever it fails. `make` builds it
-/// anew each time, with a producer of its own and the lease it must hold before it acts on the
+/// anew each time, with producers of its own and the lease it must hold before it acts on the
 /// world.
 pub(crate) async fn run_stage<S: Stage>(
     context: &StageContext,
     stop: CancellationToken,
-    mut make: impl FnMut(Arc<dyn Producer>, Lease) -> S,
+    mut make: impl FnMut(Producers, Lease) -> S,
 ) {
     let mut failures = 0;
     context.metrics.begin_at_zero(S::GROUP, S::TOPIC);
@@ -175,8 +179,8 @@ pub(crate) async fn run_stage<S: Stage>(
             return;
         };
         let result = match joined {
-            Ok((producer, group)) => {
-                let stage = make(producer, lease.clone());
+            Ok((producers, group)) => {
+                let stage = make(producers, lease.clone());
                 run_once(context, stage, group, lease, &stop).await
             }
             Err(error) => Err(error.into()),
@@ -204,18 +208,16 @@ pub(crate) async fn run_stage<S: Stage>(
     }
 }
 
-/// A producer and a place in the group, for one life of a stage.
-async fn join<S: Stage>(
-    context: &StageContext,
-) -> Result<(Arc<dyn Producer>, Box<dyn Group>), LogError> {
-    let producer = context.producer::<S>().await?;
+/// The producers and a place in the group, for one life of a stage.
+async fn join<S: Stage>(context: &StageContext) -> Result<(Producers, Box<dyn Group>), LogError> {
+    let producers = context.producers::<S>().await?;
     let options = GroupOptions {
         group: S::GROUP.to_owned(),
         topic: S::TOPIC.to_owned(),
         revoke_deadline: context.config.revoke_drain(),
         prefetch_bytes_max: context.config.prefetch_bytes_max,
     };
-    Ok((producer, context.log.group(options).await?))
+    Ok((producers, context.log.group(options).await?))
 }
 
 async fn run_once<S: Stage>(

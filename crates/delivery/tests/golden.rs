@@ -148,11 +148,11 @@ async fn carry(log: Arc<MemoryLog>, sender: Kept) {
         raw_record_bytes_max: config.stage.raw_record_bytes_max,
         metrics: metrics.clone(),
     };
-    let carry = move |producer| DeliverContext {
+    let carry = move |producers| DeliverContext {
         registry: registry.clone(),
         sender: sender.clone(),
         clock: clock.clone(),
-        producer,
+        producers,
         ladder: ladder.clone(),
         default_schedule: RetrySchedule::standard(),
         config: config.deliver.clone(),

@@ -145,11 +145,11 @@ impl World {
             metrics: metrics.clone(),
         };
         let (registry, clock) = (self.registry.clone(), self.clock.clone());
-        let carry = move |producer| DeliverContext {
+        let carry = move |producers| DeliverContext {
             registry: registry.clone(),
             sender: Choosy,
             clock: clock.clone(),
-            producer,
+            producers,
             ladder: DelayLadder::default(),
             default_schedule: RetrySchedule::standard(),
             config: config.deliver.clone(),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_daemon::telemetry::{self, current_traceparent};
-use postrider_log::{Clock, Offset, Partition, Producer};
+use postrider_log::{Clock, Generation, Offset, Partition};
 use postrider_model::delivery::{Attempt, Delivery};
 use postrider_model::endpoint::Endpoint;
 use postrider_model::ids::EndpointId;
@@ -21,16 +21,18 @@ use postrider_model::retry::{DelayLadder, RetrySchedule};
 use postrider_model::signature::{self, SigningSecret};
 use postrider_model::verdict::{Facts, Head, Observed, Seen, Verdict, judge};
 use postrider_registry::{Gate, Lookup, Registry, Versioned};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
 use super::permits::Permit;
-use super::step::Step;
+use super::step::{Answered, Step};
 use crate::config::DeliverConfig;
 use crate::metrics::DeliveryMetrics;
 use crate::progress::Lease;
 use crate::sender::{MayLeave, Sender, WebhookRequest, WebhookResponse};
+use crate::stage::Producers;
 use crate::view::{as_new_as, refreshed};
 
 const OWN_FAULT_WAIT: Duration = Duration::from_secs(5);
@@ -45,7 +47,7 @@ pub struct DeliverContext<S> {
     /// The log's time, as far as it is known.
     pub clock: Arc<dyn Clock>,
     /// Where settlements are written.
-    pub producer: Arc<dyn Producer>,
+    pub producers: Producers,
     /// The delays of the partitions of `retry`.
     pub ladder: DelayLadder,
     /// For endpoints without a schedule of their own.
@@ -60,6 +62,7 @@ pub struct DeliverContext<S> {
 #[derive(Debug)]
 pub(super) struct AttemptJob {
     pub(super) partition: Partition,
+    pub(super) generation: Generation,
     pub(super) step: Step,
     /// How often this attempt was cut short before, in a row.
     pub(super) interruptions: u32,
@@ -73,7 +76,24 @@ pub(super) struct AttemptJob {
     pub(super) network_is_down: bool,
     /// It waited so long that the log would lose it soon: it is dead-lettered instead of sent.
     pub(super) expires: bool,
+    /// Where it is told that the endpoint has answered.
+    pub(super) tells_answered: mpsc::Sender<Answered>,
     pub(super) _permit: Permit,
+}
+
+impl AttemptJob {
+    fn tell_answered(&self, seen: Seen) {
+        let answered = Answered {
+            partition: self.partition,
+            generation: self.generation,
+            endpoint: self.step.delivery.endpoint.clone(),
+            offset: self.step.offset,
+            probes: self.probes,
+            seen,
+        };
+        // Where it finds no room, the end of the attempt tells it.
+        drop(self.tells_answered.try_send(answered));
+    }
 }
 
 /// How an attempt ended.
@@ -374,6 +394,9 @@ impl<S: Sender> DeliverContext<S> {
             Verdict::NotSpent => AttemptEnd::NotSent,
             Verdict::Interrupted => self.record_interruption(job).await,
             Verdict::Settled(decision) => {
+                if exchange.is_some() {
+                    job.tell_answered(decision.seen);
+                }
                 let now_ms = facts.now_ms;
                 self.settle(job, endpoint, decision, exchange, now_ms).await
             }

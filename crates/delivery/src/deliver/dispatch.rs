@@ -176,6 +176,7 @@ impl<S: Sender> Deliver<S> {
         };
         Ok(Some(AttemptJob {
             partition: key.0,
+            generation: owned.generation,
             interruptions: owned.settled.interruptions(&step.delivery.work_id()),
             probes,
             failing_since_ms,
@@ -183,6 +184,7 @@ impl<S: Sender> Deliver<S> {
             network_is_down: self.dispatch.network_is_down(),
             expires,
             step,
+            tells_answered: self.tells_answered.clone(),
             _permit: self.dispatch.permit(),
         }))
     }

@@ -360,7 +360,12 @@ impl Lane {
         Some((step, probes))
     }
 
-    /// An attempt is no longer under way; learns from what was seen.
+    /// The endpoint has answered, or will not any more; learns from what was seen.
+    pub(super) fn answered(&mut self, offset: Offset, probes: bool, seen: Seen, now: Now) {
+        self.pace.answered(offset, probes, seen, now);
+    }
+
+    /// An attempt is recorded, or settles nothing.
     pub(super) fn finish(&mut self, offset: Offset, probes: bool, seen: Seen, now: Now) {
         self.active_ms = now.mono_ms;
         self.pace.finish(offset, probes, seen, now);
@@ -522,9 +527,9 @@ impl Lane {
         self.pace.attempts_from()
     }
 
-    /// Attempts under way.
-    pub(super) fn in_flight(&self) -> usize {
-        self.pace.in_flight()
+    /// Whether an attempt is to be answered or recorded.
+    pub(super) fn is_at_work(&self) -> bool {
+        !self.pace.is_idle()
     }
 
     /// Whether it counts among the slow: not known to answer, known to answer late, or late right
@@ -625,7 +630,7 @@ impl Lane {
 
     /// Whether nothing of it is in memory.
     fn is_empty(&self) -> bool {
-        self.backlog.queued() == 0 && self.pace.in_flight() == 0
+        self.backlog.queued() == 0 && self.pace.is_idle()
     }
 
     /// Whether records hold the commit or are being covered, so that it is looked at often.

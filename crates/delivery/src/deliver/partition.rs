@@ -24,7 +24,7 @@ use super::permits::SlowShare;
 use super::settled::SettledSet;
 use super::state::{self, Written};
 use super::state_id::{MayWrite, StateId};
-use super::step::{Memory, Now, Step};
+use super::step::{Answered, Memory, Now, Step};
 use super::tally::Tally;
 use crate::lane_status::LaneStatus;
 
@@ -279,6 +279,19 @@ impl Partition {
         lane.start(attempts_from, expires, slow, now)
     }
 
+    /// The endpoint has answered an attempt, or will not any more. What follows is not written yet.
+    pub(super) fn answered(&mut self, answered: &Answered, now: Now) {
+        if let Some(mut lane) = self.lanes.get_mut(&answered.endpoint) {
+            let Answered {
+                offset,
+                probes,
+                seen,
+                ..
+            } = *answered;
+            lane.answered(offset, probes, seen, now);
+        }
+    }
+
     /// An attempt ended without a settlement: it was cut, or nothing was sent, in which case the
     /// delivery goes back.
     pub(super) fn unsettled(&mut self, step: Step, probes: bool, goes_back: bool, now: Now) {
@@ -512,7 +525,7 @@ impl Partition {
 
     /// Whether nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
-        self.dead_lettering.is_empty() && self.lanes.iter().all(|lane| lane.in_flight() == 0)
+        self.dead_lettering.is_empty() && !self.lanes.iter().any(Lane::is_at_work)
     }
 
     /// What is known of a lane.

@@ -1,7 +1,9 @@
 //! Plain data of the rules: a delivery in memory, a moment, how much memory is left.
 
-use postrider_log::{Offset, Record};
+use postrider_log::{Generation, Offset, Partition, Record};
 use postrider_model::delivery::Delivery;
+use postrider_model::ids::EndpointId;
+use postrider_model::verdict::Seen;
 
 use super::tally::{Share, Tally};
 
@@ -30,6 +32,20 @@ impl Step {
     pub(super) fn bytes(&self) -> usize {
         self.memory.amount()
     }
+}
+
+/// What was seen of an attempt that ended and is not recorded yet.
+#[derive(Debug, Clone)]
+pub(super) struct Answered {
+    pub(super) partition: Partition,
+    /// In which assignment of the partition it was begun.
+    pub(super) generation: Generation,
+    pub(super) endpoint: EndpointId,
+    /// Of its delivery.
+    pub(super) offset: Offset,
+    /// It probed an endpoint whose breaker was open.
+    pub(super) probes: bool,
+    pub(super) seen: Seen,
 }
 
 /// Where a lane keeps the deliveries that wait. Clones are the same room.

@@ -48,7 +48,12 @@ pub(super) async fn take_over<S>(
 ) -> Result<TakenOver, LogError> {
     let now_ms = context.clock.now_ms();
     let (settled, found) = left_behind(log, &context.config, assignment, now_ms).await?;
-    let written = state::write_all(&*context.producer, assignment.partition, &found.states).await;
+    let written = state::write_all(
+        &*context.producers.prompt,
+        assignment.partition,
+        &found.states,
+    )
+    .await;
     let states = found
         .states
         .into_iter()

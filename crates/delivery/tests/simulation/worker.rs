@@ -110,7 +110,7 @@ async fn work(means: Means, stop: CancellationToken) {
         raw_record_bytes_max: config.stage.raw_record_bytes_max,
         metrics: metrics.clone(),
     };
-    let carry = |producer| DeliverContext {
+    let carry = |producers| DeliverContext {
         registry: registry.clone(),
         sender: ScriptedSender {
             network: network.clone(),
@@ -118,7 +118,7 @@ async fn work(means: Means, stop: CancellationToken) {
             gate: gate.clone(),
         },
         clock: clock.clone(),
-        producer,
+        producers,
         ladder: ladder.clone(),
         default_schedule: RetrySchedule::standard(),
         config: config.deliver.clone(),

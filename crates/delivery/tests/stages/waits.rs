@@ -206,3 +206,35 @@ async fn a_partition_that_cannot_be_prepared_yet_holds_no_other_up() {
     world.until("it has all", all).await;
     one.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn endpoints_are_called_on_while_attempts_wait_for_the_log_as_far_as_permits_reach() {
+    const EVENTS_COUNT: usize = 400;
+    const ATTEMPTS_MAX: usize = 300;
+    let mut world = World::with_tenant().await;
+    world.config.deliver.attempts_in_flight_max = ATTEMPTS_MAX;
+    world.create_endpoint("one").await;
+    let fan_out = world.start("fan-out", StageName::FanOut).await;
+    world
+        .produce((0..EVENTS_COUNT).map(|number| format!("evt_{number}")))
+        .await;
+    let routed = |world: &World| world.deliveries().len() == EVENTS_COUNT;
+    world.until("all is routed", routed).await;
+
+    let held = Held::default();
+    held.hold(Part::Room(ATTEMPTS));
+    let deliver = world
+        .start_held("deliver", StageName::Deliver, held.clone())
+        .await;
+    let called = |world: &World| world.requests() == ATTEMPTS_MAX;
+    world.until("every permit is taken", called).await;
+    sleep(AT_ONCE).await;
+    assert_eq!(world.requests(), ATTEMPTS_MAX);
+    assert_eq!(world.records(ATTEMPTS).len(), 0);
+    held.let_go(Part::Room(ATTEMPTS));
+    let recorded = |world: &World| world.records(ATTEMPTS).len() == EVENTS_COUNT;
+    world.until("all is recorded", recorded).await;
+    assert_eq!(world.requests(), EVENTS_COUNT, "each once");
+    deliver.stop().await;
+    fan_out.stop().await;
+}

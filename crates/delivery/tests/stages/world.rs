@@ -1,6 +1,7 @@
 //! A log in memory, a registry, and processes that run one stage each.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,12 +50,13 @@ impl Clock for PausedClock {
     }
 }
 
-/// Answers 200 to everything.
-#[derive(Debug, Clone)]
-struct Agreeing;
+/// Answers 200 to everything, and counts it.
+#[derive(Debug, Clone, Default)]
+struct Agreeing(Arc<AtomicUsize>);
 
 impl Sender for Agreeing {
     async fn send(&self, _: WebhookRequest, _: MayLeave) -> Option<WebhookResponse> {
+        self.0.fetch_add(1, Ordering::Relaxed);
         Some(WebhookResponse {
             outcome: Outcome::Answered {
                 status: 200,
@@ -106,6 +108,7 @@ pub(crate) struct World {
     pub(crate) registry_late: Duration,
     /// Who writes the registry.
     pub(crate) registry: Registry,
+    sender: Agreeing,
     _background: JoinSet<()>,
 }
 
@@ -141,6 +144,7 @@ impl World {
             config: DeliveryConfig::default(),
             registry_late: Duration::ZERO,
             registry,
+            sender: Agreeing::default(),
             _background: background,
         }
     }
@@ -255,11 +259,12 @@ impl World {
         stop: CancellationToken,
     ) -> impl Future<Output = ()> + Send + 'static {
         let (clock, config) = (self.clock.clone(), self.config.deliver.clone());
-        let context = move |producer| DeliverContext {
+        let sender = self.sender.clone();
+        let context = move |producers| DeliverContext {
             registry: registry.clone(),
-            sender: Agreeing,
+            sender: sender.clone(),
             clock: clock.clone(),
-            producer,
+            producers,
             ladder: ladder(),
             default_schedule: RetrySchedule::standard(),
             config: config.clone(),
@@ -306,6 +311,11 @@ impl World {
             positions.push(appended.expect("appended"));
         }
         positions
+    }
+
+    /// Requests that endpoints got.
+    pub(crate) fn requests(&self) -> usize {
+        self.sender.0.load(Ordering::Relaxed)
     }
 
     pub(crate) fn records(&self, topic: &str) -> Vec<Record> {

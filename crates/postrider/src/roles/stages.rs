@@ -11,8 +11,8 @@ use postrider_delivery::deliver::DeliverContext;
 use postrider_delivery::fan_out::FanOutContext;
 use postrider_delivery::scheduler::SchedulerContext;
 use postrider_delivery::sender::HttpSender;
-use postrider_delivery::{DeliveryMetrics, StageContext, deliver, fan_out, scheduler};
-use postrider_log::{Log, LogClock, Producer};
+use postrider_delivery::{DeliveryMetrics, Producers, StageContext, deliver, fan_out, scheduler};
+use postrider_log::{Log, LogClock};
 use postrider_model::retry::RetrySchedule;
 use postrider_registry::Registry;
 
@@ -136,11 +136,11 @@ impl Parts {
                 ..config.delivery.deliver.clone()
             },
         );
-        let context = move |producer: Arc<dyn Producer>| DeliverContext {
+        let context = move |producers: Producers| DeliverContext {
             registry: registry.clone(),
             sender: sender.clone(),
             clock: clock.clone(),
-            producer,
+            producers,
             ladder: ladder.clone(),
             default_schedule: default_schedule.clone(),
             config: limits.clone(),

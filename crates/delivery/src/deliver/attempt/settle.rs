@@ -112,7 +112,7 @@ impl<S: Sender> DeliverContext<S> {
             value: Some(retry.encode()),
             headers: Vec::new(),
         };
-        append_durably(&*self.producer, RETRY, delay, record).await?;
+        append_durably(&*self.producers.prompt, RETRY, delay, record).await?;
         Ok(())
     }
 
@@ -129,7 +129,7 @@ impl<S: Sender> DeliverContext<S> {
         let now_ms = self.clock.now_ms();
         let letter = dead_letter::of_delivery(&job.step.delivery, reason, detail, status, now_ms);
         let place = (job.partition, job.step.offset);
-        match dead_letter::write(&*self.producer, &self.metrics, letter, place).await {
+        match dead_letter::write(&*self.producers.prompt, &self.metrics, letter, place).await {
             Ok(written) => (decision, written.note()),
             Err(TooLarge) => (
                 decision.where_it_does_not_fit(),
@@ -174,7 +174,7 @@ impl<S: Sender> DeliverContext<S> {
             value: Some(value),
             headers: vec![(operational::PROOF_HEADER.to_owned(), proof.into())],
         };
-        if append_durably(&*self.producer, EVENTS, Target::Key, record)
+        if append_durably(&*self.producers.prompt, EVENTS, Target::Key, record)
             .await
             .is_err()
         {
@@ -222,6 +222,14 @@ impl<S: Sender> DeliverContext<S> {
     /// Appends the attempt, cut down if it is too large; when this returns, the settlement is
     /// durable.
     async fn record(&self, job: &AttemptJob, mut attempt: Attempt, seen: Seen) -> AttemptEnd {
+        // The next delivery of an ordering key waits for it, and whoever takes the partition over
+        // for the record of an interruption.
+        let somebody_waits =
+            job.step.delivery.order_key().is_some() || attempt.settlement.is_none();
+        let producer = match somebody_waits {
+            true => &self.producers.prompt,
+            false => &self.producers.gathering,
+        };
         let place = loop {
             let record = NewRecord {
                 key: Bytes::copy_from_slice(attempt.work.endpoint.as_str().as_bytes()),
@@ -229,7 +237,7 @@ impl<S: Sender> DeliverContext<S> {
                 headers: Vec::new(),
             };
             let partition = Target::Partition(job.partition);
-            match append_durably(&*self.producer, ATTEMPTS, partition, record).await {
+            match append_durably(&**producer, ATTEMPTS, partition, record).await {
                 Ok(position) => break position.offset,
                 Err(TooLarge)
                     if attempt.response_excerpt.is_empty() && attempt.detail.is_empty() =>

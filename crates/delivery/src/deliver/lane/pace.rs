@@ -1,5 +1,9 @@
 //! How fast an endpoint is called: whether it is paused, its breaker, its limit of attempts at
 //! once, the rate that it asked for, and whether it counts among the slow.
+//!
+//! An endpoint that has answered may be called again. That the attempt is not recorded yet is the
+//! log's time, not its own; the permits of [`crate::deliver::permits`] bound how many such there
+//! are.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +19,7 @@ use postrider_model::verdict::Seen;
 use crate::deliver::limits::LaneLimits;
 use crate::deliver::permits::SlowShare;
 use crate::deliver::step::Now;
+use crate::deliver::tally::{Share, Tally};
 
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -25,16 +30,27 @@ pub(super) struct Pace {
     proven: bool,
     paused: bool,
     failing_since_ms: Option<i64>,
-    in_flight: BTreeMap<Offset, InFlight>,
+    /// By the offsets of their deliveries.
+    attempts: BTreeMap<Offset, UnderWay>,
+    /// Those of them that are not answered.
+    in_flight: Tally,
 }
 
-/// An attempt under way.
+/// An attempt that is not recorded.
 #[derive(Debug)]
-struct InFlight {
+struct UnderWay {
     /// Its record in `attempts` will not have a lower offset.
     attempts_from: Offset,
+    /// Until the endpoint has answered, or will not any more.
+    call: Option<Call>,
+}
+
+/// An attempt that the endpoint has not answered.
+#[derive(Debug)]
+struct Call {
     started_ms: i64,
     slow: SlowShare,
+    _share: Share,
 }
 
 /// When a lane may start its next attempt.
@@ -57,7 +73,8 @@ impl Pace {
             proven: false,
             paused: false,
             failing_since_ms: None,
-            in_flight: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            in_flight: Tally::default(),
         }
     }
 
@@ -79,7 +96,7 @@ impl Pace {
 
     /// Whether it has as many attempts at once as it is given.
     pub(super) fn is_full(&self) -> bool {
-        self.in_flight.len() >= self.limit.limit()
+        self.in_flight() >= self.limit.limit()
     }
 
     /// When the endpoint may be called next, as far as its state says.
@@ -89,7 +106,7 @@ impl Pace {
         }
         match self.breaker.admission(now.mono_ms) {
             Admission::Open => Turn::Now,
-            Admission::Probe if self.in_flight.is_empty() => Turn::Now,
+            Admission::Probe if self.in_flight() == 0 => Turn::Now,
             Admission::Probe | Admission::Probing => Turn::Later,
             Admission::Wait { until_ms } => Turn::At(until_ms),
         }
@@ -123,19 +140,28 @@ impl Pace {
         if probes {
             self.breaker.probe_started();
         }
-        let attempt = InFlight {
-            attempts_from,
+        let call = Call {
             started_ms: now.mono_ms,
             slow,
+            _share: self.in_flight.share(1),
         };
-        self.in_flight.insert(offset, attempt);
+        let attempt = UnderWay {
+            attempts_from,
+            call: Some(call),
+        };
+        self.attempts.insert(offset, attempt);
         probes
     }
 
-    /// An attempt is no longer under way; learns from what was seen.
-    pub(super) fn finish(&mut self, offset: Offset, probes: bool, seen: Seen, now: Now) {
-        let in_flight = self.in_flight.len();
-        self.in_flight.remove(&offset);
+    /// The endpoint has answered, or will not any more: learns from what was seen. Another attempt
+    /// may begin, although this one is not recorded.
+    pub(super) fn answered(&mut self, offset: Offset, probes: bool, seen: Seen, now: Now) {
+        let attempt = self.attempts.get_mut(&offset);
+        let Some(call) = attempt.and_then(|attempt| attempt.call.take()) else {
+            return;
+        };
+        let in_flight = self.in_flight();
+        drop(call);
         match seen {
             Seen::Succeeded { latency_ms } => {
                 if !self.breaker.is_closed() {
@@ -157,14 +183,25 @@ impl Pace {
         }
     }
 
-    /// Attempts under way.
+    /// An attempt is recorded, or settles nothing.
+    pub(super) fn finish(&mut self, offset: Offset, probes: bool, seen: Seen, now: Now) {
+        self.answered(offset, probes, seen, now);
+        self.attempts.remove(&offset);
+    }
+
+    /// Attempts that the endpoint has not answered.
     pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.len()
+        self.in_flight.amount()
+    }
+
+    /// Whether no attempt is left to be answered or recorded.
+    pub(super) fn is_idle(&self) -> bool {
+        self.attempts.is_empty()
     }
 
     /// Lowest offset that a record of the attempts under way can have in `attempts`.
     pub(super) fn attempts_from(&self) -> Option<Offset> {
-        let attempts = self.in_flight.values();
+        let attempts = self.attempts.values();
         attempts.map(|attempt| attempt.attempts_from).min()
     }
 
@@ -182,19 +219,23 @@ impl Pace {
     /// Whether it counts among the slow: not known to answer, known to answer late, or late right
     /// now.
     pub(super) fn is_slow(&self, slow_from_ms: i64, now: Now) -> bool {
-        let mut attempts = self.in_flight.values();
-        let late = attempts.any(|attempt| now.mono_ms - attempt.started_ms >= slow_from_ms);
+        let mut calls = self.attempts.values().filter_map(|one| one.call.as_ref());
+        let late = calls.any(|call| now.mono_ms - call.started_ms >= slow_from_ms);
         !self.proven || !self.breaker.is_closed() || self.limit.is_slow() || late
     }
 
     /// Lets the attempts under way count among the slow, or no longer.
     pub(super) fn count_in_flight(&mut self, slow_from_ms: i64, now: Now) {
-        if self.in_flight.is_empty() {
+        if self.in_flight() == 0 {
             return;
         }
         let slow = self.is_slow(slow_from_ms, now);
-        for attempt in self.in_flight.values_mut() {
-            attempt.slow.count_as(slow);
+        for call in self
+            .attempts
+            .values_mut()
+            .filter_map(|one| one.call.as_mut())
+        {
+            call.slow.count_as(slow);
         }
     }
 

@@ -114,3 +114,29 @@ fn nothing_expires_while_ages_tell_nothing() {
     assert!(!lane.head_expires(&limits, doubtful) && !lane.is_old(&limits, doubtful));
     assert_eq!(lane.turn(&limits, doubtful), Turn::Later);
 }
+
+#[test]
+fn an_endpoint_that_has_answered_is_called_again_before_the_log_has_the_attempt() {
+    let limits = LaneLimits::from(&DeliverConfig::default());
+    let mut lane = Lane::new(endpoint(), &limits, at(0));
+    for offset in 0..900 {
+        lane.take(step(offset), at(0));
+    }
+    let started = start_all(&mut lane, &limits, at(0));
+    let answered = Seen::Succeeded { latency_ms: 5 };
+    for &(offset, probe) in &started {
+        lane.answered(offset, probe, answered, at(5));
+    }
+    assert_eq!(lane.status(0, &limits, 900, at(5)).in_flight, 0);
+    let further = start_all(&mut lane, &limits, at(5));
+    assert!(further.len() >= started.len());
+    // What is not recorded may yet be written, and is not settled.
+    assert_eq!(lane.attempts_from(), Some(0));
+    finish_all(&mut lane, &started, answered, at(30));
+    let limit = lane.pace.limit().limit();
+    finish_all(&mut lane, &started, answered, at(30));
+    assert_eq!(lane.pace.limit().limit(), limit, "it is learned once");
+    assert!(lane.is_at_work());
+    finish_all(&mut lane, &further, answered, at(40));
+    assert!(!lane.is_at_work());
+}
