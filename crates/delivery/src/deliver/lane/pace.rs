@@ -2,8 +2,8 @@
 //! once, the rate that it asked for, and whether it counts among the slow.
 //!
 //! An endpoint that has answered may be called again. That the attempt is not recorded yet is the
-//! log's time, not its own; the permits of [`crate::deliver::permits`] bound how many such there
-//! are.
+//! log's time, not its own. How many such there are is bounded here, so that while the log does not
+//! answer for a partition, its endpoints do not take the permits of all.
 
 use std::collections::BTreeMap;
 
@@ -32,9 +32,14 @@ pub(super) struct Pace {
     failing_since_ms: Option<i64>,
     /// By the offsets of their deliveries.
     attempts: BTreeMap<Offset, UnderWay>,
+    attempts_max: usize,
     /// Those of them that are not answered.
     in_flight: Tally,
 }
+
+/// Attempts that are answered or not, but not recorded: so many times those that may be under way
+/// at once.
+const UNRECORDED_TIMES: usize = 8;
 
 /// An attempt that is not recorded.
 #[derive(Debug)]
@@ -74,6 +79,7 @@ impl Pace {
             paused: false,
             failing_since_ms: None,
             attempts: BTreeMap::new(),
+            attempts_max: limits.concurrency.max * UNRECORDED_TIMES,
             in_flight: Tally::default(),
         }
     }
@@ -94,9 +100,9 @@ impl Pace {
 
     // ---- attempts ----
 
-    /// Whether it has as many attempts at once as it is given.
+    /// Whether it has as many attempts at once as it is given, or too many wait for the log.
     pub(super) fn is_full(&self) -> bool {
-        self.in_flight() >= self.limit.limit()
+        self.in_flight() >= self.limit.limit() || self.attempts.len() >= self.attempts_max
     }
 
     /// When the endpoint may be called next, as far as its state says.

@@ -140,3 +140,26 @@ fn an_endpoint_that_has_answered_is_called_again_before_the_log_has_the_attempt(
     finish_all(&mut lane, &further, answered, at(40));
     assert!(!lane.is_at_work());
 }
+
+#[test]
+fn a_lane_whose_attempts_the_log_does_not_take_ends_calling() {
+    let limits = LaneLimits::from(&DeliverConfig::default());
+    let mut lane = Lane::new(endpoint(), &limits, at(0));
+    for offset in 0..2_000 {
+        lane.take(step(offset), at(0));
+    }
+    let (mut unrecorded, answered) = (Vec::new(), Seen::Succeeded { latency_ms: 5 });
+    loop {
+        let started = start_all(&mut lane, &limits, at(0));
+        for &(offset, probe) in &started {
+            lane.answered(offset, probe, answered, at(5));
+        }
+        if started.is_empty() {
+            break;
+        }
+        unrecorded.extend(started);
+    }
+    assert_eq!(unrecorded.len(), limits.concurrency.max * 8);
+    finish_all(&mut lane, &unrecorded[..10], answered, at(60));
+    assert_eq!(start_all(&mut lane, &limits, at(60)).len(), 10);
+}
