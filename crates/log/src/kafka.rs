@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::BaseConsumer;
 
 use crate::port::{
     Bounds, Committed, Group, GroupOptions, Log, LogError, Offset, Partition, Producer,
@@ -113,17 +113,9 @@ impl KafkaLog {
         topic: &str,
         question: impl FnOnce(&Client, &str) -> Result<T, LogError> + Send + 'static,
     ) -> Result<T, LogError> {
-        let client = self.questions.client();
+        let questions = Arc::clone(&self.questions);
         let full = self.full(topic);
-        let answer = query::blocking(move || {
-            let answer = question(&client, &full);
-            match &answer {
-                Ok(_) => client.context().place.heard(),
-                Err(LogError::Unavailable(reason)) => client.context().place.unreachable(reason),
-                Err(_) => {}
-            }
-            answer
-        });
+        let answer = query::blocking(move || questions.ask(|client| question(client, &full)));
         let explained = |error| self.clients.explain(without_prefix(topic, error));
         answer.await.map_err(explained)
     }
@@ -262,10 +254,10 @@ impl Log for KafkaLog {
         // A reader of nothing would only show itself at the first read.
         self.partitions(topic).await?;
         let (config, clients) = (config::reader(&self.options), Arc::clone(&self.clients));
-        let name = topic.to_owned();
-        let reader = self.ask(topic, move |_, full| {
-            KafkaReader::create(config, clients, name, full.to_owned())
-        });
+        let (name, full) = (topic.to_owned(), self.full(topic));
+        let questions = Arc::clone(&self.questions);
+        let reader =
+            query::blocking(move || KafkaReader::create(config, clients, questions, name, full));
         Ok(Box::new(reader.await?))
     }
 
@@ -274,9 +266,10 @@ impl Log for KafkaLog {
         let config = config::group(&self.options, &options);
         let topic = self.full(&options.topic);
         let place = self.clients.place(ClientKind::Member, &options.group);
-        Ok(Box::new(
-            query::blocking(move || KafkaGroup::join(&config, topic, &options, place)).await?,
-        ))
+        let questions = Arc::clone(&self.questions);
+        let group =
+            query::blocking(move || KafkaGroup::join(&config, topic, &options, place, questions));
+        Ok(Box::new(group.await?))
     }
 }
 

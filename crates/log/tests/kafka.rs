@@ -43,3 +43,5 @@ mod protocols;
 mod security;
 #[path = "kafka/support.rs"]
 mod support;
+#[path = "kafka/waits.rs"]
+mod waits;

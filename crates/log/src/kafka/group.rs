@@ -31,6 +31,7 @@ use async_trait::async_trait;
 use rdkafka::ClientConfig;
 
 use super::clients::Place;
+use super::questions::Questions;
 use crate::port::{
     Commit, CommitAck, Group, GroupEvent, GroupOptions, LogError, Offset, Partition,
 };
@@ -52,9 +53,10 @@ impl KafkaGroup {
         topic: String,
         options: &GroupOptions,
         place: Place,
+        questions: Arc<Questions>,
     ) -> Result<Self, LogError> {
         Ok(Self {
-            shared: member::start(config, topic, options, place)?,
+            shared: member::start(config, topic, options, place, questions)?,
         })
     }
 }

@@ -108,6 +108,17 @@ pub(super) fn bounds<C: ConsumerContext>(
         .collect()
 }
 
+/// Where a partition ends, as [`bounds`] tells it.
+pub(super) fn end<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+    partition: Partition,
+) -> Result<Offset, LogError> {
+    let ends = offsets(client, topic, &[partition], KafkaOffset::End)?;
+    let end = ends.get(&partition).copied();
+    end.ok_or_else(|| LogError::Unavailable(format!("no end of partition {partition} of {topic}")))
+}
+
 /// First offset at or after a time, none if there is none.
 pub(super) fn offset_for_time<C: ConsumerContext>(
     client: &BaseConsumer<C>,

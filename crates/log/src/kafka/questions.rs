@@ -1,6 +1,11 @@
 //! The client for questions. It asks without end whether brokers answer, and is replaced when it
 //! dies.
+//!
+//! Where a partition begins and ends is asked of this client also by those that read it: a broker
+//! answers what comes by one connection in its order, so a question behind a fetch would wait until
+//! something comes to be fetched.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +18,7 @@ use super::clients::{ClientKind, Clients};
 use super::context::Context;
 use super::errors::log_error;
 use super::query;
-use crate::port::LogError;
+use crate::port::{Bounds, LogError, Offset, Partition};
 
 /// How often the client is served: its log lines, and what it tells of itself.
 const SERVE: Duration = Duration::from_millis(500);
@@ -52,9 +57,37 @@ impl Questions {
         Ok(questions)
     }
 
-    /// The present client.
-    pub(super) fn client(&self) -> Arc<Client> {
+    fn client(&self) -> Arc<Client> {
         Arc::clone(&self.client.lock())
+    }
+
+    /// The bounds of partitions of a topic. Blocks. `topic` has the prefix.
+    pub(super) fn bounds(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+    ) -> Result<BTreeMap<Partition, Bounds>, LogError> {
+        self.ask(|client| query::bounds(client, topic, partitions))
+    }
+
+    /// Where a partition ends. Blocks. `topic` has the prefix.
+    pub(super) fn end(&self, topic: &str, partition: Partition) -> Result<Offset, LogError> {
+        self.ask(|client| query::end(client, topic, partition))
+    }
+
+    /// Asks the present client, and notes whether brokers answer it. Blocks.
+    pub(super) fn ask<T>(
+        &self,
+        question: impl FnOnce(&Client) -> Result<T, LogError>,
+    ) -> Result<T, LogError> {
+        let client = self.client();
+        let answer = question(&client);
+        match &answer {
+            Ok(_) => client.context().place.heard(),
+            Err(LogError::Unavailable(reason)) => client.context().place.unreachable(reason),
+            Err(_) => {}
+        }
+        answer
     }
 
     fn replace(&self) {

@@ -22,6 +22,7 @@ use super::clients::{ClientKind, Clients};
 use super::context::Context;
 use super::errors::log_error;
 use super::query;
+use super::questions::Questions;
 use super::record::record;
 use super::stopped;
 use crate::port::{Batch, LogError, Offset, Partition, Reader, Record};
@@ -41,12 +42,14 @@ impl KafkaReader {
     pub(super) fn create(
         config: ClientConfig,
         clients: Arc<Clients>,
+        questions: Arc<Questions>,
         name: String,
         topic: String,
     ) -> Result<Self, LogError> {
         let mut state = State {
             config,
             clients,
+            questions,
             name,
             client: None,
             topic,
@@ -144,6 +147,7 @@ fn close_beside(close: impl FnOnce() + Send + 'static) {
 struct State {
     config: ClientConfig,
     clients: Arc<Clients>,
+    questions: Arc<Questions>,
     /// Of the topic, without prefix.
     name: String,
     /// Taken out when dropped.
@@ -228,11 +232,11 @@ impl State {
 
     fn assign(&mut self, partition: Partition, from: Offset) -> Result<Offset, LogError> {
         self.place = None;
-        let client = self.client()?;
-        let bounds = query::bounds(client, &self.topic, &[partition])?
+        let bounds = self
+            .questions
+            .bounds(&self.topic, &[partition])?
             .remove(&partition)
             .ok_or_else(|| LogError::NoSuchTopic(self.topic.clone()))?;
-        client.context().place.heard();
         self.let_go()?;
         let next = from.max(bounds.start);
         // An offset past the end does not exist for Kafka yet; reading it begins at the end and
@@ -279,6 +283,7 @@ impl State {
     fn take(&mut self, from: Offset, bytes_max: usize, wait: Duration) -> Result<Taken, LogError> {
         let Self {
             client: Some(client),
+            questions,
             topic,
             place: Some(place),
             ..
@@ -322,7 +327,9 @@ impl State {
             client.context().place.heard();
         }
         if !place.ahead.is_empty() {
-            return Ok(Taken::Batch(batch(client, topic, place, from, bytes_max)?));
+            return Ok(Taken::Batch(batch(
+                questions, topic, place, from, bytes_max,
+            )?));
         }
         if !place.at_end {
             client.context().place.asks();
@@ -350,12 +357,7 @@ impl State {
             return Err(LogError::Permanent("the reader has no place".into()));
         };
         let (partition, next) = (place.partition, place.next);
-        let client = self
-            .client
-            .as_ref()
-            .ok_or_else(|| LogError::Permanent("the reader is closed".into()))?;
-        let end = end(client, &self.topic, partition)?;
-        client.context().place.heard();
+        let end = self.questions.end(&self.topic, partition)?;
         place.end = end;
         if end <= next {
             place.checked = true;
@@ -409,7 +411,7 @@ impl State {
 
 /// Takes what was read, at most `bytes_max` but at least one record.
 fn batch(
-    client: &BaseConsumer<Context>,
+    questions: &Questions,
     topic: &str,
     place: &mut Place,
     from: Offset,
@@ -430,8 +432,10 @@ fn batch(
     if place.ahead.is_empty() && place.at_end {
         place.end = place.end.max(place.next);
     } else if place.next >= place.end {
-        // The end that was known is reached, which says nothing about the present one.
-        place.end = end(client, topic, place.partition)?;
+        // The end that was known is reached, which says nothing about the present one. The client
+        // tells of the end only when a fetch has waited there.
+        place.end = questions.end(topic, place.partition)?;
+        (place.at_end, place.checked) = (place.end <= place.next, true);
     }
     Ok(Batch {
         from,
@@ -439,17 +443,6 @@ fn batch(
         next: place.next,
         end: place.end.max(place.next),
     })
-}
-
-fn end(
-    client: &BaseConsumer<Context>,
-    topic: &str,
-    partition: Partition,
-) -> Result<Offset, LogError> {
-    query::bounds(client, topic, &[partition])?
-        .remove(&partition)
-        .map(|bounds| bounds.end)
-        .ok_or_else(|| LogError::NoSuchTopic(topic.to_owned()))
 }
 
 impl std::fmt::Debug for State {

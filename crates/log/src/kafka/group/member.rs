@@ -21,6 +21,7 @@ use crate::kafka::clients::Place;
 use crate::kafka::context::Context;
 use crate::kafka::errors::log_error;
 use crate::kafka::query;
+use crate::kafka::questions::Questions;
 use crate::kafka::record::record;
 use crate::kafka::stopped;
 use crate::port::{GroupOptions, LogError, Offset, Partition, Record};
@@ -48,6 +49,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(8);
 struct Member {
     shared: Arc<Shared>,
     client: Arc<Client>,
+    questions: Arc<Questions>,
     topic: String,
     /// Bytes that may wait to be taken by the user.
     queue_bytes_max: usize,
@@ -72,6 +74,7 @@ pub(super) fn start(
     topic: String,
     options: &GroupOptions,
     place: Place,
+    questions: Arc<Questions>,
 ) -> Result<Arc<Shared>, LogError> {
     let client: Client = config
         .create_with_context(Context {
@@ -87,6 +90,7 @@ pub(super) fn start(
     let member = Member {
         shared: Arc::clone(&shared),
         client,
+        questions,
         topic,
         queue_bytes_max: (options.prefetch_bytes_max / 2).max(1),
         revoke_deadline: options.revoke_deadline,
@@ -357,9 +361,10 @@ impl Member {
             return;
         }
         let (shared, client) = (Arc::clone(&self.shared), Arc::clone(&self.client));
+        let questions = Arc::clone(&self.questions);
         let asking = thread::Builder::new()
             .name("kafka-assign".into())
-            .spawn(move || ask_committed(&shared, &client, &generations));
+            .spawn(move || ask_committed(&shared, &client, &questions, &generations));
         if let Err(error) = asking {
             self.fail(LogError::Permanent(format!(
                 "no thread to ask for committed offsets: {error}"

@@ -5,7 +5,6 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use super::{ASK_PAUSE, Member};
-use crate::kafka::query;
 use crate::port::{Bounds, Generation, LogError, Offset, Partition};
 
 /// Partitions whose offset the client could not read are moved to one that exists, once the bounds
@@ -60,18 +59,13 @@ impl Member {
             .running()
             .map(|(partition, generation, next, _)| (partition, (generation, next)))
             .collect();
-        let (client, topic, answer) = (
-            Arc::clone(&self.client),
-            self.topic.clone(),
-            self.moves.answer.clone(),
-        );
+        let (topic, answer) = (self.topic.clone(), self.moves.answer.clone());
+        let questions = Arc::clone(&self.questions);
         let asking = thread::Builder::new()
             .name("kafka-bounds".into())
             .spawn(move || {
                 let partitions: Vec<Partition> = running.keys().copied().collect();
-                let bounds = query::bounds(&client, &topic, &partitions);
-                // The count of clients is waited for when closing, so it goes before the answer.
-                drop(client);
+                let bounds = questions.bounds(&topic, &partitions);
                 let moves = bounds.map(|bounds| {
                     let known = bounds.into_iter().filter_map(|(partition, bounds)| {
                         let (generation, next) = *running.get(&partition)?;
