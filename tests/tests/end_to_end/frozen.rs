@@ -30,6 +30,17 @@ async fn a_frozen_worker_sends_nothing_stale(plan: Plan) {
     let api = cluster.api();
     let receiver = Receiver::start(|_| Reply::status(200).after(Duration::from_millis(200))).await;
     create_endpoints(&api, &receiver, PATH).await;
+    for name in ["deliver-0", "deliver-1"] {
+        let process = cluster.process(name);
+        eventually("both have partitions", SOON, async || {
+            let said = process.output();
+            let mut lines = said.lines();
+            let assigned = lines
+                .any(|line| line.contains("partitions assigned") && line.contains("\"deliver\""));
+            assigned.then_some(()).ok_or(said)
+        })
+        .await;
+    }
     let mut ids = publish(&api, EVENTS).await;
     // In the middle of the work of both.
     receiver.wait_for(PATH, EVENTS / 4, LOAD_WITHIN).await;
