@@ -15,6 +15,15 @@ pub(crate) struct Options {
     /// compared.
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
+    /// Measures this build once more with a setting, by the name of its variable, such as
+    /// `POSTRIDER_INGEST__APPEND_LINGER_MS=2`. May be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
+    set: Vec<(String, String)>,
+}
+
+fn setting(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("it has no `=`")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// A build to measure.
@@ -24,20 +33,29 @@ pub(crate) struct Build {
     pub(crate) name: &'static str,
     /// Its binary.
     pub(crate) binary: PathBuf,
+    /// Settings that it has beside those of each build, by the names of their variables.
+    pub(crate) settings: Vec<(String, String)>,
 }
 
 impl Options {
-    /// This build, and the other one if there is one.
+    /// This build, with the settings, and the other one.
     fn builds(&self) -> Vec<Build> {
         let this = Build {
             name: "this",
             binary: postrider_tests::process::postrider().to_owned(),
+            settings: Vec::new(),
         };
+        let set = (!self.set.is_empty()).then(|| Build {
+            name: "set",
+            settings: self.set.clone(),
+            ..this.clone()
+        });
         let base = self.base.as_ref().map(|folder| Build {
             name: "base",
             binary: folder.join("target/release/postrider"),
+            settings: Vec::new(),
         });
-        std::iter::once(this).chain(base).collect()
+        [Some(this), set, base].into_iter().flatten().collect()
     }
 
     /// Measures each build, the oldest first, and prints what was measured.

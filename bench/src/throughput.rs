@@ -57,6 +57,9 @@ impl Bench {
         let mut plan = Plan::new(log)
             .binary(&build.binary)
             .set("POSTRIDER_TOPICS__PARTITIONS", &PARTITIONS.to_string());
+        for (name, value) in &build.settings {
+            plan = plan.set(name, value);
+        }
         if log == LogKind::Kafka {
             plan = plan.broker(KafkaBroker::as_shipped());
         }
