@@ -22,6 +22,11 @@ use crate::cli::{Cli, Command};
 use crate::config::{Config, Sum};
 use crate::data_dir::DataDir;
 
+/// Memory is taken in one thread and given back in another all day, which glibc's allocator does
+/// with locks. It also serves librdkafka.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// How long a process that ended its work waits for questions that are not answered yet.
 const UNANSWERED_MAX: Duration = Duration::from_secs(1);
 /// How long the last lines of the log may take to be written.

@@ -27,8 +27,6 @@ async fn a_worker_stays_within_its_memory_with_a_backlog_of_large_events(log: Lo
     let mut cluster = Plan::new(log)
         .set("POSTRIDER_MEMORY__LIMIT_BYTES", &LIMIT_BYTES.to_string())
         .set("POSTRIDER_TOPICS__PARTITIONS", "12")
-        // As in the image.
-        .set("MALLOC_ARENA_MAX", "2")
         .start()
         .await;
     let healthy = Receiver::healthy().await;
