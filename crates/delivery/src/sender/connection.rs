@@ -30,8 +30,8 @@ use super::metered::{Meter, Metered, Stream};
 use crate::config::EgressConfig;
 
 /// Of the head of an answer, with those of interim answers before it: more headers, or more bytes,
-/// are refused.
-const HEADERS_MAX: usize = 1024;
+/// are refused. Room for all headers is made for each answer.
+const HEADERS_MAX: usize = 256;
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// What may come over HTTP/2 before it is read, of one answer and of all (RFC 9113, section 5.2).
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
