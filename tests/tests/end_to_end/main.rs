@@ -32,6 +32,7 @@ macro_rules! on_kafka {
 }
 
 mod check;
+mod costs;
 mod crashes;
 mod deliveries;
 mod direct;

@@ -305,6 +305,14 @@ catalogue! {
         "Requests that wait for a broker's answer or to be sent";
     KAFKA_ROUND_TRIP = Kafka Gauge "postrider_kafka_round_trip_seconds" ["client"]
         "The 99th percentile of the time that the slowest broker takes to answer";
+    KAFKA_PRODUCE_REQUESTS = Kafka Counter "postrider_kafka_produce_requests_total" ["client"]
+        "Requests that append records, each of one partition";
+    KAFKA_SENT_RECORDS = Kafka Counter "postrider_kafka_sent_records_total" ["client"]
+        "Records appended; how many a request carries is their rate by that of the requests";
+    KAFKA_FETCH_REQUESTS = Kafka Counter "postrider_kafka_fetch_requests_total" ["client"]
+        "Requests for records";
+    KAFKA_RECEIVED_RECORDS = Kafka Counter "postrider_kafka_received_records_total" ["client"]
+        "Records read";
     KAFKA_SENT_BYTES = Kafka Counter "postrider_kafka_sent_bytes_total" ["client"]
         "Bytes sent to brokers";
     KAFKA_RECEIVED_BYTES = Kafka Counter "postrider_kafka_received_bytes_total" ["client"]

@@ -30,6 +30,14 @@ pub struct ClientStatistics {
 /// What a client has counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ClientTotals {
+    /// Requests to append, each with records of one partition.
+    pub produce_requests: u64,
+    /// Records appended.
+    pub sent_records: u64,
+    /// Requests for records.
+    pub fetch_requests: u64,
+    /// Records read.
+    pub received_records: u64,
     /// Bytes sent.
     pub sent_bytes: u64,
     /// Bytes received.
@@ -55,6 +63,10 @@ impl ClientStatistics {
         };
         let sum = |count: fn(&Broker) -> u64| brokers().map(count).sum();
         let ahead = |count: fn(&Partition) -> u64| partitions().map(count).sum();
+        let requests = |kind: &str| {
+            let of_kind = brokers().filter_map(|broker| broker.req.get(kind));
+            of_kind.map(|count| unsigned(*count)).sum()
+        };
         let round_trips = brokers().filter_map(|broker| broker.rtt.as_ref());
         let group = statistics.cgrp.as_ref();
         Self {
@@ -72,6 +84,10 @@ impl ClientStatistics {
                 .max()
                 .unwrap_or(0),
             totals: ClientTotals {
+                produce_requests: requests("Produce"),
+                sent_records: unsigned(statistics.txmsgs),
+                fetch_requests: requests("Fetch"),
+                received_records: unsigned(statistics.rxmsgs),
                 sent_bytes: unsigned(statistics.tx_bytes),
                 received_bytes: unsigned(statistics.rx_bytes),
                 request_errors: sum(|broker| broker.txerrs + broker.rxerrs),
@@ -96,6 +112,10 @@ impl ClientStatistics {
 
 impl ClientTotals {
     pub(super) fn add(&mut self, other: &Self) {
+        self.produce_requests += other.produce_requests;
+        self.sent_records += other.sent_records;
+        self.fetch_requests += other.fetch_requests;
+        self.received_records += other.received_records;
         self.sent_bytes += other.sent_bytes;
         self.received_bytes += other.received_bytes;
         self.request_errors += other.request_errors;

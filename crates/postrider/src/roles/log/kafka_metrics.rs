@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use postrider_daemon::metrics::catalogue::{
     KAFKA_BROKERS, KAFKA_CLIENT_DEAD, KAFKA_CLIENTS_REPLACED, KAFKA_CONNECTED,
-    KAFKA_CONSUMER_QUEUE, KAFKA_CONSUMER_QUEUE_BYTES, KAFKA_PRODUCER_QUEUE,
-    KAFKA_PRODUCER_QUEUE_BYTES, KAFKA_REBALANCES, KAFKA_RECEIVED_BYTES, KAFKA_REQUEST_ERRORS,
-    KAFKA_REQUEST_RETRIES, KAFKA_REQUEST_TIMEOUTS, KAFKA_REQUESTS_IN_FLIGHT, KAFKA_ROUND_TRIP,
-    KAFKA_SENT_BYTES,
+    KAFKA_CONSUMER_QUEUE, KAFKA_CONSUMER_QUEUE_BYTES, KAFKA_FETCH_REQUESTS, KAFKA_PRODUCE_REQUESTS,
+    KAFKA_PRODUCER_QUEUE, KAFKA_PRODUCER_QUEUE_BYTES, KAFKA_REBALANCES, KAFKA_RECEIVED_BYTES,
+    KAFKA_RECEIVED_RECORDS, KAFKA_REQUEST_ERRORS, KAFKA_REQUEST_RETRIES, KAFKA_REQUEST_TIMEOUTS,
+    KAFKA_REQUESTS_IN_FLIGHT, KAFKA_ROUND_TRIP, KAFKA_SENT_BYTES, KAFKA_SENT_RECORDS,
 };
 use postrider_daemon::metrics::{Collected, Metric, Sample, whole};
 use postrider_log::kafka::{ClientState, ClientStatistics, KafkaLog};
@@ -15,7 +15,7 @@ use postrider_log::kafka::{ClientState, ClientStatistics, KafkaLog};
 type Read = fn(&ClientStatistics) -> f64;
 
 /// Each metric with a label `client`, and where its value is.
-static BY_CLIENT: [(&Metric, Read); 13] = [
+static BY_CLIENT: [(&Metric, Read); 17] = [
     (&KAFKA_BROKERS, |client| whole(client.brokers_connected)),
     (&KAFKA_PRODUCER_QUEUE, |client| {
         whole(client.producer_queue_records)
@@ -34,6 +34,18 @@ static BY_CLIENT: [(&Metric, Read); 13] = [
     }),
     (&KAFKA_ROUND_TRIP, |client| {
         whole(client.round_trip_us) / 1e6
+    }),
+    (&KAFKA_PRODUCE_REQUESTS, |client| {
+        whole(client.totals.produce_requests)
+    }),
+    (&KAFKA_SENT_RECORDS, |client| {
+        whole(client.totals.sent_records)
+    }),
+    (&KAFKA_FETCH_REQUESTS, |client| {
+        whole(client.totals.fetch_requests)
+    }),
+    (&KAFKA_RECEIVED_RECORDS, |client| {
+        whole(client.totals.received_records)
     }),
     (&KAFKA_SENT_BYTES, |client| whole(client.totals.sent_bytes)),
     (&KAFKA_RECEIVED_BYTES, |client| {
