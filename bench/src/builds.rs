@@ -38,13 +38,18 @@ pub(crate) struct Build {
 }
 
 impl Options {
-    /// This build, with the settings, and the other one.
-    fn builds(&self) -> Vec<Build> {
-        let this = Build {
+    /// This build.
+    pub(crate) fn this() -> Build {
+        Build {
             name: "this",
             binary: postrider_tests::process::postrider().to_owned(),
             settings: Vec::new(),
-        };
+        }
+    }
+
+    /// This build, with the settings, and the other one.
+    fn builds(&self) -> Vec<Build> {
+        let this = Self::this();
         let set = (!self.set.is_empty()).then(|| Build {
             name: "set",
             settings: self.set.clone(),

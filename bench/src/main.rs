@@ -15,6 +15,7 @@ mod publish;
 mod receiver_process;
 mod receivers;
 mod report;
+mod scale;
 mod throughput;
 mod yardsticks;
 
@@ -55,6 +56,8 @@ enum Scenario {
     Backlog,
     /// An endpoint gets twice what it takes.
     Slow,
+    /// A hundred thousand endpoints.
+    Scale,
     /// Ingest has many times more callers than it can serve.
     Overload,
 }
@@ -86,6 +89,7 @@ async fn measure(args: Args) {
             Scenario::Flood => isolation::flood(options).await,
             Scenario::Backlog => isolation::backlog(options).await,
             Scenario::Slow => isolation::slow(options).await,
+            Scenario::Scale => scale::bench().await,
             Scenario::Overload => overload::bench().await,
         }
     }
