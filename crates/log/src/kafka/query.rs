@@ -141,15 +141,14 @@ fn offsets<C: ConsumerContext>(
 ) -> Result<BTreeMap<Partition, Offset>, LogError> {
     let deadline = Instant::now() + TIMEOUT;
     loop {
-        match offsets_once(client, topic, partitions, time) {
-            Err(error) if leader_moved(&error) => {
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let asked = list(topic, partitions.iter().map(|partition| (*partition, time)));
+        match offsets_once(client, topic, asked, left().min(LEADER_TIMEOUT)) {
+            Err(error) if leader_moved(&error) && !left().is_zero() => {
                 // Whether this succeeds shows in the next answer. Nothing else makes a client ask
                 // who leads a partition that it neither reads nor writes.
-                drop(client.fetch_metadata(Some(topic), LEADER_TIMEOUT));
-                if Instant::now() >= deadline {
-                    return Err(log_error(topic, &error));
-                }
-                std::thread::sleep(RETRY_PAUSE);
+                drop(client.fetch_metadata(Some(topic), left().min(LEADER_TIMEOUT)));
+                std::thread::sleep(left().min(RETRY_PAUSE));
             }
             answer => return answer.map_err(|error| log_error(topic, &error)),
         }
@@ -159,11 +158,10 @@ fn offsets<C: ConsumerContext>(
 fn offsets_once<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     topic: &str,
-    partitions: &[Partition],
-    time: KafkaOffset,
+    asked: TopicPartitionList,
+    timeout: Duration,
 ) -> KafkaResult<BTreeMap<Partition, Offset>> {
-    let asked = list(topic, partitions.iter().map(|partition| (*partition, time)));
-    let answer = client.offsets_for_times(asked, LEADER_TIMEOUT)?;
+    let answer = client.offsets_for_times(asked, timeout)?;
     let mut offsets = BTreeMap::new();
     for element in answer.elements_for_topic(topic) {
         element.error()?;

@@ -195,6 +195,25 @@ async fn who_leads_now_is_asked_when_the_former_leader_is_frozen() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_ends_in_time_though_who_leads_is_frozen_and_the_others_are_slow() {
+    const TOPIC_OF_MOCK: &str = "mock.topic";
+    /// 10 s, and what a busy machine adds.
+    const ENDS_WITHIN: Duration = Duration::from_secs(13);
+    let cluster = MockCluster::new(3).expect("a mock cluster");
+    cluster.create_topic(TOPIC_OF_MOCK, 1, 3).unwrap();
+    cluster.partition_leader(TOPIC_OF_MOCK, 0, Some(1)).unwrap();
+    let log = connect_to("mock.", &cluster.bootstrap_servers(), &[]);
+    log.bounds(TOPIC, 0).await.expect("the leader answers");
+
+    for (broker, milliseconds) in [(1, 3_600_000), (2, 4_500), (3, 4_500)] {
+        let takes = Duration::from_millis(milliseconds);
+        cluster.broker_round_trip_time(broker, takes).unwrap();
+    }
+    let answer = tokio::time::timeout(ENDS_WITHIN, log.bounds(TOPIC, 0)).await;
+    answer.expect("it ends in time").expect_err("nobody knows");
+}
+
 /// Whether the client for questions reaches a broker.
 fn connected(log: &KafkaLog) -> bool {
     let clients = log.clients();
