@@ -1,5 +1,5 @@
-//! What many endpoints cost: the memory of each in each role, how long a role that starts takes until
-//! it is ready, and the rates beside those of a few.
+//! What many endpoints cost: the memory of each in each role, how long a role that starts takes
+//! until it is ready, and the rates beside those of a few.
 
 use std::time::{Duration, Instant};
 
