@@ -31,7 +31,7 @@ use crate::config::EgressConfig;
 
 /// Of the head of an answer, with those of interim answers before it: more headers, or more bytes,
 /// are refused. Room for all headers is made for each answer.
-const HEADERS_MAX: usize = 256;
+const HEADERS_MAX: usize = 512;
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// What may come over HTTP/2 before it is read, of one answer and of all (RFC 9113, section 5.2).
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
