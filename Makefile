@@ -32,7 +32,7 @@ help: ## List the targets
 
 .PHONY: run
 run: ## Build and run `postrider up --demo` (more arguments: ARGS="--for 60s")
-	cargo run --locked --package postrider -- up --demo $(ARGS)
+	POSTRIDER_EMBEDDED__DATA_DIR=$${POSTRIDER_EMBEDDED__DATA_DIR:-./postrider-demo} cargo run --locked --package postrider -- up --demo $(ARGS)
 
 .PHONY: build
 build: ## Build the `postrider` binary, into target/debug

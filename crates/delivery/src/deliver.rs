@@ -6,6 +6,8 @@
 //!    the [`lane`] of the endpoint.
 //! 2. [`dispatch`] has the lanes in line, tenant by tenant, and permits for the attempts.
 //! 3. [`attempt`] looks up, signs, sends, asks for the verdict, and writes what follows.
+//!    When the endpoint has answered, [`Deliver::answered`] lets its lane go on; the record takes
+//!    longer.
 //! 4. [`Deliver::attempt_ended`] gives the end back to the partition, which resolves the offset.
 //!
 //! A lane that cannot keep up goes behind (`lane/cover.rs`): a cursor in `endpoint-state` says

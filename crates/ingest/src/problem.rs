@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use postrider_daemon::errors::chain;
 use postrider_daemon::http::NotBefore;
 use postrider_log::LogError;
+use postrider_model::ids::TenantId;
 use postrider_registry::WriteError;
 use serde::Serialize;
 use serde_json::json;
@@ -53,6 +54,8 @@ pub(crate) enum Problem {
     MethodNotAllowed,
     #[error("{0} does not exist")]
     NotFound(String),
+    #[error("the tenant \"{0}\" does not exist; `PUT /v1/tenants/{0}` creates it")]
+    NoTenant(TenantId),
     #[error("{0} exists already")]
     Exists(String),
     #[error("{0} was deleted, and its id is never used again")]
@@ -149,7 +152,9 @@ impl Problem {
                 "method-not-allowed",
                 "Method not allowed",
             ),
-            Self::NotFound(_) => facts(StatusCode::NOT_FOUND, "not-found", "Not found"),
+            Self::NotFound(_) | Self::NoTenant(_) => {
+                facts(StatusCode::NOT_FOUND, "not-found", "Not found")
+            }
             Self::Exists(_) => facts(StatusCode::CONFLICT, "exists", "Exists already"),
             Self::Deleted(_) => facts(StatusCode::CONFLICT, "deleted", "Was deleted"),
             Self::Changed { .. } => facts(

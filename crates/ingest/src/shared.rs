@@ -58,11 +58,13 @@ impl Shared {
     /// The tenant of the path, which must exist. It is said not to exist only after looking at a
     /// view that is as new as this request.
     pub(crate) async fn tenant(&self, text: &str) -> Result<TenantId, Problem> {
-        let missing = || Problem::NotFound(format!("the tenant {text:?}"));
-        let id = TenantId::try_new(text).map_err(|_| missing())?;
+        let id = TenantId::try_new(text)
+            .map_err(|_| Problem::NotFound(format!("the tenant {text:?}")))?;
         if self.registry.tenant(&id).is_none() {
             self.refresh_registry().await?;
-            self.registry.tenant(&id).ok_or_else(missing)?;
+            if self.registry.tenant(&id).is_none() {
+                return Err(Problem::NoTenant(id));
+            }
         }
         Ok(id)
     }

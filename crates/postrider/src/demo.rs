@@ -152,7 +152,7 @@ impl Demo {
                 let code = process.finish(waited).await;
                 view.end(&self.ledger, &self.audit);
                 output::talk(
-                    "Stopped. What waits goes on with the next start on the same directory.",
+                    "Stopped. What waits goes on with the next `up --demo` on the same directory.",
                 );
                 return Ok(code);
             }

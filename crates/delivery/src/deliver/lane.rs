@@ -380,8 +380,8 @@ impl Lane {
 
     // ---- what holds the commit ----
 
-    /// Sees to it that the lane does not hold the commit for long; `cover.rs` says when it must
-    /// not. Answers with the offsets that do no more.
+    /// Sees to it that the lane does not hold the commit for long. Answers with the offsets that do
+    /// no more.
     pub(super) fn release(&mut self, hold_ms_max: i64, next: Offset, now: Now) -> Vec<Offset> {
         if self.must_release(hold_ms_max, now) {
             self.cover.release(next, now)

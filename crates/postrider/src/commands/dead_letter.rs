@@ -67,7 +67,8 @@ pub(crate) struct FilterArgs {
     /// Given up for this reason, such as `endpoint_gone`.
     #[arg(long)]
     reason: Option<String>,
-    /// From when on: so long ago, such as `2h`, or a time as RFC 3339; a day ago if not said.
+    /// From when on: so long ago, such as `2h`, or a time as RFC 3339. A list begins a day ago if
+    /// not said.
     #[arg(long, value_name = "TIME")]
     since: Option<PointInTime>,
     /// Up to when; now if not said.

@@ -76,7 +76,7 @@ impl<S: Sender> DeliverContext<S> {
     ) -> (Decision, Option<&'static str>) {
         match decision.settlement {
             Settlement::Delivered | Settlement::Dropped => (decision, None),
-            // It keeps its place in its lane, which reads of it in `attempts`.
+            // It keeps its place in its lane, which is told of it when the attempt is recorded.
             Settlement::RetryScheduled { .. } if job.step.delivery.order_key().is_some() => {
                 (decision, None)
             }
