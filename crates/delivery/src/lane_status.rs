@@ -21,8 +21,8 @@ pub struct LaneStatus {
     pub partition: Partition,
     /// Deliveries that wait in memory.
     pub queued: usize,
-    /// Ordering keys that are held back by a delivery that failed, or have more deliveries than fit
-    /// into memory.
+    /// Ordering keys that are held back by a delivery that failed, or have more deliveries than may
+    /// wait in memory.
     pub blocked_keys: usize,
     /// Attempts under way.
     pub in_flight: usize,

@@ -7,8 +7,8 @@
 //! it leaves when its due time has passed, whatever the delays say.
 //!
 //! What is in memory is bounded. When half of it is taken, nothing more is taken into the timer;
-//! when all of it is, next to nothing into the lines, and partitions pause. What does not fit waits
-//! in the log, at the cost of a write, so nothing that is due stands behind what is not.
+//! when all of it is, next to nothing into the outlets, and partitions pause. What does not fit
+//! waits in the log, at the cost of a write, so nothing that is due stands behind what is not.
 
 mod moves;
 mod outlet;

@@ -30,6 +30,9 @@ use crate::lane_status::LaneStatus;
 
 /// A lane in which nothing happens is forgotten after this time.
 const LANE_IDLE_MS: i64 = 10 * 60 * 1000;
+/// Where much of what a partition may hold is unsettled, a lane holds the commit for a part of the
+/// time only.
+const HOLDS_PRESSED_DIVISOR: i64 = 50;
 
 /// What the owner keeps of a partition.
 #[derive(Debug)]
@@ -367,7 +370,7 @@ impl Partition {
         now: Now,
     ) -> Vec<EndpointId> {
         let hold_ms_max = if pressed {
-            limits.hold_ms_max / 50
+            limits.hold_ms_max / HOLDS_PRESSED_DIVISOR
         } else {
             limits.hold_ms_max
         };

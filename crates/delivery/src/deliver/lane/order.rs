@@ -6,7 +6,7 @@
 //! read from the log when their time comes. A head that failed keeps its place: its key waits until
 //! the next attempt is due, and other keys go on.
 //!
-//! A key whose head failed, or that has more deliveries than fit into memory, is *blocked*: the
+//! A key whose head failed, or that has more deliveries than may wait here, is *blocked*: the
 //! lane's cursor passes its deliveries, and a cursor of its own is written beside it
 //! ([`BlockedKey`]). So however long a key is blocked, the lane's cursor goes on. Where too many
 //! keys are blocked, the lane reads no further.
