@@ -64,3 +64,43 @@ impl Recorded {
         self.in_doubt.extend(self.sent.take());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(breaker_openings: u32) -> LaneState {
+        LaneState {
+            endpoint: "ep_a".parse().unwrap(),
+            state_id: 1,
+            cursor: None,
+            failing_since_ms: None,
+            breaker_openings,
+            breaker_open_until_ms: 0,
+            blocked: Vec::new(),
+        }
+    }
+
+    /// Whether every candidate is one of these, by how often the breaker opened.
+    fn are_among(recorded: &Recorded, known: &[u32]) -> bool {
+        recorded.holds_for_all_candidates(|state| {
+            state.is_some_and(|state| known.contains(&state.breaker_openings))
+        })
+    }
+
+    #[test]
+    fn what_is_concluded_holds_for_what_is_on_its_way_and_what_is_in_doubt() {
+        let mut recorded = Recorded::restored(state(1));
+        assert!(are_among(&recorded, &[1]));
+        recorded.send(Some(state(2)));
+        assert!(!are_among(&recorded, &[1]) && are_among(&recorded, &[1, 2]));
+        recorded.not_acknowledged();
+        assert!(!are_among(&recorded, &[1]) && are_among(&recorded, &[1, 2]));
+        recorded.send(None);
+        assert!(!are_among(&recorded, &[1, 2]), "a tombstone is nothing");
+        recorded.not_acknowledged();
+        recorded.send(Some(state(3)));
+        recorded.acknowledged(1);
+        assert!(are_among(&recorded, &[3]), "nothing else counts any more");
+    }
+}
