@@ -435,7 +435,9 @@ fn batch(
         // The end that was known is reached, which says nothing about the present one. The client
         // tells of the end only when a fetch has waited there.
         place.end = questions.end(topic, place.partition)?;
-        (place.at_end, place.checked) = (place.end <= place.next, true);
+        if place.end <= place.next {
+            (place.at_end, place.checked) = (true, true);
+        }
     }
     Ok(Batch {
         from,
