@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::Value;
 
 use crate::figures::{Figures, tell};
-use crate::report::record;
+use crate::report::record_figures;
 
 /// What is measured beside this build.
 #[derive(Debug, Clone, Args)]
@@ -71,10 +70,6 @@ impl Options {
         }
         measured.reverse();
         tell(&measured);
-        let json = measured.iter();
-        let json: Value = json
-            .map(|(name, figures)| ((*name).to_owned(), figures.json()))
-            .collect();
-        record(scenario, &json);
+        record_figures(scenario, &measured);
     }
 }

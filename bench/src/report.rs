@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use serde_json::{Value, json};
 
+use crate::figures::Figures;
 use crate::flow::Publisher;
 use crate::receivers::Receivers;
 use crate::say;
@@ -103,6 +104,15 @@ pub(crate) fn compare(before: &Latencies, during: &Latencies) -> Value {
 /// One line for programs.
 pub(crate) fn record(scenario: &str, figures: &Value) {
     say(&json!({ "scenario": scenario, "figures": figures }).to_string());
+}
+
+/// The same, of figures by what they are of.
+pub(crate) fn record_figures(scenario: &str, measured: &[(&str, Figures)]) {
+    let json = measured.iter();
+    let json: Value = json
+        .map(|(name, figures)| ((*name).to_owned(), figures.json()))
+        .collect();
+    record(scenario, &json);
 }
 
 /// The milliseconds within which this part of a thousand lies, exact, by nearest rank; 0 of

@@ -4,24 +4,22 @@
 use std::time::{Duration, Instant};
 
 use postrider_tests::{Cluster, KafkaBroker, LogKind, Plan};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::figures::{Figures, tell};
 use crate::publish::{self, event_type};
 use crate::receiver_process::ReceiverProcess;
-use crate::report::record;
+use crate::report::record_figures;
 use crate::say;
-use crate::throughput::{EVENTS, PARTITIONS, count, per_second};
+use crate::throughput::{EVENTS, MANY_CALLERS, PARTITIONS, count, per_second};
 
 const FEW: usize = 10;
 const MANY: usize = 100_000;
 const TENANTS: usize = 20;
 /// In one request.
 const IMPORT: usize = 5_000;
-const CALLERS: usize = 256;
 /// The broker's code gets warm.
 const WARM_UP_ROUNDS: usize = 3;
-const READY_WITHIN: Duration = Duration::from_secs(120);
 /// The allocator gives back what is not used any more.
 const CALM: Duration = Duration::from_secs(3);
 const ROLES: [&str; 2] = ["deliver", "ingest-0"];
@@ -62,18 +60,14 @@ pub(crate) async fn bench() {
     }
     let measured = [("many", many), ("few", few)];
     tell(&measured);
-    let json = measured.iter();
-    let json: Value = json
-        .map(|(name, figures)| ((*name).to_owned(), figures.json()))
-        .collect();
-    record("scale", &json);
+    record_figures("scale", &measured);
 }
 
 /// Deliveries a second at full load to the first ten endpoints.
 async fn flow(cluster: &Cluster, receiver: &ReceiverProcess) -> f64 {
     let began = Instant::now();
     let first = |number: usize| event_type(number % FEW);
-    publish::all(&cluster.api(), EVENTS, CALLERS, first).await;
+    publish::all(&cluster.api(), EVENTS, MANY_CALLERS, first).await;
     receiver.finished(EVENTS).await;
     per_second(EVENTS, began.elapsed())
 }
@@ -83,11 +77,7 @@ async fn restart(cluster: &mut Cluster, figures: &mut Figures) {
     for role in ROLES {
         cluster.terminate(role);
         let began = Instant::now();
-        cluster.start_again(role);
-        while !is_ready(cluster, role).await {
-            assert!(began.elapsed() < READY_WITHIN, "{role} is not ready");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        cluster.restart(role).await;
         figures.set(
             format!("{role}: seconds until ready"),
             began.elapsed().as_secs_f64(),
@@ -96,11 +86,6 @@ async fn restart(cluster: &mut Cluster, figures: &mut Figures) {
         let bytes = usize::try_from(cluster.process(role).memory_bytes()).unwrap_or(usize::MAX);
         figures.set(format!("{role}: bytes when ready"), count(bytes));
     }
-}
-
-async fn is_ready(cluster: &Cluster, role: &str) -> bool {
-    let answer = cluster.try_health(role, "/readyz").await;
-    answer.is_ok_and(|answer| answer.status == 200)
 }
 
 async fn import(cluster: &Cluster, receiver: &ReceiverProcess) {

@@ -57,7 +57,8 @@ async fn an_event_costs_the_log_four_records_and_few_requests(log: LogKind) {
         let one_each = EVENTS..EVENTS + EVENTS / 100;
         assert!(one_each.contains(&written), "{written} records of {topic}");
     }
-    let per_event = |of: fn(&Counts) -> f64| (of(&after) - of(&before)) / 2_000.0;
+    let events = f64::from(u32::try_from(EVENTS).unwrap());
+    let per_event = |of: fn(&Counts) -> f64| (of(&after) - of(&before)) / events;
     let ingest = per_event(|counts| counts.ingest_produces);
     let produces = per_event(|counts| counts.deliver_produces);
     let fetches = per_event(|counts| counts.deliver_fetches);
