@@ -280,7 +280,21 @@ type Examined<P> = Result<(Begins, P), Standing>;
 struct PendingCommit {
     ack: CommitAck,
     commits: Vec<Commit>,
+    /// Before the group was told: a process that is frozen while it tells, and thawed later, does
+    /// not take the commit for a new one.
     sent_at: Instant,
+}
+
+impl PendingCommit {
+    fn send(group: &mut dyn Group, commits: Vec<Commit>) -> Self {
+        let sent_at = Instant::now();
+        let ack = group.commit(commits.clone());
+        Self {
+            ack,
+            commits,
+            sent_at,
+        }
+    }
 }
 
 impl<S: Stage> Runner<'_, S> {
@@ -588,12 +602,7 @@ impl<S: Stage> Runner<'_, S> {
         if commits.is_empty() {
             return;
         }
-        let ack = self.group.commit(commits.clone());
-        self.commit_pending = Some(PendingCommit {
-            ack,
-            commits,
-            sent_at: Instant::now(),
-        });
+        self.commit_pending = Some(PendingCommit::send(&mut *self.group, commits));
     }
 
     fn commit_told(
@@ -694,4 +703,54 @@ async fn told(
         .take()
         .expect("it was there before the wait and nobody else takes it");
     (result, commit)
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+
+    const FREEZE: Duration = Duration::from_millis(50);
+
+    /// A group whose process is frozen just when it has told of a commit.
+    #[derive(Debug)]
+    struct FrozenAsItCommits {
+        told_at: Option<Instant>,
+    }
+
+    #[async_trait]
+    impl Group for FrozenAsItCommits {
+        async fn next(&mut self) -> Result<GroupEvent, LogError> {
+            std::future::pending().await
+        }
+
+        async fn next_rebalance(&mut self) -> Result<GroupEvent, LogError> {
+            std::future::pending().await
+        }
+
+        fn start(&mut self, _partition: Partition, _from: Offset) {}
+
+        fn pause(&mut self, _partition: Partition) {}
+
+        fn resume(&mut self, _partition: Partition) {}
+
+        fn commit(&mut self, _commits: Vec<Commit>) -> CommitAck {
+            self.told_at = Some(Instant::now());
+            std::thread::sleep(FREEZE);
+            let (_, ack) = CommitAck::pending();
+            ack
+        }
+
+        fn release(&mut self) {}
+
+        async fn close(&mut self) {}
+    }
+
+    #[test]
+    fn a_commit_is_as_old_as_when_the_group_was_told_of_it() {
+        let mut group = FrozenAsItCommits { told_at: None };
+        let pending = PendingCommit::send(&mut group, Vec::new());
+        assert!(Some(pending.sent_at) <= group.told_at);
+    }
 }
