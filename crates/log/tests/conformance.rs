@@ -45,6 +45,7 @@ macro_rules! promises {
                     a_batch_keeps_to_its_byte_credit,
                     reads_from_a_time,
                     reads_over_gaps,
+                    reads_past_a_gap_at_the_end_one_record_at_a_time,
                     reads_from_the_start_of_a_truncated_log,
                     keeps_the_latest_record_of_each_key,
                     creates_topics_once_and_describes_them,

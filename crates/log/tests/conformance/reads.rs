@@ -137,6 +137,34 @@ pub(crate) async fn reads_over_gaps(subject: Subject) {
     assert!(batch.next > gap);
 }
 
+pub(crate) async fn reads_past_a_gap_at_the_end_one_record_at_a_time(subject: Subject) {
+    let topic = subject.topic("topic", 1, Kept::Compacted).await;
+    let ours = subject
+        .fill(&topic, 0, [record("a", "0"), record("b", "1")])
+        .await;
+    if !subject.control.gap(&topic, 0).await {
+        return;
+    }
+    let end = subject.log.bounds(&topic, 0).await.unwrap().end;
+    for wait in [Duration::ZERO, subject.patience] {
+        let mut reader = subject.log.reader(&topic).await.unwrap();
+        let (mut read, mut from) = (Vec::new(), 0);
+        while from < end {
+            let reading = reader.read(0, from, 1, wait);
+            let batch = subject.in_time(reading).await.unwrap();
+            assert!(batch.records.len() <= 1, "one record at a time: {batch:?}");
+            assert!(
+                batch.next > from || wait.is_zero(),
+                "a wait ends with something"
+            );
+            from = batch.next;
+            read.extend(batch.records.into_iter().filter(is_ours));
+        }
+        let offsets = read.iter().map(|record| record.offset);
+        assert!(offsets.eq(ours.iter().map(|position| position.offset)));
+    }
+}
+
 pub(crate) async fn reads_from_the_start_of_a_truncated_log(subject: Subject) {
     let topic = subject.topic("topic", 1, Kept::ForDays).await;
     let positions = subject.fill(&topic, 0, numbered(10)).await;
