@@ -10,6 +10,7 @@ mod figures;
 mod flow;
 mod isolation;
 mod overload;
+mod perf;
 mod pipe;
 mod publish;
 mod receiver_process;

@@ -6,6 +6,7 @@
 //! long from the moment before an event is sent until its webhook is at the receiver. Publisher,
 //! broker and receiver share the machine with what is measured.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use postrider_tests::{Api, Cluster, KafkaBroker, LogKind, Plan};
@@ -14,6 +15,7 @@ use serde_json::json;
 use crate::builds::{Build, Options};
 use crate::cpu::{self, Used};
 use crate::figures::Figures;
+use crate::perf::Recording;
 use crate::publish::{self, ENDPOINTS, EVENT_BYTES, event_type};
 use crate::receiver_process::ReceiverProcess;
 use crate::say;
@@ -40,11 +42,12 @@ pub(crate) async fn bench(log: LogKind, options: &Options) {
         "\n{log:?}: {EVENT_BYTES} byte events; CPU in seconds per 100,000 events"
     ));
     let scenario = format!("{log:?}").to_lowercase();
-    let measure = async |build| Bench::start(log, build).await.measure().await;
+    let measure = async |build, perf| Bench::start(log, build, perf).await.measure().await;
     if log == LogKind::Kafka {
         // All builds are measured with one broker, whose code gets warm for more than a minute.
-        drop(measure(Options::this()).await);
+        drop(measure(Options::this(), None).await);
     }
+    let measure = |build| measure(build, options.perf.clone());
     options.compare(&scenario, measure).await;
 }
 
@@ -54,10 +57,21 @@ struct Bench {
     cluster: Cluster,
     api: Api,
     figures: Figures,
+    build: &'static str,
+    /// Where profiles go, if they are made.
+    perf: Option<PathBuf>,
+}
+
+/// What is measured of a phase that has begun.
+struct Phase {
+    name: String,
+    started: Instant,
+    used: Used,
+    _recording: Option<Recording>,
 }
 
 impl Bench {
-    async fn start(log: LogKind, build: Build) -> Self {
+    async fn start(log: LogKind, build: Build, perf: Option<PathBuf>) -> Self {
         let mut plan = Plan::new(log)
             .binary(&build.binary)
             .set("POSTRIDER_TOPICS__PARTITIONS", &PARTITIONS.to_string());
@@ -82,6 +96,8 @@ impl Bench {
             cluster,
             api,
             figures: Figures::default(),
+            build: build.name,
+            perf,
         };
         publish::all(&bench.api, WARM_UP_EVENTS, WARM_UP_CALLERS, event_type).await;
         bench.receiver.finished(WARM_UP_EVENTS).await;
@@ -115,58 +131,64 @@ impl Bench {
         used.tell_cores(IDLE_FOR, "idle", &mut self.figures);
     }
 
-    /// Notes what came of a flow at full load that began then.
-    async fn ended(&mut self, name: &str, deliveries: usize, began: (Instant, Used)) {
-        let (started, used) = began;
-        self.receiver.finished(deliveries).await;
-        let rate = per_second(deliveries, started.elapsed());
-        self.figures.set(format!("{name}: delivered/s"), rate);
-        used.tell(deliveries, name, &mut self.figures);
+    fn begins(&self, name: String) -> Phase {
+        let processes = cpu::processes(&self.cluster, "publisher").into_iter();
+        let ours = processes.filter(|(name, _)| name.starts_with("ingest") || name == "deliver");
+        let record = |dir: &PathBuf| Recording::start(dir, self.build, &name, ours);
+        Phase {
+            _recording: self.perf.as_ref().map(record),
+            name,
+            started: Instant::now(),
+            used: self.used(),
+        }
     }
 
-    fn begins(&self) -> (Instant, Used) {
-        (Instant::now(), self.used())
+    /// Notes what came of a flow at full load.
+    async fn ended(&mut self, phase: Phase, deliveries: usize) {
+        self.receiver.finished(deliveries).await;
+        let rate = per_second(deliveries, phase.started.elapsed());
+        self.figures
+            .set(format!("{}: delivered/s", phase.name), rate);
+        phase.used.tell(deliveries, &phase.name, &mut self.figures);
     }
 
     async fn full(&mut self, callers: usize) {
-        let began = self.begins();
+        let phase = self.begins(format!("{callers} callers"));
         publish::all(&self.api, EVENTS, callers, event_type).await;
-        let accepted = per_second(EVENTS, began.0.elapsed());
-        let name = format!("{callers} callers");
-        self.figures.set(format!("{name}: accepted/s"), accepted);
-        self.ended(&name, EVENTS, began).await;
+        let accepted = per_second(EVENTS, phase.started.elapsed());
+        self.figures
+            .set(format!("{}: accepted/s", phase.name), accepted);
+        self.ended(phase, EVENTS).await;
     }
 
     async fn straight(&mut self) {
-        let began = self.begins();
+        let phase = self.begins("protobuf".to_owned());
         publish::straight(&self.cluster, self.api.tenant(), EVENTS);
-        self.ended("protobuf", EVENTS, began).await;
+        self.ended(phase, EVENTS).await;
     }
 
     async fn hot(&mut self) {
-        let began = self.begins();
+        let phase = self.begins("one endpoint".to_owned());
         let hot = |_| "bench.hot".to_owned();
         publish::all(&self.api, EVENTS, MANY_CALLERS, hot).await;
-        self.ended("one endpoint", EVENTS, began).await;
+        self.ended(phase, EVENTS).await;
     }
 
     async fn wide(&mut self) {
-        let began = self.begins();
+        let phase = self.begins(format!("fan-out {FAN_OUT}"));
         let events = EVENTS / FAN_OUT;
         let wide = |_| "bench.wide".to_owned();
         publish::all(&self.api, events, MANY_CALLERS, wide).await;
-        let name = format!("fan-out {FAN_OUT}");
-        self.ended(&name, events * FAN_OUT, began).await;
+        self.ended(phase, events * FAN_OUT).await;
     }
 
     async fn paced(&mut self, events: usize, rate: f64) {
         tokio::time::sleep(CALM).await;
-        let used = self.used();
+        let phase = self.begins(format!("{rate}/s"));
         publish::paced(&self.api, events, rate, event_type).await;
         let report = self.receiver.finished(events).await;
-        let name = format!("{rate}/s");
-        used.tell(events, &name, &mut self.figures);
-        report.tell(&name, &mut self.figures);
+        phase.used.tell(events, &phase.name, &mut self.figures);
+        report.tell(&phase.name, &mut self.figures);
     }
 }
 

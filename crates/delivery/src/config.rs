@@ -366,11 +366,9 @@ pub struct EgressConfig {
     pub dns_addresses_max: usize,
     /// How long connecting may take, TLS included.
     pub connect_timeout_ms: u64,
-    /// Connections, idle ones included. A process that may open fewer files takes as many as those
-    /// leave.
+    /// Connections, idle ones included: for a new one, the one that is idle longest goes. A process
+    /// that may open fewer files takes as many as those leave.
     pub connections_max: usize,
-    /// Idle connections kept for each host of a tenant.
-    pub idle_connections_per_host_max: usize,
     /// How long an idle connection is kept; less if the receiver says so.
     pub idle_connection_ms: u64,
     /// A connection that is older takes no more requests, so that changes of DNS are followed.
@@ -401,7 +399,6 @@ impl Default for EgressConfig {
             dns_addresses_max: 16,
             connect_timeout_ms: 5_000,
             connections_max: 4_096,
-            idle_connections_per_host_max: 256,
             idle_connection_ms: 30_000,
             connection_age_max_ms: 60_000,
             http2_ping_interval_ms: 5_000,

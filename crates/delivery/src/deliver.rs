@@ -42,6 +42,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use postrider_daemon::telemetry;
 use postrider_log::{
     Assignment, Commit, Generation, Log, Offset, Partition as PartitionNumber, Reader, Record,
@@ -81,6 +82,8 @@ use crate::sender::Sender;
 use crate::stage::{Preparation, Producers, Stage, StageContext, StageError, run_stage};
 
 const LEASE_CHECK: Duration = Duration::from_millis(100);
+/// Room for a task is made for each delivery, and cleared and copied.
+const TASK_BYTES_MAX: usize = 4 << 10;
 
 /// The stage over `deliveries`.
 struct Deliver<S> {
@@ -415,14 +418,16 @@ impl<S: Sender> Deliver<S> {
     // ---- tasks ----
 
     /// Spawns a task for a partition, which ends when the partition has left.
-    fn spawn(
-        &mut self,
-        partition: PartitionNumber,
-        task: impl Future<Output = TaskResult> + Send + 'static,
-    ) {
+    fn spawn<F>(&mut self, partition: PartitionNumber, task: F)
+    where
+        F: Future<Output = TaskResult> + Send + 'static,
+    {
+        const { assert!(size_of::<F>() <= TASK_BYTES_MAX, "box what is rare in it") };
         let Some(gone) = self.ends.get(&partition).map(|ends| ends.gone.clone()) else {
             return;
         };
+        // Each layer around a future that is not boxed makes room for it twice.
+        let task = Box::pin(task);
         self.spawn_always(partition, async move {
             let ended = gone.run_until_cancelled(task).await;
             ended.unwrap_or(TaskResult::Nothing)
@@ -442,13 +447,11 @@ impl<S: Sender> Deliver<S> {
         else {
             return;
         };
-        self.tasks.spawn(async move {
-            Finished {
-                partition,
-                generation,
-                result: task.await,
-            }
-        });
+        self.tasks.spawn(task.map(move |result| Finished {
+            partition,
+            generation,
+            result,
+        }));
     }
 
     fn finish(&mut self, finished: Finished) {

@@ -326,13 +326,13 @@ impl FanOut {
                     "the deliveries to {} endpoints, the first of them {first}, are larger than the topic takes",
                     too_large.len()
                 );
-                bury(
+                Box::pin(bury(
                     &*producers.prompt,
                     &context,
                     &record,
                     Reason::TooLarge,
                     detail,
-                )
+                ))
                 .await;
             }
             Ok((partition, generation, offset))

@@ -1,6 +1,8 @@
 //! The stages over a log in memory of which parts do not answer: what they wait for, what they
 //! still hear, and what they conclude when they go on.
 
+#[path = "stages/costs.rs"]
+mod costs;
 #[path = "stages/held.rs"]
 mod held;
 #[path = "stages/refusals.rs"]

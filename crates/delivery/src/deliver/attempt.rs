@@ -129,14 +129,14 @@ struct Exchange {
 
 impl<S: Sender> DeliverContext<S> {
     /// Makes an attempt, in a span of its trace.
-    pub(super) async fn attempt(
+    pub(super) fn attempt(
         &self,
         job: &AttemptJob,
         lease: &Lease,
         cut: &CancellationToken,
-    ) -> AttemptEnd {
-        let span = span_of(job);
-        self.attempt_in_span(job, lease, cut).instrument(span).await
+    ) -> impl Future<Output = AttemptEnd> + Send {
+        self.attempt_in_span(job, lease, cut)
+            .instrument(span_of(job))
     }
 
     async fn attempt_in_span(
@@ -289,8 +289,11 @@ impl<S: Sender> DeliverContext<S> {
                 let request = span
                     .in_scope(|| self.request(delivery, endpoint, secrets, body, started_at_ms));
                 let may_leave = self.may_leave(&delivery.endpoint, lease);
-                let sent = self.sender.send(request, may_leave);
-                let response = sent.instrument(span.clone()).await?;
+                let response = self
+                    .sender
+                    .send(request, may_leave)
+                    .instrument(span.clone())
+                    .await?;
                 if let Some(status) = response.status() {
                     telemetry::describe(&span, "http.response.status_code", i64::from(status));
                 }

@@ -103,7 +103,8 @@ impl HttpSender {
         let was_used = used.is_some();
         let connection = match used {
             Some(connection) => connection,
-            None => self.pool.fresh(&origin, false, limits.deadline).await?,
+            // Boxed, so that not every exchange makes room for it.
+            None => Box::pin(self.pool.fresh(&origin, false, limits.deadline)).await?,
         };
         let broken = match self
             .over_one(connection, &origin, request, leaving, limits)
@@ -130,7 +131,7 @@ impl HttpSender {
             let again = self.over_one(next, &origin, request, leaving, limits);
             again.await.map_err(|broken| broken.failure)
         };
-        match again.await {
+        match Box::pin(again).await {
             // The receiver may have got it the first time, so that was an attempt.
             Err(Failure::Ours(_) | Failure::Refused)
                 if !(broken.is_vouched || broken.wants_http1) =>

@@ -1,9 +1,10 @@
 //! Connections that are kept for the next webhook to the same place, by tenant.
 //!
 //! How many there are in all is bounded, since each takes a descriptor: for a new one, the one that
-//! was idle longest goes. None is used when it was idle for longer than its receiver keeps it, nor
-//! when it is older than `egress.connection_age_max_ms`, so that a change of DNS is followed under
-//! traffic.
+//! was idle longest goes. How many are kept for one place follows how many it needed at once
+//! lately: the one that was used last is used next, and what is not needed is idle until it goes.
+//! None is used when it was idle for longer than its receiver keeps it, nor when it is older than
+//! `egress.connection_age_max_ms`, so that a change of DNS is followed under traffic.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -134,9 +135,7 @@ impl Pool {
 
     /// Keeps one whose exchange is over.
     pub(super) fn keep(&self, origin: &Origin, connection: Box<Http1>) {
-        let at_most = self.config.idle_connections_per_host_max;
-        let left = self.kept().put(origin, connection, at_most);
-        drop(left);
+        self.kept().put(origin, connection);
     }
 
     /// Uses one no more that was shared; exchanges on it go on.
@@ -245,22 +244,10 @@ impl Kept {
         self.next
     }
 
-    fn put(
-        &mut self,
-        origin: &Origin,
-        connection: Box<Http1>,
-        at_most: usize,
-    ) -> Option<Connection> {
+    fn put(&mut self, origin: &Origin, connection: Box<Http1>) {
         let used = self.note_use(origin);
         let of_origin = self.origins.entry(origin.clone()).or_default();
         of_origin.idle.push_back((used, connection));
-        if of_origin.idle.len() <= at_most {
-            return None;
-        }
-        let (used, connection) = of_origin.idle.pop_front()?;
-        self.used.remove(&used);
-        self.forget_empty(origin);
-        Some(Connection::Http1(connection))
     }
 
     /// The one that was used last, and since when it is idle.

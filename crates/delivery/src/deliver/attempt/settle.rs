@@ -40,7 +40,7 @@ impl<S: Sender> DeliverContext<S> {
         now_ms: i64,
     ) -> AttemptEnd {
         if let (Some(endpoint), Some(reason)) = (endpoint, decision.disables) {
-            self.disable(endpoint, reason).await;
+            Box::pin(self.disable(endpoint, reason)).await;
         }
         if decision.attempt == AttemptOutcome::Failed {
             telemetry::fail(&Span::current(), decision.reason.as_str());
@@ -66,7 +66,8 @@ impl<S: Sender> DeliverContext<S> {
     }
 
     /// Writes what the decision leads to, before the attempt is recorded. Answers with what became
-    /// of it, and with a note if not all of it was written.
+    /// of it, and with a note if not all of it was written. What is rare is boxed, so that not
+    /// every attempt makes room for it.
     async fn write_consequence(
         &self,
         job: &AttemptJob,
@@ -82,15 +83,15 @@ impl<S: Sender> DeliverContext<S> {
             }
             Settlement::RetryScheduled { due_at_ms } => {
                 let retry = self.schedule_retry(&job.step.delivery, due_at_ms, now_ms);
-                match retry.await {
+                match Box::pin(retry).await {
                     Ok(()) => (decision, None),
                     Err(TooLarge) => {
                         let decision = decision.where_it_does_not_fit();
-                        self.dead_letter(job, decision, response).await
+                        Box::pin(self.dead_letter(job, decision, response)).await
                     }
                 }
             }
-            Settlement::DeadLettered => self.dead_letter(job, decision, response).await,
+            Settlement::DeadLettered => Box::pin(self.dead_letter(job, decision, response)).await,
         }
     }
 
@@ -189,7 +190,7 @@ impl<S: Sender> DeliverContext<S> {
             outcome: AttemptOutcome::Interrupted,
             ..self.unattempted(job, Reason::Interrupted)
         };
-        let record = self.record(job, attempt, Seen::Nothing);
+        let record = Box::pin(self.record(job, attempt, Seen::Nothing));
         if timeout(INTERRUPTED_WRITE_TIMEOUT, record).await.is_err() {
             tracing::warn!(event_id = %job.step.delivery.event.id, "interruption not recorded in time");
         }

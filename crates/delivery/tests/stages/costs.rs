@@ -1,0 +1,58 @@
+//! What a delivery costs in counts that no machine changes.
+
+use std::time::Duration;
+
+use allocation_counter::{AllocationInfo, measure};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::sleep;
+
+use super::world::{StageName, World};
+
+const EVENTS: usize = 1_000;
+/// What a later change may add before somebody has to look.
+const MARGIN_PERCENT: u64 = 15;
+const ALLOCATIONS_EACH: u64 = 106;
+const BYTES_EACH: u64 = 13_710;
+
+fn runtime() -> Runtime {
+    let mut builder = Builder::new_current_thread();
+    builder.enable_all().start_paused(true);
+    builder.build().expect("a runtime")
+}
+
+/// Publishes events for one endpoint; returns when each is delivered and all is recorded.
+async fn deliver(world: &World, ids: std::ops::Range<usize>) {
+    let all = ids.end;
+    world.produce(ids.map(|id| format!("evt_{id}"))).await;
+    let delivered = |world: &World| world.requests() >= all;
+    world.until("all are delivered", delivered).await;
+    sleep(Duration::from_secs(5)).await;
+}
+
+/// The log in memory and the test take a part, which is the same each time.
+#[test]
+fn an_event_takes_few_allocations_from_its_topic_to_its_record() {
+    let runtime = runtime();
+    let (world, _processes) = runtime.block_on(async {
+        let world = World::with_tenant().await;
+        world.create_endpoint("one").await;
+        let fan_out = world.start("fan-out", StageName::FanOut).await;
+        let deliver = world.start("deliver", StageName::Deliver).await;
+        (world, (fan_out, deliver))
+    });
+    runtime.block_on(deliver(&world, 0..EVENTS));
+    let AllocationInfo {
+        count_total,
+        bytes_total,
+        ..
+    } = measure(|| runtime.block_on(deliver(&world, EVENTS..2 * EVENTS)));
+    let each = |total: u64| total / u64::try_from(EVENTS).expect("few");
+    let said = format!(
+        "{} allocations of {} bytes an event",
+        each(count_total),
+        each(bytes_total)
+    );
+    let at_most = |each: u64| each + each * MARGIN_PERCENT / 100;
+    assert!(each(count_total) <= at_most(ALLOCATIONS_EACH), "{said}");
+    assert!(each(bytes_total) <= at_most(BYTES_EACH), "{said}");
+}
