@@ -135,6 +135,20 @@ impl Process {
         self.kernel_counts("VmHWM:")
     }
 
+    /// How often its threads gave up a processor to wait for something.
+    pub fn waits(&self) -> u64 {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.id()));
+        let threads = threads.into_iter().flatten().flatten();
+        let waits = threads.filter_map(|thread| {
+            let status = fs::read_to_string(thread.path().join("status")).ok()?;
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            line?.trim().parse::<u64>().ok()
+        });
+        waits.sum()
+    }
+
     fn kernel_counts(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
         let resident = status

@@ -101,7 +101,10 @@ pub fn check_variables(
         let is_known = rest.contains("__") || others.contains(&&*name) || is_service_link(rest);
         if !is_known {
             return Err(ConfigError::Variable {
-                example: format!("{prefix}_{}", rest.replacen('_', "__", 1)),
+                example: match rest.split_once('_') {
+                    Some((section, key)) => format!("{prefix}_{section}__{key}"),
+                    None => format!("{prefix}_{rest}__KEY"),
+                },
                 name,
             });
         }

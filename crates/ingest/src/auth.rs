@@ -47,14 +47,18 @@ impl OperatorKey {
     /// Whether the request bears the key. How long it takes says nothing of the key: what is
     /// compared are tags, in constant time.
     pub(crate) fn admits(&self, headers: &HeaderMap) -> bool {
-        headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.as_bytes().split_first_chunk::<7>())
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "))
-            .is_some_and(|(_, presented)| {
-                hmac::verify(&self.key, presented.trim_ascii(), self.tag.as_ref()).is_ok()
-            })
+        bearer(headers)
+            .is_some_and(|presented| hmac::verify(&self.key, presented, self.tag.as_ref()).is_ok())
     }
+}
+
+/// What the request bears as a key (RFC 6750, section 2.1).
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let (scheme, presented) = value.split_first_chunk::<7>()?;
+    scheme
+        .eq_ignore_ascii_case(b"bearer ")
+        .then(|| presented.trim_ascii())
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use self::settings::{Settings, view};
 use crate::fields::{Fields, parse_object, parsed, seconds_as_ms};
 use crate::problem::Problem;
 use crate::request::{self, Parameters, Segments};
-use crate::shared::{ApiState, Shared};
+use crate::shared::{ApiState, Shared, tenant_id};
 use crate::{ids, page};
 
 pub(crate) use self::import::import;
@@ -46,10 +46,12 @@ pub(crate) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let tenant = api.tenant(&tenant).await?;
     request::expect_json(&headers)?;
     let body = read_body(&api, &headers, body).await?;
-    let NewEndpoint { endpoint, secret } = read_new(&api, &tenant, parse_object(&body)?)?;
+    // What is wrong with it is said first, so that nobody creates a tenant for nothing.
+    let new = read_new(&api, &tenant_id(&tenant)?, parse_object(&body)?)?;
+    api.tenant(&tenant).await?;
+    let NewEndpoint { endpoint, secret } = new;
     let id = endpoint.id.clone();
     let created = api.registry.create_endpoint(endpoint).await;
     let created = created.map_err(|error| Problem::of_write(error, || name_of(&id)))?;

@@ -18,7 +18,7 @@ use tower::ServiceExt;
 use tracing::Instrument;
 
 use crate::api::Api;
-use crate::auth::OperatorKey;
+use crate::auth::{self, OperatorKey};
 use crate::config::IngestConfig;
 use crate::metrics::{IngestMetrics, Raised};
 use crate::problem::Problem;
@@ -131,7 +131,8 @@ async fn surround(State(guard): State<Arc<Guard>>, request: Request, next: Next)
         let response = if guard.operator_key.admits(request.headers()) {
             next.run(request).await
         } else {
-            Problem::Unauthorized.into_response()
+            let is_key_given = auth::bearer(request.headers()).is_some();
+            Problem::Unauthorized { is_key_given }.into_response()
         };
         render_problem(response, trace_id(&traceparent))
     };

@@ -46,8 +46,14 @@ impl FieldError {
 /// Why a request was not served.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum Problem {
-    #[error("every route needs `Authorization: Bearer` and the operator key")]
-    Unauthorized,
+    #[error("{}", match is_key_given {
+        true => "the key after `Authorization: Bearer` is not the operator key",
+        false => "every route needs `Authorization: Bearer` and the operator key",
+    })]
+    Unauthorized {
+        /// The request bears another key.
+        is_key_given: bool,
+    },
     #[error("there is nothing at this path")]
     NoRoute,
     #[error("this path does not take this method; the `Allow` header names those it takes")]
@@ -145,7 +151,9 @@ impl Problem {
             ..facts(StatusCode::SERVICE_UNAVAILABLE, slug, title)
         };
         match self {
-            Self::Unauthorized => facts(StatusCode::UNAUTHORIZED, "unauthorized", "Not authorized"),
+            Self::Unauthorized { .. } => {
+                facts(StatusCode::UNAUTHORIZED, "unauthorized", "Not authorized")
+            }
             Self::NoRoute => facts(StatusCode::NOT_FOUND, "no-route", "No such path"),
             Self::MethodNotAllowed => facts(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -243,7 +251,7 @@ impl Problem {
             let identity = HeaderValue::from_static("identity");
             headers.insert(header::ACCEPT_ENCODING, identity);
         }
-        if matches!(self, Self::Unauthorized) {
+        if matches!(self, Self::Unauthorized { .. }) {
             let challenge = HeaderValue::from_static("Bearer realm=\"postrider\"");
             headers.insert(header::WWW_AUTHENTICATE, challenge);
             // A connection is kept for those who have the key.

@@ -58,8 +58,7 @@ impl Shared {
     /// The tenant of the path, which must exist. It is said not to exist only after looking at a
     /// view that is as new as this request.
     pub(crate) async fn tenant(&self, text: &str) -> Result<TenantId, Problem> {
-        let id = TenantId::try_new(text)
-            .map_err(|_| Problem::NotFound(format!("the tenant {text:?}")))?;
+        let id = tenant_id(text)?;
         if self.registry.tenant(&id).is_none() {
             self.refresh_registry().await?;
             if self.registry.tenant(&id).is_none() {
@@ -77,4 +76,9 @@ impl Shared {
             Err(Problem::RegistryBehind)
         }
     }
+}
+
+/// The tenant that the path names, whether it exists or not.
+pub(crate) fn tenant_id(text: &str) -> Result<TenantId, Problem> {
+    TenantId::try_new(text).map_err(|_| Problem::NotFound(format!("the tenant {text:?}")))
 }

@@ -20,7 +20,8 @@ use postrider_model::retry::RetrySchedule;
 use postrider_model::topics::{DERIVED_OVERHEAD_BYTES, TopicLayout};
 use postrider_model::wire::ORDERING_KEY_BYTES_MAX;
 use postrider_registry::{Keyring, RegistryOptions};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::cli::{HealthArgs, ListenArgs};
 use memory::MemoryConfig;
@@ -120,12 +121,24 @@ impl Serialize for KafkaConfig {
     }
 }
 
+/// An address to listen at. It is no name: what a name means may change.
+fn address<'de, D: Deserializer<'de>>(place: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(place)?;
+    let address = text.parse().map_err(|_| {
+        D::Error::custom(format!(
+            "`{text}` is not an IP address with a port, such as `127.0.0.1:8080` or `[::]:8080`"
+        ))
+    });
+    address.map(Some)
+}
+
 /// Where the API listens, and whom it lets connect.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ListenConfig {
     /// Address and port. By default port 8080, at 127.0.0.1 in `up` and at 0.0.0.0 in the other
     /// roles.
+    #[serde(deserialize_with = "address")]
     pub(crate) listen: Option<SocketAddr>,
     /// Connections at a time. A process that may open too few files for these and those to
     /// receivers has fewer.
@@ -190,6 +203,7 @@ impl ListenConfig {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct HealthConfig {
     /// Address and port, by default port 9464 at the same addresses as the API.
+    #[serde(deserialize_with = "address")]
     pub(crate) listen: Option<SocketAddr>,
     /// How long a client of Kafka may be dead although brokers answer, and replaced again and
     /// again, until `/livez` says that this process is of no use.
@@ -617,6 +631,22 @@ mod tests {
             std::env::temp_dir().join(format!("postrider-config-{}.toml", std::process::id()));
         std::fs::write(&path, text).unwrap();
         path
+    }
+
+    #[test]
+    fn an_address_to_listen_at_is_an_ip_address_with_a_port() {
+        for wrong in ["foo", ":8091", "localhost:8091", "127.0.0.1"] {
+            for name in ["POSTRIDER_API__LISTEN", "POSTRIDER_HEALTH__LISTEN"] {
+                let said = load(&[(name, wrong)]).unwrap_err().to_string();
+                assert!(said.contains(name), "{said}");
+                assert!(
+                    said.contains(&format!("`{wrong}` is not an IP address with a port")),
+                    "{said}"
+                );
+            }
+        }
+        let known = load(&[("POSTRIDER_API__LISTEN", "[::1]:80")]).unwrap();
+        assert_eq!(known.api.listen, "[::1]:80".parse().ok());
     }
 
     #[test]

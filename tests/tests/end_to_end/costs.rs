@@ -35,7 +35,7 @@ async fn an_event_costs_the_log_four_records_and_few_requests(log: LogKind) {
         api.create_endpoint(&receiver.url(PATH), types).await;
     }
     tokio::time::sleep(STATISTICS * 2).await;
-    let before = Counts::of(&cluster).await;
+    let before = Counts::of(&mut cluster).await;
     let mut publishing = JoinSet::new();
     let mut at = Instant::now();
     for number in 0..EVENTS {
@@ -48,7 +48,7 @@ async fn an_event_costs_the_log_four_records_and_few_requests(log: LogKind) {
     let ids = publishing.join_all().await;
     receiver.wait_for_all(PATH, &ids, LOAD_WITHIN).await;
     tokio::time::sleep(STATISTICS * 2).await;
-    let after = Counts::of(&cluster).await;
+    let after = Counts::of(&mut cluster).await;
 
     drained(&mut cluster).await;
     for topic in ["events", "deliveries", "routes", "attempts"] {
@@ -62,8 +62,10 @@ async fn an_event_costs_the_log_four_records_and_few_requests(log: LogKind) {
     let ingest = per_event(|counts| counts.ingest_produces);
     let produces = per_event(|counts| counts.deliver_produces);
     let fetches = per_event(|counts| counts.deliver_fetches);
+    let ingest_waits = per_event(|counts| counts.ingest_waits);
+    let deliver_waits = per_event(|counts| counts.deliver_waits);
     let said = format!(
-        "requests for an event: {ingest:.2} of ingest append, {produces:.2} of deliver append, {fetches:.2} of deliver read"
+        "requests for an event: {ingest:.2} of ingest append, {produces:.2} of deliver append, {fetches:.2} of deliver read; waits of threads: {ingest_waits:.1} of ingest, {deliver_waits:.1} of deliver"
     );
     // One each for its record of `events` and of `deliveries`; what nobody waits for gathers.
     assert!(ingest <= 1.1, "{said}");
@@ -71,20 +73,29 @@ async fn an_event_costs_the_log_four_records_and_few_requests(log: LogKind) {
     assert!(fetches <= 2.5, "{said}");
 }
 
-/// Requests that the clients of the processes sent to brokers.
+/// Requests that the clients of the processes sent to brokers, and waits of their threads, each of
+/// which costs a switch to another one.
 struct Counts {
     ingest_produces: f64,
+    ingest_waits: f64,
     deliver_produces: f64,
     deliver_fetches: f64,
+    deliver_waits: f64,
 }
 
 impl Counts {
-    async fn of(cluster: &Cluster) -> Self {
+    async fn of(cluster: &mut Cluster) -> Self {
         let (ingest, deliver) = (
             cluster.metrics("ingest-0").await,
             cluster.metrics("deliver").await,
         );
+        let mut waits = |name: &str| {
+            let waits = u32::try_from(cluster.process(name).waits());
+            f64::from(waits.expect("a short run"))
+        };
         Self {
+            ingest_waits: waits("ingest-0"),
+            deliver_waits: waits("deliver"),
             ingest_produces: sum(&ingest, "postrider_kafka_produce_requests_total"),
             deliver_produces: sum(&deliver, "postrider_kafka_produce_requests_total"),
             deliver_fetches: sum(&deliver, "postrider_kafka_fetch_requests_total"),

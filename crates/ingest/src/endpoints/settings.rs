@@ -260,7 +260,7 @@ fn parse_url(value: &Value) -> Result<Url, String> {
     let text = value.as_str().ok_or("must be text")?;
     let url: Url = text
         .parse()
-        .map_err(|error| format!("must be a URL: {error}"))?;
+        .map_err(|error| format!("must be a URL such as `https://example.com/hook`: {error}"))?;
     check_url(&url).map_err(|error| error.to_string())?;
     Ok(url)
 }

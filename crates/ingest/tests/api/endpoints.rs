@@ -385,6 +385,22 @@ async fn a_deleted_endpoint_is_gone_and_its_id_never_used_again() {
         .problem("deleted");
 }
 
+/// Whoever creates the tenant when it turns out to be missing creates none for an endpoint that is
+/// refused.
+#[tokio::test]
+async fn what_is_wrong_with_an_endpoint_is_said_before_that_its_tenant_is_missing() {
+    let world = World::new().await;
+    let path = "/v1/tenants/missing/endpoints";
+    let refused = world.post(path, r#"{"url":"example.com/hooks"}"#).await;
+    let problem = refused
+        .expect(StatusCode::UNPROCESSABLE_ENTITY)
+        .problem("invalid");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("such as `https://"), "{detail}");
+    let missing = world.post(path, GOOD).await;
+    missing.expect(StatusCode::NOT_FOUND).problem("not-found");
+}
+
 #[tokio::test]
 async fn lists_every_endpoint_of_its_tenant_once() {
     let world = World::with_tenant().await;

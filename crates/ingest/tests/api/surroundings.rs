@@ -29,7 +29,11 @@ async fn every_route_needs_the_operator_key() {
                 .send(method, path, &[("authorization", key)], "")
                 .await;
             let answer = answer.expect(StatusCode::UNAUTHORIZED);
-            answer.problem("unauthorized");
+            let problem = answer.problem("unauthorized");
+            let says_it_is_another = problem["detail"]
+                .as_str()
+                .is_some_and(|detail| detail.contains("is not the operator key"));
+            assert_eq!(says_it_is_another, key.starts_with("Bearer"), "{key}");
             assert!(
                 answer.header("www-authenticate").starts_with("Bearer"),
                 "{method} {path}"

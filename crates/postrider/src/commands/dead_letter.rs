@@ -95,7 +95,7 @@ impl FilterArgs {
 #[derive(Debug, Args)]
 pub(crate) struct RedriveArgs {
     /// Their ids; or name a time with --since.
-    #[arg(conflicts_with_all = ["endpoint", "reason", "since", "until"], required_unless_present = "since")]
+    #[arg(conflicts_with_all = ["endpoint", "reason", "since", "until"])]
     ids: Vec<String>,
     #[command(flatten)]
     tenant: TenantArgs,
@@ -206,6 +206,9 @@ async fn show(
 }
 
 async fn redrive(args: RedriveArgs, data_dir: &DataDir) -> anyhow::Result<()> {
+    if args.ids.is_empty() && args.filter.since.is_none() {
+        bail!("name what to redrive: the ids of dead letters, or from when on with --since");
+    }
     let client = Client::from_args(&args.api, data_dir)?;
     let mut body: Map<String, Value> = args
         .filter

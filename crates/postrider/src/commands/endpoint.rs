@@ -10,13 +10,13 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use postrider_model::ids::{EndpointId, TenantId};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 use self::state::{EnableArgs, ReplayArgs};
 use super::{attempts, input};
 use crate::cli::{ApiArgs, ConfirmArgs, PageArgs, PointInTime, duration, pair};
-use crate::client::Client;
+use crate::client::{CallError, Client};
 use crate::data_dir::DataDir;
 use crate::output;
 
@@ -360,23 +360,23 @@ async fn create(args: CreateArgs, data_dir: &DataDir) -> anyhow::Result<()> {
         ("secret", args.secret.read()?),
     ];
     body.extend(present(more));
-    // Without a body this only sees to it that the tenant exists.
-    client
-        .send(
-            Method::PUT,
-            &format!("v1/tenants/{}", args.tenant.tenant),
-            None,
-        )
-        .await?;
-    let answer = client
-        .send(
-            Method::POST,
-            &all(&args.tenant.tenant),
-            Some(&Value::Object(body)),
-        )
-        .await?;
+    let (path, body) = (all(&args.tenant.tenant), Value::Object(body));
+    let create = || client.send(Method::POST, &path, Some(&body));
+    let answer = match create().await {
+        Err(error) if error.is_status(StatusCode::NOT_FOUND) => {
+            see_to_tenant(&client, &args.tenant.tenant).await?;
+            create().await?
+        }
+        created => created?,
+    };
     show_with_secret(&answer, args.api.json);
     Ok(())
+}
+
+/// Sees to it that the tenant exists.
+async fn see_to_tenant(client: &Client, tenant: &TenantId) -> Result<(), CallError> {
+    let path = format!("v1/tenants/{tenant}");
+    client.send(Method::PUT, &path, None).await.map(drop)
 }
 
 async fn update(args: UpdateArgs, data_dir: &DataDir) -> anyhow::Result<()> {
@@ -428,13 +428,7 @@ fn show_with_secret(endpoint: &Value, json: bool) {
 async fn import(args: ImportArgs, data_dir: &DataDir) -> anyhow::Result<()> {
     let client = Client::from_args(&args.api, data_dir)?;
     let lines = input::text(&args.file)?;
-    client
-        .send(
-            Method::PUT,
-            &format!("v1/tenants/{}", args.tenant.tenant),
-            None,
-        )
-        .await?;
+    see_to_tenant(&client, &args.tenant.tenant).await?;
     let answer = client
         .post_lines(&format!("{}/import", all(&args.tenant.tenant)), lines)
         .await?;
