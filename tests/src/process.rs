@@ -127,36 +127,25 @@ impl Process {
 
     /// What it has in memory.
     pub fn memory_bytes(&self) -> u64 {
-        self.kernel_counts("VmRSS:")
+        self.kernel_bytes("VmRSS:")
     }
 
     /// The most that it had in memory.
     pub fn peak_memory_bytes(&self) -> u64 {
-        self.kernel_counts("VmHWM:")
+        self.kernel_bytes("VmHWM:")
     }
 
     /// How often its threads gave up a processor to wait for something.
     pub fn waits(&self) -> u64 {
         let threads = fs::read_dir(format!("/proc/{}/task", self.id()));
         let threads = threads.into_iter().flatten().flatten();
-        let waits = threads.filter_map(|thread| {
-            let status = fs::read_to_string(thread.path().join("status")).ok()?;
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-            line?.trim().parse::<u64>().ok()
-        });
-        waits.sum()
+        threads
+            .map(|thread| kernel_says(&thread.path(), "voluntary_ctxt_switches:"))
+            .sum()
     }
 
-    fn kernel_counts(&self, name: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
-        let resident = status
-            .lines()
-            .find_map(|line| line.strip_prefix(name))
-            .and_then(|line| line.trim().strip_suffix(" kB"));
-        let kilobytes: Option<u64> = resident.and_then(|text| text.trim().parse().ok());
-        kilobytes.unwrap_or_default() * 1024
+    fn kernel_bytes(&self, name: &str) -> u64 {
+        kernel_says(Path::new(&format!("/proc/{}", self.id())), name) * 1024
     }
 
     /// Stops it in its tracks (SIGSTOP).
@@ -285,4 +274,12 @@ fn build(profile: &Path) {
 pub(crate) fn free_address() -> SocketAddr {
     let [port] = ports::unused();
     (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// What the kernel says of a process or a thread by this name, without its unit; 0 if it has ended.
+fn kernel_says(of: &Path, name: &str) -> u64 {
+    let status = fs::read_to_string(of.join("status")).unwrap_or_default();
+    let value = status.lines().find_map(|line| line.strip_prefix(name));
+    let number = value.and_then(|value| value.split_whitespace().next()?.parse().ok());
+    number.unwrap_or_default()
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use postrider_log::{Clock, NewRecord, SystemClock};
+use postrider_log::{Clock, NewRecord, Position, SystemClock};
 
 use crate::subject::{Kept, Subject, is_ours, number, numbered, record};
 
@@ -102,14 +102,20 @@ async fn later_than(timestamp_ms: i64) -> i64 {
     }
 }
 
-pub(crate) async fn reads_over_gaps(subject: Subject) {
+/// A topic with two records and then a gap, where the log can have one.
+async fn topic_with_a_gap(subject: &Subject) -> Option<(String, Vec<Position>)> {
     let topic = subject.topic("topic", 1, Kept::Compacted).await;
     let before = subject
         .fill(&topic, 0, [record("a", "0"), record("b", "1")])
         .await;
-    if !subject.control.gap(&topic, 0).await {
+    let has_gap = subject.control.gap(&topic, 0).await;
+    has_gap.then_some((topic, before))
+}
+
+pub(crate) async fn reads_over_gaps(subject: Subject) {
+    let Some((topic, before)) = topic_with_a_gap(&subject).await else {
         return;
-    }
+    };
     let after = subject
         .fill(&topic, 0, [record("c", "2"), record("d", "3")])
         .await;
@@ -138,13 +144,9 @@ pub(crate) async fn reads_over_gaps(subject: Subject) {
 }
 
 pub(crate) async fn reads_past_a_gap_at_the_end_one_record_at_a_time(subject: Subject) {
-    let topic = subject.topic("topic", 1, Kept::Compacted).await;
-    let ours = subject
-        .fill(&topic, 0, [record("a", "0"), record("b", "1")])
-        .await;
-    if !subject.control.gap(&topic, 0).await {
+    let Some((topic, ours)) = topic_with_a_gap(&subject).await else {
         return;
-    }
+    };
     let end = subject.log.bounds(&topic, 0).await.unwrap().end;
     for wait in [Duration::ZERO, subject.patience] {
         let mut reader = subject.log.reader(&topic).await.unwrap();
