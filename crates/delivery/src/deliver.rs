@@ -45,7 +45,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use postrider_daemon::telemetry;
 use postrider_log::{
-    Assignment, Commit, Generation, Log, Offset, Partition as PartitionNumber, Reader, Record,
+    Assignment, Commit, Generation, Log, Offset, Partition as PartitionNumber, Record,
 };
 use postrider_model::commit_note::CommitNote;
 use postrider_model::delivery::{Attempt, Delivery, Settlement};
@@ -68,7 +68,7 @@ use self::lane::NextAttempt;
 use self::limits::LaneLimits;
 use self::partition::{Partition, StatesToWrite, Taken};
 pub use self::pending::PendingDeliveries;
-use self::read::ReadBatch;
+use self::read::{ReadBatch, ReadsAgain};
 use self::state::{NotWritten, Written};
 use self::state_id::StateId;
 use self::step::{Answered, Memory, Now, Step};
@@ -104,7 +104,7 @@ struct Deliver<S> {
     memory_was: Memory,
     tick_at_ms: i64,
     /// Reads the log again; here when nobody uses it.
-    reader: Option<Box<dyn Reader>>,
+    reads_again: ReadsAgain,
     /// The partition that was read for last.
     read_last: PartitionNumber,
     tasks: JoinSet<Finished>,
@@ -135,7 +135,7 @@ enum TaskResult {
     /// The dead letter of a record that is no delivery is durable.
     DeadLettered(Offset),
     /// Records were read again.
-    Read(Option<Box<dyn Reader>>, ReadBatch),
+    Read(ReadsAgain, ReadBatch),
     /// States of lanes were written, or not.
     Written(Result<Written, NotWritten>),
     /// Nothing that anybody has to know.
@@ -189,7 +189,7 @@ impl<S: Sender> Deliver<S> {
             memory: Tally::default(),
             memory_was: Memory::Free,
             tick_at_ms: i64::MAX,
-            reader: None,
+            reads_again: ReadsAgain::default(),
             read_last: 0,
             tasks: JoinSet::new(),
             answered,
@@ -458,15 +458,11 @@ impl<S: Sender> Deliver<S> {
         let Finished {
             partition,
             generation,
-            result,
+            mut result,
         } = finished;
-        let result = match result {
-            TaskResult::Read(reader, batch) => {
-                self.reader = reader;
-                TaskResult::Read(None, batch)
-            }
-            result => result,
-        };
+        if let TaskResult::Read(reads, _) = &mut result {
+            self.reads_again = std::mem::take(reads);
+        }
         let Some(owned) = self.owned_under(partition, generation) else {
             return;
         };
@@ -721,6 +717,7 @@ impl<S: Sender> Stage for Deliver<S> {
             ends.gone.cancel();
         }
         self.dispatch.lines.remove(&[partition]);
+        self.reads_again.forget(partition);
     }
 }
 

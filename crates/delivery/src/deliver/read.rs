@@ -15,11 +15,20 @@ const READ_BACKOFF: Duration = Duration::from_secs(1);
 /// Where only a record or a few are wanted.
 const FEW_BYTES_MAX: usize = 64 * 1024;
 
+/// What the log is read again by.
+#[derive(Debug, Default)]
+pub(super) struct ReadsAgain {
+    /// None before the first read and after one that failed.
+    reader: Option<Box<dyn Reader>>,
+    /// What was read last. A lane often has room for a part of it only, and soon wants the rest.
+    last: Option<(PartitionNumber, Batch)>,
+}
+
 /// What was read, and from where it was to be read.
 #[derive(Debug)]
 pub(super) struct ReadBatch {
-    pub(super) from: Offset,
-    pub(super) batch: Result<Batch, LogError>,
+    from: Offset,
+    batch: Result<Batch, LogError>,
 }
 
 impl<S: Sender> Deliver<S> {
@@ -45,11 +54,12 @@ impl<S: Sender> Deliver<S> {
                 continue;
             };
             self.read_last = partition;
-            let (log, reader) = (self.log.clone(), self.reader.take());
+            let (log, mut reads) = (self.log.clone(), std::mem::take(&mut self.reads_again));
             let bytes_max = self.context.config.catch_up_read_bytes_max;
             self.spawn_always(partition, async move {
-                let (reader, batch) = read(&*log, reader, partition, again, bytes_max).await;
-                TaskResult::Read(reader, batch)
+                let from = again.from;
+                let batch = reads.read(&*log, partition, again, bytes_max).await;
+                TaskResult::Read(reads, ReadBatch { from, batch })
             });
             return;
         }
@@ -83,6 +93,7 @@ impl<S: Sender> Deliver<S> {
         }
         let (from, to) = (batch.from, batch.next);
         let (grown, duplicates) = owned.feed(from, &batch.records, to, &self.limits, memory, now);
+        self.reads_again.last = Some((partition, batch));
         self.context.metrics.duplicates_dropped.inc_by(duplicates);
         for endpoint in grown {
             self.line_up((partition, endpoint), now);
@@ -90,35 +101,83 @@ impl<S: Sender> Deliver<S> {
     }
 }
 
-/// Reads, with a reader made when there is none yet. One that failed is given up.
-async fn read(
-    log: &dyn Log,
-    reader: Option<Box<dyn Reader>>,
-    partition: PartitionNumber,
-    again: ReadAgain,
-    bytes_max: usize,
-) -> (Option<Box<dyn Reader>>, ReadBatch) {
-    let ReadAgain { from, few } = again;
-    let bytes_max = if few {
-        bytes_max.min(FEW_BYTES_MAX)
-    } else {
-        bytes_max
-    };
-    let made = match reader {
-        Some(reader) => Ok(reader),
-        None => log.reader(DELIVERIES).await,
-    };
-    let failed = match made {
-        Ok(mut reader) => match reader.read(partition, from, bytes_max, READ_WAIT).await {
-            Ok(batch) => {
-                let batch = Ok(batch);
-                return (Some(reader), ReadBatch { from, batch });
+impl ReadsAgain {
+    /// The partition has left.
+    pub(super) fn forget(&mut self, partition: PartitionNumber) {
+        self.last.take_if(|(of, _)| *of == partition);
+    }
+
+    /// What is in the log from there on; without asking it, if that was read last.
+    async fn read(
+        &mut self,
+        log: &dyn Log,
+        partition: PartitionNumber,
+        again: ReadAgain,
+        bytes_max: usize,
+    ) -> Result<Batch, LogError> {
+        let last = self.last.take().filter(|(of, _)| *of == partition);
+        if let Some(rest) = last.and_then(|(_, batch)| rest_from(batch, again.from)) {
+            return Ok(rest);
+        }
+        let bytes_max = match again.few {
+            true => bytes_max.min(FEW_BYTES_MAX),
+            false => bytes_max,
+        };
+        // One that failed is given up.
+        let made = match self.reader.take() {
+            Some(reader) => Ok(reader),
+            None => log.reader(DELIVERIES).await,
+        };
+        let read = match made {
+            Ok(mut reader) => {
+                let read = reader.read(partition, again.from, bytes_max, READ_WAIT);
+                read.await.inspect(|_| self.reader = Some(reader))
             }
-            Err(error) => error,
-        },
-        Err(error) => error,
-    };
-    sleep(READ_BACKOFF).await;
-    let batch = Err(failed);
-    (None, ReadBatch { from, batch })
+            Err(error) => Err(error),
+        };
+        if read.is_err() {
+            sleep(READ_BACKOFF).await;
+        }
+        read
+    }
+}
+
+/// What of a batch is not before this offset, if the batch has something to tell of it.
+fn rest_from(mut batch: Batch, from: Offset) -> Option<Batch> {
+    if !(batch.from..batch.next).contains(&from) {
+        return None;
+    }
+    let before = batch.records.partition_point(|record| record.offset < from);
+    batch.records.drain(..before);
+    Some(Batch { from, ..batch })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deliver::fixtures::{delivery, record_of};
+
+    #[test]
+    fn what_was_read_is_given_from_where_a_lane_goes_on_and_nothing_else() {
+        let batch = || Batch {
+            from: 10,
+            records: [10, 12, 15]
+                .map(|offset| record_of(offset, &delivery(offset)))
+                .to_vec(),
+            next: 20,
+            end: 30,
+        };
+        let rest = |from| {
+            let rest = rest_from(batch(), from)?;
+            assert_eq!((rest.from, rest.next, rest.end), (from, 20, 30));
+            let records = rest.records.iter();
+            Some(records.map(|record| record.offset).collect::<Vec<_>>())
+        };
+        assert_eq!(rest(9), None);
+        assert_eq!(rest(10), Some(vec![10, 12, 15]));
+        assert_eq!(rest(11), Some(vec![12, 15]));
+        assert_eq!(rest(15), Some(vec![15]));
+        assert_eq!(rest(16), Some(vec![]), "that nothing more is there");
+        assert_eq!(rest(20), None);
+    }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use allocation_counter::{AllocationInfo, measure};
+use postrider_model::topics::DELIVERIES;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::sleep;
 
@@ -55,4 +56,23 @@ fn an_event_takes_few_allocations_from_its_topic_to_its_record() {
     let at_most = |each: u64| each + each * MARGIN_PERCENT / 100;
     assert!(each(count_total) <= at_most(ALLOCATIONS_EACH), "{said}");
     assert!(each(bytes_total) <= at_most(BYTES_EACH), "{said}");
+}
+
+/// Its lane has room for a part of what a read gives.
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_is_behind_has_each_stretch_of_the_log_read_once() {
+    let world = World::with_tenant().await;
+    world.create_endpoint("one").await;
+    let _fan_out = world.start("fan-out", StageName::FanOut).await;
+    world
+        .produce((0..2 * EVENTS).map(|id| format!("evt_{id}")))
+        .await;
+    let waits = |world: &World| world.deliveries().len() == 2 * EVENTS;
+    world.until("all wait in the log", waits).await;
+    let delivers = world.start("deliver", StageName::Deliver).await;
+    let delivered = |world: &World| world.requests() == 2 * EVENTS;
+    world.until("all are delivered", delivered).await;
+    // All of it fits into two reads; one more may find that the endpoint is behind no longer.
+    let reads = delivers.held.reads(DELIVERIES);
+    assert!((1..=3).contains(&reads), "{reads} reads");
 }

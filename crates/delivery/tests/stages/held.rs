@@ -1,6 +1,6 @@
 //! A log of which a test holds parts back: a call that is held does not answer until it is let go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,27 +32,40 @@ pub(crate) enum Part {
     Room(&'static str),
 }
 
-/// The parts that are held back.
+/// The parts that are held back, and how often what was read.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Held(Arc<(Mutex<BTreeSet<Part>>, Notify)>);
+pub(crate) struct Held(Arc<Parts>);
+
+#[derive(Debug, Default)]
+struct Parts {
+    held: Mutex<BTreeSet<Part>>,
+    changed: Notify,
+    /// By topic.
+    reads: Mutex<BTreeMap<String, usize>>,
+}
 
 impl Held {
     pub(crate) fn hold(&self, part: Part) {
-        self.0.0.lock().insert(part);
+        self.0.held.lock().insert(part);
     }
 
     pub(crate) fn let_go(&self, part: Part) {
-        self.0.0.lock().remove(&part);
-        self.0.1.notify_waiters();
+        self.0.held.lock().remove(&part);
+        self.0.changed.notify_waiters();
+    }
+
+    /// How many reads of a topic have ended, but for those of members of groups.
+    pub(crate) fn reads(&self, topic: &str) -> usize {
+        self.0.reads.lock().get(topic).copied().unwrap_or_default()
     }
 
     fn holds(&self, is_meant: impl Fn(&Part) -> bool) -> bool {
-        self.0.0.lock().iter().any(is_meant)
+        self.0.held.lock().iter().any(is_meant)
     }
 
     async fn passed(&self, is_meant: impl Fn(&Part) -> bool) {
         loop {
-            let changed = self.0.1.notified();
+            let changed = self.0.changed.notified();
             if !self.holds(&is_meant) {
                 return;
             }
@@ -176,6 +189,13 @@ impl Reader for HeldReader {
         }
         // Also what was on its way when it was held back.
         self.held.read_of(&self.topic).await;
+        *self
+            .held
+            .0
+            .reads
+            .lock()
+            .entry(self.topic.clone())
+            .or_default() += 1;
         batch
     }
 }

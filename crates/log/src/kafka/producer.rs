@@ -32,8 +32,10 @@ use crate::port::{
     Target,
 };
 
-/// How long one poll may take. The client spins for the last millisecond of each.
-const POLL: Duration = Duration::from_secs(1);
+/// How long one poll may take. The client counts what is left in whole milliseconds, and asks
+/// without waiting, again and again, while it is less than one: the microseconds here pass while it
+/// wakes up, so that nothing is left.
+const POLL: Duration = Duration::from_micros(1_000_050);
 const FLUSH_POLL: Duration = Duration::from_millis(100);
 /// Between attempts to create a client in place of one that failed.
 const REPLACE_PAUSE: Duration = Duration::from_secs(1);
