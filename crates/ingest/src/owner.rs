@@ -24,6 +24,10 @@ pub(crate) enum Silence {
     Unreachable(#[from] std::io::Error),
     #[error("it did not answer as HTTP: {0}")]
     Broken(#[from] hyper::Error),
+    #[error(
+        "it holds nothing of this endpoint: nothing is under way to it, or another process is about to have the partition"
+    )]
+    Nothing,
     #[error("it answered with status {0}")]
     Refused(StatusCode),
     #[error("its answer is not JSON, or too long")]
@@ -48,8 +52,10 @@ async fn call(owner: &str, endpoint: &EndpointId) -> Result<Value, Silence> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let exchange = async move {
         let response = sender.send_request(request).await?;
-        if response.status() != StatusCode::OK {
-            return Err(Silence::Refused(response.status()));
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Err(Silence::Nothing),
+            status => return Err(Silence::Refused(status)),
         }
         let body = to_bytes(Body::new(response.into_body()), ANSWER_BYTES_MAX).await;
         let body = body.map_err(|_| Silence::Unreadable)?;
@@ -102,8 +108,11 @@ mod tests {
     #[tokio::test]
     async fn an_owner_that_tells_nothing_of_use_is_told_apart() {
         let (told, _) = asked(b"HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n").await;
+        assert!(matches!(told, Err(Silence::Nothing)), "{told:?}");
+        let (told, _) = asked(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n").await;
+        let refused = StatusCode::SERVICE_UNAVAILABLE;
         assert!(
-            matches!(told, Err(Silence::Refused(StatusCode::NOT_FOUND))),
+            matches!(told, Err(Silence::Refused(status)) if status == refused),
             "{told:?}"
         );
         let (told, _) = asked(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{]").await;

@@ -11,13 +11,13 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 const PERIOD: Duration = Duration::from_millis(20);
-/// So late a task may begin that is due: then an answer that needs nothing, such as a refusal,
-/// takes about twice as long.
-const LATE_MAX: Duration = Duration::from_millis(5);
+/// So late a task may begin that is due. More events under way make none quicker from here on: each
+/// only waits for a turn of this process, and finds its connection in no cache any more.
+const LATE_MAX: Duration = Duration::from_millis(2);
 /// Periods without a late task after which it rises.
 const PUNCTUAL_MIN: usize = 25;
 /// Fewer would be under way than one write to the log takes.
-const EVENTS_MIN: usize = 192;
+const EVENTS_MIN: usize = 256;
 
 /// Lets so many events be under way at a time. In an overload, more only wait longer: each for a
 /// turn of this process, or for the log. So the limit falls while tasks begin late or events wait
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     const WAIT_MAX: Duration = Duration::from_millis(500);
-    const QUICK: Duration = Duration::from_millis(3);
+    const QUICK: Duration = Duration::from_millis(1);
 
     fn limit(max: usize) -> Arc<Limit> {
         let gauge = catalogue::EVENTS_IN_FLIGHT_MAX.gauge(&Registry::new());

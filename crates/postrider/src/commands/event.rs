@@ -304,6 +304,7 @@ fn print(event: &Value, as_json: bool) {
     if deliveries.is_empty() {
         return output::talk("No endpoint wanted it.");
     }
+    let now = super::ago(Duration::ZERO);
     for delivery in deliveries {
         output::data("");
         output::one(
@@ -311,8 +312,21 @@ fn print(event: &Value, as_json: bool) {
             false,
             &["endpoint_id", "state", "next_attempt_at"],
         );
+        if is_due(delivery, &now) {
+            output::talk(
+                "Its next attempt is due, and waits for the endpoint: `postrider endpoint status` says what for.",
+            );
+        }
         attempts::of_delivery(delivery);
     }
+}
+
+/// Whether the next attempt waits for something else than its time. Times are written alike, so
+/// that they compare as texts.
+fn is_due(delivery: &Value, now: &str) -> bool {
+    delivery["next_attempt_at"]
+        .as_str()
+        .is_some_and(|at| at <= now)
 }
 
 #[cfg(test)]
@@ -320,6 +334,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_is_due_is_told_from_what_waits_for_its_time() {
+        let now = "2026-11-28T21:12:07.000Z";
+        let due = |at: Value| is_due(&json!({ "next_attempt_at": at }), now);
+        assert!(due(json!("2026-11-28T21:11:56.570Z")));
+        assert!(!due(json!("2026-11-28T21:12:07.001Z")));
+        assert!(!due(Value::Null));
+    }
 
     #[test]
     fn a_cut_answer_is_put_together() {

@@ -61,7 +61,7 @@ struct Member {
     /// What the client has been told to pause. Telling it to resume anything else loses its place.
     paused: BTreeSet<Partition>,
     moves: Moves,
-    /// From when on it is said that no partition has come yet; `None` when one has, or it was said.
+    /// From when on it is said that no partition has come; `None` when one has, or it was said.
     waits_from: Option<Instant>,
     /// Given up, but not given back to the client yet, as a commit for them may still be on its
     /// way.
@@ -140,8 +140,8 @@ impl Member {
             self.waits_from = None;
             tracing::info!(
                 topic = self.topic,
-                "no partition is assigned yet: the group waits for its other members, and for one that was killed as long as \
-                 its session lasts; or it has more members than partitions"
+                "no partition is assigned: the group waits for its other members, and for one that was killed, or that lost its \
+                 partitions while no broker answered, as long as its session lasts; or it has more members than partitions"
             );
         }
     }
@@ -338,6 +338,9 @@ impl Member {
                     .retain(|record| !partitions.contains(&record.partition));
                 if let Some(ended) = ended {
                     self.giving_back = Some(ended);
+                }
+                if lost {
+                    self.waits_from = Some(Instant::now() + UNASSIGNED_FOR);
                 }
                 self.shared.changed.notify_one();
             }
