@@ -18,6 +18,7 @@ mod error;
 mod secret;
 mod tree;
 mod typed;
+mod variable;
 
 use std::path::Path;
 
@@ -83,10 +84,11 @@ pub fn load_over<T: DeserializeOwned>(
 /// a single underscore where there should be two, say.
 ///
 /// # Errors
-/// When there is one.
-pub fn check_variables(
+/// When there is one; the error names what it may have been meant for.
+pub fn check_variables<T: DeserializeOwned>(
     environment: impl Iterator<Item = (String, String)>,
     prefix: &str,
+    dotted: &[&str],
     others: &[&str],
 ) -> Result<(), ConfigError> {
     let mut names: Vec<String> = environment.map(|(name, _)| name).collect();
@@ -100,13 +102,7 @@ pub fn check_variables(
         };
         let is_known = rest.contains("__") || others.contains(&&*name) || is_service_link(rest);
         if !is_known {
-            return Err(ConfigError::Variable {
-                example: match rest.split_once('_') {
-                    Some((section, key)) => format!("{prefix}_{section}__{key}"),
-                    None => format!("{prefix}_{rest}__KEY"),
-                },
-                name,
-            });
+            return Err(variable::refused::<T>(&name, prefix, dotted, others));
         }
     }
     Ok(())

@@ -46,6 +46,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// A panic may end the process.
 const PANIC_FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
+/// What the targets of our own lines begin with.
+const TARGETS: &str = "postrider";
 /// The log of the process.
 static LOG: OnceLock<Lines> = OnceLock::new();
 
@@ -97,6 +99,20 @@ impl Default for TelemetryConfig {
     }
 }
 
+impl TelemetryConfig {
+    /// Whether telemetry can start with these.
+    ///
+    /// # Errors
+    /// Those of [`init`] that do not depend on the process.
+    pub fn check(&self) -> Result<(), TelemetryError> {
+        filter(&self.log)?;
+        if let Some(endpoint) = &self.otlp_endpoint {
+            exporter(endpoint)?;
+        }
+        Ok(())
+    }
+}
+
 /// How logs look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -123,7 +139,7 @@ pub enum TelemetryError {
     #[error("telemetry.log is not understood: {0}")]
     Filter(String),
     /// The exporter could not be built.
-    #[error("the OTLP exporter cannot be built")]
+    #[error("`telemetry.otlp_endpoint`: the OTLP exporter cannot be built")]
     Exporter(#[source] Box<dyn Error + Send + Sync>),
     /// Standard error cannot be used.
     #[error("the log cannot be written")]
@@ -229,9 +245,7 @@ fn assemble<W>(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let log = format!("{}=off,{}", spans::TARGET, config.log);
-    let filter =
-        EnvFilter::try_new(log).map_err(|error| TelemetryError::Filter(error.to_string()))?;
+    let filter = filter(&config.log)?;
     let provider = match &config.otlp_endpoint {
         Some(endpoint) => Some(exporting(
             endpoint,
@@ -255,6 +269,29 @@ where
     let lines = lines(look, writer).with_filter(filter);
     let dispatch = Dispatch::new(Registry::default().with(traces).with(lines));
     Ok((dispatch, TelemetryGuard { provider }))
+}
+
+/// A word that is no level would be taken for a target, and nothing else would be logged. So one of
+/// the directives must be understood otherwise.
+fn filter(log: &str) -> Result<EnvFilter, TelemetryError> {
+    let directives: Vec<_> = log
+        .split(',')
+        .map(str::trim)
+        .filter(|directive| !directive.is_empty())
+        .collect();
+    let is_understood = |directive: &&str| {
+        directive.parse::<LevelFilter>().is_ok()
+            || directive.starts_with(TARGETS)
+            || directive.contains(['=', '['])
+    };
+    if !directives.iter().any(is_understood) {
+        return Err(TelemetryError::Filter(format!(
+            "`{log}` is neither a level (off, error, warn, info, debug, trace), nor one of the targets {TARGETS}…, nor a \
+             target with a level, such as `hyper=debug`"
+        )));
+    }
+    let directives = format!("{}=off,{}", spans::TARGET, directives.join(","));
+    EnvFilter::try_new(directives).map_err(|error| TelemetryError::Filter(error.to_string()))
 }
 
 fn lines<S, W>(look: Look, writer: W) -> Box<dyn Layer<S> + Send + Sync>
@@ -285,20 +322,24 @@ where
 
 /// The exporter has a thread of its own with a blocking client, so it neither needs nor disturbs a
 /// runtime.
+fn exporter(endpoint: &str) -> Result<SpanExporter, TelemetryError> {
+    install_crypto();
+    SpanExporter::builder()
+        .with_http()
+        .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+        .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
+        .with_timeout(EXPORT_TIMEOUT)
+        .build()
+        .map_err(|error| TelemetryError::Exporter(error.into()))
+}
+
 fn exporting(
     endpoint: &str,
     sample_ratio: f64,
     service: &str,
     version: &str,
 ) -> Result<SdkTracerProvider, TelemetryError> {
-    install_crypto();
-    let exporter = SpanExporter::builder()
-        .with_http()
-        .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
-        .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
-        .with_timeout(EXPORT_TIMEOUT)
-        .build()
-        .map_err(|error| TelemetryError::Exporter(error.into()))?;
+    let exporter = exporter(endpoint)?;
     // With what the standard variables of OpenTelemetry add, such as the pod's name.
     let resource = Resource::builder()
         .with_attribute(KeyValue::new("service.name", service.to_owned()))

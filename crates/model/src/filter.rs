@@ -25,6 +25,12 @@ pub enum InvalidEventType {
     /// It has another character.
     #[error("may have letters, digits and `_` between full stops only, not {0:?}")]
     Character(char),
+    /// A pattern has `*` elsewhere than in `.*` at its end.
+    #[error(
+        "may have letters, digits and `_` between full stops only, and `.*` at the end, as in `invoice.*`, for all types \
+         below; leave the list out for all types"
+    )]
+    Asterisk,
     /// There are more patterns than [`PATTERNS_MAX`].
     #[error("may have at most {PATTERNS_MAX} patterns, not {0}")]
     TooManyPatterns(usize),
@@ -94,7 +100,11 @@ impl EventTypeFilter {
             return Err(InvalidEventType::TooManyPatterns(patterns.len()));
         }
         for pattern in &patterns {
-            check(pattern.strip_suffix(BELOW_SUFFIX).unwrap_or(pattern))?;
+            let checked = check(pattern.strip_suffix(BELOW_SUFFIX).unwrap_or(pattern));
+            checked.map_err(|error| match error {
+                InvalidEventType::Character('*') => InvalidEventType::Asterisk,
+                other => other,
+            })?;
         }
         Ok(Self { patterns })
     }

@@ -29,8 +29,18 @@ pub enum InvalidRetrySchedule {
     #[error("may have at most {SCHEDULE_DELAYS_MAX} delays, not {0}")]
     TooMany(usize),
     /// One is too short or too long.
-    #[error("delays must be {DELAY_MS_MIN} to {DELAY_MS_MAX} ms, not {0}")]
+    #[error(
+        "delays must be {} to {} seconds, not {}",
+        seconds(DELAY_MS_MIN),
+        seconds(DELAY_MS_MAX),
+        seconds(*.0)
+    )]
     OutOfRange(i64),
+}
+
+/// Callers of the API give delays in seconds.
+fn seconds(delay_ms: i64) -> f64 {
+    delay_ms as f64 / SECOND_MS as f64
 }
 
 /// The waits before the second, third, … attempt. Empty: one attempt only.

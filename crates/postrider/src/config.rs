@@ -343,7 +343,7 @@ impl Config {
         file: Option<&Path>,
         environment: impl Iterator<Item = (String, String)> + Clone,
     ) -> Result<Self, ConfigError> {
-        config::check_variables(environment.clone(), PREFIX, &OTHER_VARIABLES)?;
+        config::check_variables::<Self>(environment.clone(), PREFIX, &DOTTED, &OTHER_VARIABLES)?;
         let said: Self = config::load(file, environment.clone(), PREFIX, &DOTTED)?;
         let Some(limit_bytes) = said.memory.limit_bytes else {
             return Ok(said);
@@ -433,6 +433,9 @@ impl Config {
             return Err("`embedded.maintain_interval_s`: must be at least 1".to_owned());
         }
         self.ingest.check().map_err(|error| error.to_string())?;
+        self.telemetry
+            .check()
+            .map_err(|error| postrider_daemon::errors::chain(&error))?;
         if let Some(keyring) = &self.keys.encryption {
             Keyring::from_text(keyring.expose())
                 .map_err(|error| format!("`keys.encryption`: {error}"))?;
@@ -733,6 +736,40 @@ mod tests {
         ] {
             let error = refused(&format!("POSTRIDER_{name}"), value);
             assert!(error.contains(key), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_variable_is_told_what_it_may_have_meant() {
+        for (name, meant) in [
+            ("INGEST_EVENT_BYTES_MAX", "INGEST__EVENT_BYTES_MAX"),
+            ("DELIVERY_DELIVER_LEASE_MS", "DELIVERY__DELIVER__LEASE_MS"),
+            ("API_LISTEN", "API__LISTEN"),
+            ("KAFKA_BOOTSTRAP_SERVERS", "KAFKA__BOOTSTRAP_SERVERS"),
+        ] {
+            let said = load(&[(&format!("POSTRIDER_{name}"), "1")]).unwrap_err();
+            let said = said.to_string();
+            assert!(
+                said.contains("two underscores")
+                    && said.ends_with(&format!("as in POSTRIDER_{meant}")),
+                "{said}"
+            );
+        }
+        for (name, meant) in [
+            ("POSTRIDER_API_URL", "did you mean `POSTRIDER_API_KEY`?"),
+            ("POSTRIDER_CONFGI", "did you mean `POSTRIDER_CONFIG`?"),
+            (
+                "POSTRIDER_INGEST_EVENT_BYTE_MAX",
+                "did you mean `POSTRIDER_INGEST__EVENT_BYTES_MAX`?",
+            ),
+            ("POSTRIDER_TELEMETRY_LOG_LEVEL", "POSTRIDER_URL"),
+            ("POSTRIDER_X", "POSTRIDER_URL"),
+        ] {
+            let said = load(&[(name, "1")]).unwrap_err().to_string();
+            assert!(
+                said.contains(name) && said.contains(meant) && !said.contains("two underscores"),
+                "{said}"
+            );
         }
     }
 

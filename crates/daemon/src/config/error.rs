@@ -35,7 +35,7 @@ pub enum ConfigError {
         /// All keys known in its section.
         known: Vec<String>,
     },
-    /// A variable looks like configuration and is none.
+    /// A variable looks like configuration and lacks underscores.
     #[error(
         "variable {name} is not understood: two underscores stand between a section and its key, as in {example}"
     )]
@@ -44,6 +44,20 @@ pub enum ConfigError {
         name: String,
         /// How it may have been meant.
         example: String,
+    },
+    /// A variable has the prefix and is none that is known.
+    #[error(
+        "variable {name} is not understood; {}known besides those of the configuration: {}",
+        nearest.as_ref().map(|nearest| format!("did you mean `{nearest}`? ")).unwrap_or_default(),
+        others.join(", ")
+    )]
+    UnknownVariable {
+        /// Its name.
+        name: String,
+        /// The known variable that is spelt most alike, if one is close.
+        nearest: Option<String>,
+        /// The variables that are not of the configuration.
+        others: Vec<String>,
     },
     /// The value does not fit.
     #[error("`{key}` in {origin}: {reason}")]

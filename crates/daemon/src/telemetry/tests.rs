@@ -275,6 +275,39 @@ fn refuses_a_filter_it_does_not_understand() {
 }
 
 #[test]
+fn refuses_words_that_are_neither_a_level_nor_a_target_here() {
+    let filtered = |log: &str| {
+        let config = TelemetryConfig {
+            log: log.to_owned(),
+            ..TelemetryConfig::default()
+        };
+        assemble(&config, "t", "0", Look::Json, io::sink)
+    };
+    for log in ["verbose", "", " ", "foo,bar", "postrid"] {
+        let Err(error) = filtered(log) else {
+            panic!("{log:?} is taken");
+        };
+        let text = error.to_string();
+        assert!(
+            text.starts_with("telemetry.log") && text.contains("off, error, warn, info, debug"),
+            "{text}"
+        );
+    }
+    for log in [
+        "off",
+        "INFO",
+        " info, postrider_log=debug",
+        "postrider",
+        "postrider_delivery",
+        "hyper=debug",
+        "hyper,info",
+        "[attempt]",
+    ] {
+        assert!(filtered(log).is_ok(), "{log:?}");
+    }
+}
+
+#[test]
 fn a_record_carries_the_trace_and_its_reader_goes_on_from_it() {
     let (url, exports) = collector();
     let config = TelemetryConfig {

@@ -1,6 +1,8 @@
 //! From the installation's properties to the configuration of one librdkafka client.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -10,6 +12,11 @@ use rdkafka::types::RDKafkaConfRes;
 
 use super::query;
 use crate::port::{GroupOptions, LogError, ProducerOptions};
+
+/// Where the brokers are: two names of one property.
+const BROKERS: [&str; 2] = ["bootstrap.servers", "metadata.broker.list"];
+/// How brokers are talked to, unless it is said.
+const SECURITY_PROTOCOL: (&str, &str) = ("security.protocol", "plaintext");
 
 /// How the members of a group agree: by electing one of them who shares the partitions out, or by
 /// asking the broker.
@@ -99,9 +106,9 @@ impl KafkaOptions {
     /// Whether clients can be made from these: without it they are not.
     ///
     /// # Errors
-    /// When the address is missing, librdkafka does not know a property or refuses its value, or a
-    /// value would break a guarantee. The error names the property, and shows no value that may be
-    /// a secret.
+    /// When the address is missing or impossible, librdkafka does not know a property or refuses
+    /// its value, or a value would break a guarantee. The error names the property, and shows no
+    /// value that may be a secret.
     pub fn check(&self) -> Result<(), LogError> {
         validate(self)?;
         self.properties
@@ -137,17 +144,83 @@ fn is_understood(name: &str, value: &str) -> Result<(), LogError> {
     }
 }
 
-/// Refuses properties that would break a guarantee, and a missing address.
-fn validate(options: &KafkaOptions) -> Result<(), LogError> {
+/// Refuses addresses that no broker can have: librdkafka leaves them out, or takes port 0 for them.
+fn check_brokers(options: &KafkaOptions) -> Result<(), LogError> {
     let properties = &options.properties;
-    if !["bootstrap.servers", "metadata.broker.list"]
-        .iter()
-        .any(|name| properties.contains_key(*name))
-    {
-        return Err(LogError::Permanent(
-            "the Kafka property bootstrap.servers is missing".into(),
-        ));
+    let security = properties.get(SECURITY_PROTOCOL.0);
+    let security = security.map_or(SECURITY_PROTOCOL.1, String::as_str);
+    let mut is_there = false;
+    for name in BROKERS {
+        let Some(brokers) = properties.get(name) else {
+            continue;
+        };
+        is_there = true;
+        let mut entries = brokers
+            .split(',')
+            .map(|entry| entry.trim_start_matches(' '))
+            .filter(|entry| !entry.is_empty())
+            .peekable();
+        let wrong = match entries.peek() {
+            None => Some(brokers.as_str()),
+            Some(_) => entries.find(|entry| !is_broker(entry, security)),
+        };
+        if let Some(wrong) = wrong {
+            return Err(LogError::Permanent(format!(
+                "the Kafka property {name} must be host:port, several of them separated by commas, where a missing port \
+                 is 9092 and a protocol before it, as in ssl://host:port, that of {}; it has `{wrong}`",
+                SECURITY_PROTOCOL.0
+            )));
+        }
     }
+    if is_there {
+        return Ok(());
+    }
+    Err(LogError::Permanent(
+        "the Kafka property bootstrap.servers is missing".into(),
+    ))
+}
+
+/// Whether librdkafka finds a host and a port in this. It takes no other protocol before them than
+/// that of its connections, and ignores a path after them only if there is one.
+fn is_broker(entry: &str, security: &str) -> bool {
+    let address = match entry.split_once("://") {
+        Some((protocol, rest)) if protocol.eq_ignore_ascii_case(security) => {
+            rest.split_once('/').map_or(rest, |(address, _)| address)
+        }
+        Some(_) => return false,
+        None => entry,
+    };
+    if let Some(rest) = address.strip_prefix('[') {
+        return rest.split_once(']').is_some_and(|(host, port)| {
+            is_ipv6(host) && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
+        });
+    }
+    if is_ipv6(address) {
+        return true;
+    }
+    let (host, port) = match address.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (address, None),
+    };
+    let is_host = !host.is_empty() && !host.contains([' ', '\t', '\r', '\n', '/']);
+    is_host && port.is_none_or(is_port)
+}
+
+/// An address, and perhaps the interface that it is reached by.
+fn is_ipv6(text: &str) -> bool {
+    let address = text.split_once('%').map_or(text, |(address, _)| address);
+    address.parse::<Ipv6Addr>().is_ok()
+}
+
+fn is_port(text: &str) -> bool {
+    let text = text.trim_end();
+    text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<NonZeroU16>().is_ok()
+}
+
+/// Refuses properties that would break a guarantee, and addresses that are missing or impossible.
+fn validate(options: &KafkaOptions) -> Result<(), LogError> {
+    check_brokers(options)?;
+    let properties = &options.properties;
     for (name, allowed) in FIXED {
         let Some(value) = properties.get(*name) else {
             continue;
@@ -525,6 +598,61 @@ mod tests {
     #[test]
     fn needs_an_address() {
         assert!(validate(&options(&[])).is_err());
+    }
+
+    #[test]
+    fn an_address_that_no_broker_can_have_is_refused() {
+        let both = |name: &str, brokers: &str| {
+            validate(&options(&[
+                (name, brokers),
+                ("security.protocol", "sasl_ssl"),
+            ]))
+        };
+        for (brokers, entry) in [
+            ("", "``"),
+            (" ", "` `"),
+            (",", "`,`"),
+            ("http://127.0.0.1:9092", "`http://127.0.0.1:9092`"),
+            ("plaintext://b:9092", "`plaintext://b:9092`"),
+            ("://b:9092", "`://b:9092`"),
+            ("a:9092, b:abc", "`b:abc`"),
+            ("b:0", "`b:0`"),
+            ("b:65536", "`b:65536`"),
+            ("b:-1", "`b:-1`"),
+            ("b:+1", "`b:+1`"),
+            ("b:", "`b:`"),
+            (":9092", "`:9092`"),
+            ("b:9092:9092", "`b:9092:9092`"),
+            ("a b", "`a b`"),
+            ("b/a:9092", "`b/a:9092`"),
+            ("[::1", "`[::1`"),
+            ("[::1]9092", "`[::1]9092`"),
+            ("[::1]:abc", "`[::1]:abc`"),
+            ("[b]:9092", "`[b]:9092`"),
+        ] {
+            for name in ["bootstrap.servers", "metadata.broker.list"] {
+                let Err(LogError::Permanent(reason)) = both(name, brokers) else {
+                    panic!("{brokers:?} is taken");
+                };
+                assert!(
+                    reason.contains(name) && reason.contains(entry) && reason.contains("host:port"),
+                    "{reason}"
+                );
+            }
+        }
+        for brokers in [
+            "b",
+            "b:1",
+            "a-1.example.com:65535, b_2:9093 ,127.0.0.1",
+            "a:9092,",
+            "[::1]",
+            "[::1]:9092",
+            "[fe80::1%eth0]:9092",
+            "::1",
+            "sasl_ssl://b:9093,SASL_SSL://[::1]:9093/",
+        ] {
+            assert_eq!(both("bootstrap.servers", brokers), Ok(()), "{brokers}");
+        }
     }
 
     #[test]

@@ -86,6 +86,23 @@ fn malformed_types_and_patterns_are_refused() {
 }
 
 #[test]
+fn a_misplaced_asterisk_is_told_where_one_may_stand() {
+    for pattern in ["*", "a.*.b"] {
+        let error = EventTypeFilter::try_new(vec![pattern.to_owned()]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "may have letters, digits and `_` between full stops only, and `.*` at the end, as in `invoice.*`, for all \
+             types below; leave the list out for all types"
+        );
+    }
+    // A type has no such end.
+    let error = EventTypeName::try_new("invoice.*").unwrap_err();
+    assert_eq!(error, InvalidEventType::Character('*'));
+    let error = EventTypeFilter::try_new(vec!["a-b".to_owned()]).unwrap_err();
+    assert_eq!(error, InvalidEventType::Character('-'));
+}
+
+#[test]
 fn the_number_of_patterns_is_bounded() {
     assert!(EventTypeFilter::try_new(vec!["a".to_owned(); PATTERNS_MAX]).is_ok());
     let error = EventTypeFilter::try_new(vec!["a".to_owned(); PATTERNS_MAX + 1]).unwrap_err();

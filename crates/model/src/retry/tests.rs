@@ -53,6 +53,17 @@ fn schedules_out_of_bounds_are_refused() {
 }
 
 #[test]
+fn delays_out_of_bounds_are_told_in_seconds() {
+    for (delay_ms, told) in [(172_800_000, "172800"), (5, "0.005"), (-1_500, "-1.5")] {
+        let refused = RetrySchedule::try_new(vec![delay_ms]).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            format!("delays must be 1 to 86400 seconds, not {told}")
+        );
+    }
+}
+
+#[test]
 fn jitter_depends_on_every_part_of_the_work_and_is_the_same_every_time() {
     let schedule = RetrySchedule::try_new(vec![DELAY_MS_MAX; 3]).unwrap();
     let delays: BTreeSet<_> = [

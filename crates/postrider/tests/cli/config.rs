@@ -31,45 +31,69 @@ fn check_config_prints_what_is_understood_without_secrets() {
     );
 }
 
+/// A variable, what it is set to, and a part of what is said of it.
+const WRONG: &[(&str, &str, &str)] = &[
+    ("POSTRIDER_TOPICS__PARTITION", "3", "`partitions`"),
+    ("POSTRIDER_TOPICS__PARTITIONS", "many", "topics.partitions"),
+    (
+        "POSTRIDER_EGRESS__ALLOW_CIDRS",
+        "everywhere",
+        "egress.allow_cidrs",
+    ),
+    ("POSTRIDER_KEYS__ENCRYPTION", "short", "keys.encryption"),
+    ("POSTRIDER_KAFKA__SASL_PASSWORT", "hunter2", "sasl.passwort"),
+    ("POSTRIDER_KAFKA__ACKS", "1", "acks must be all"),
+    (
+        "POSTRIDER_KAFKA__SOCKET_TIMEOUT_MS",
+        "-7",
+        "socket.timeout.ms",
+    ),
+    (
+        "POSTRIDER_INGEST__OPERATOR_KEY",
+        "hunter2",
+        "ingest.operator_key",
+    ),
+    (
+        "POSTRIDER_DELIVERY__DELIVER__LEASE_MS",
+        "45000",
+        "session.timeout.ms",
+    ),
+    (
+        "POSTRIDER_INGEST_EVENT_BYTES_MAX",
+        "1000",
+        "POSTRIDER_INGEST__EVENT_BYTES_MAX",
+    ),
+    (
+        "POSTRIDER_CONFGI",
+        "/etc/postrider.toml",
+        "did you mean `POSTRIDER_CONFIG`?",
+    ),
+    (
+        "POSTRIDER_TELEMETRY__LOG",
+        "foo=bar",
+        "telemetry.log is not understood",
+    ),
+    (
+        "POSTRIDER_TELEMETRY__LOG",
+        "verbose",
+        "telemetry.log is not understood",
+    ),
+    (
+        "POSTRIDER_TELEMETRY__OTLP_ENDPOINT",
+        "nonsense",
+        "telemetry.otlp_endpoint",
+    ),
+    (
+        "POSTRIDER_KAFKA__BOOTSTRAP_SERVERS",
+        "broker:abc",
+        "`broker:abc`",
+    ),
+    ("POSTRIDER_KAFKA__BOOTSTRAP_SERVERS", "", "host:port"),
+];
+
 #[test]
 fn a_wrong_configuration_is_named_and_exits_2() {
-    for (name, value, said) in [
-        ("POSTRIDER_TOPICS__PARTITION", "3", "`partitions`"),
-        ("POSTRIDER_TOPICS__PARTITIONS", "many", "topics.partitions"),
-        (
-            "POSTRIDER_EGRESS__ALLOW_CIDRS",
-            "everywhere",
-            "egress.allow_cidrs",
-        ),
-        ("POSTRIDER_KEYS__ENCRYPTION", "short", "keys.encryption"),
-        ("POSTRIDER_KAFKA__SASL_PASSWORT", "hunter2", "sasl.passwort"),
-        ("POSTRIDER_KAFKA__ACKS", "1", "acks must be all"),
-        (
-            "POSTRIDER_KAFKA__SOCKET_TIMEOUT_MS",
-            "-7",
-            "socket.timeout.ms",
-        ),
-        (
-            "POSTRIDER_INGEST__OPERATOR_KEY",
-            "hunter2",
-            "ingest.operator_key",
-        ),
-        (
-            "POSTRIDER_DELIVERY__DELIVER__LEASE_MS",
-            "45000",
-            "session.timeout.ms",
-        ),
-        (
-            "POSTRIDER_INGEST_EVENT_BYTES_MAX",
-            "1000",
-            "POSTRIDER_INGEST__EVENT_BYTES_MAX",
-        ),
-        (
-            "POSTRIDER_CONFGI",
-            "/etc/postrider.toml",
-            "POSTRIDER_CONFGI",
-        ),
-    ] {
+    for &(name, value, said) in WRONG {
         let output = postrider(&["deliver", "--check-config"])
             .env("POSTRIDER_KAFKA__BOOTSTRAP_SERVERS", "broker:9092")
             .env(name, value)
