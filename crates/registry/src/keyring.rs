@@ -208,10 +208,12 @@ fn vouched(value: &[u8]) -> Aad<Vec<u8>> {
     Aad::from([b"vouched for\0", value].concat())
 }
 
+/// The bytes that [`hex`] writes so. Nothing else is read: not a digit that is alone, nor a sign.
 fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes().chunks(2);
+    let is_whole =
+        text.len().is_multiple_of(2) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let byte = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
-    digits.map(byte).collect()
+    is_whole.then(|| text.as_bytes().chunks_exact(2).map(byte).collect())?
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -261,6 +263,14 @@ mod tests {
         changed.pop();
         for forged in ["", ".", "00000000.00", changed.as_str()] {
             assert!(!former.vouches(b"value", forged), "{forged}");
+        }
+    }
+
+    #[test]
+    fn reads_nothing_as_hex_that_it_would_not_write_so() {
+        assert_eq!(unhex("00ff"), Some(vec![0, 255]));
+        for text in ["0", "000", "00f", "+f", "0x", "é"] {
+            assert_eq!(unhex(text), None, "{text}");
         }
     }
 

@@ -28,7 +28,7 @@ async fn a_frozen_worker_of_a_consumer_group_sends_nothing_stale(log: LogKind) {
 async fn a_frozen_worker_sends_nothing_stale(plan: Plan) {
     let mut cluster = plan.delivers(2).start().await;
     let api = cluster.api();
-    let receiver = Receiver::start(|_| Reply::status(200).after(Duration::from_millis(200))).await;
+    let receiver = Receiver::start(|_| Reply::status(200).after(Duration::from_millis(500))).await;
     create_endpoints(&api, &receiver, PATH).await;
     for name in ["deliver-0", "deliver-1"] {
         let process = cluster.process(name);
@@ -43,8 +43,10 @@ async fn a_frozen_worker_sends_nothing_stale(plan: Plan) {
     }
     let ids = publish(&api, EVENTS).await;
     // In the middle of the work of both.
-    receiver.wait_for(PATH, EVENTS / 4, LOAD_WITHIN).await;
+    receiver.wait_for(PATH, EVENTS / 10, LOAD_WITHIN).await;
     cluster.process("deliver-0").freeze();
+    let received = receiver.received(PATH).len();
+    assert!(received < EVENTS, "frozen when all was done");
     receiver.wait_for_all(PATH, &ids, LOAD_WITHIN).await;
     drained(&mut cluster).await;
 
