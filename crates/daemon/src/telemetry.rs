@@ -16,6 +16,7 @@ use std::panic;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use axum::http::Uri;
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
@@ -106,10 +107,10 @@ impl TelemetryConfig {
     /// Those of [`init`] that do not depend on the process.
     pub fn check(&self) -> Result<(), TelemetryError> {
         filter(&self.log)?;
-        if let Some(endpoint) = &self.otlp_endpoint {
-            exporter(endpoint)?;
+        match &self.otlp_endpoint {
+            Some(endpoint) if !is_of_http(endpoint) => Err(TelemetryError::Endpoint),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -138,6 +139,11 @@ pub enum TelemetryError {
     /// The directives of `log` are not understood.
     #[error("telemetry.log is not understood: {0}")]
     Filter(String),
+    /// The address of the collector is none. It is not shown, since it may have a password.
+    #[error(
+        "telemetry.otlp_endpoint must be the URL of a collector over HTTP, such as `http://localhost:4318`"
+    )]
+    Endpoint,
     /// The exporter could not be built.
     #[error("`telemetry.otlp_endpoint`: the OTLP exporter cannot be built")]
     Exporter(#[source] Box<dyn Error + Send + Sync>),
@@ -322,15 +328,12 @@ where
 
 /// The exporter has a thread of its own with a blocking client, so it neither needs nor disturbs a
 /// runtime.
-fn exporter(endpoint: &str) -> Result<SpanExporter, TelemetryError> {
-    install_crypto();
-    SpanExporter::builder()
-        .with_http()
-        .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
-        .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
-        .with_timeout(EXPORT_TIMEOUT)
-        .build()
-        .map_err(|error| TelemetryError::Exporter(error.into()))
+/// Whether it is a URL of HTTP with a host.
+fn is_of_http(endpoint: &str) -> bool {
+    endpoint.parse::<Uri>().is_ok_and(|url| {
+        matches!(url.scheme_str(), Some("http" | "https"))
+            && url.host().is_some_and(|host| !host.is_empty())
+    })
 }
 
 fn exporting(
@@ -339,7 +342,14 @@ fn exporting(
     service: &str,
     version: &str,
 ) -> Result<SdkTracerProvider, TelemetryError> {
-    let exporter = exporter(endpoint)?;
+    install_crypto();
+    let exporter = SpanExporter::builder()
+        .with_http()
+        .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+        .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
+        .with_timeout(EXPORT_TIMEOUT)
+        .build()
+        .map_err(|error| TelemetryError::Exporter(error.into()))?;
     // With what the standard variables of OpenTelemetry add, such as the pod's name.
     let resource = Resource::builder()
         .with_attribute(KeyValue::new("service.name", service.to_owned()))

@@ -65,6 +65,10 @@ fn as_rfc3339<S: Serializer>(time_ms: &Option<i64>, serializer: S) -> Result<S::
 
 type Question = (EndpointId, oneshot::Sender<Option<LaneStatus>>);
 
+/// The stage has too much to do, begins anew or has ended.
+#[derive(Debug)]
+pub struct NoAnswer;
+
 /// Asks a running stage about its lanes.
 #[derive(Debug, Clone)]
 pub struct LaneQuestions(mpsc::Sender<Question>);
@@ -80,12 +84,15 @@ pub fn lane_questions() -> (LaneQuestions, LaneAnswers) {
 }
 
 impl LaneQuestions {
-    /// What is known of the endpoint's lane; `None` if it has none here, or the stage does not
-    /// answer within a second.
-    pub async fn ask(&self, endpoint: EndpointId) -> Option<LaneStatus> {
+    /// What is known of the endpoint's lane; `None` if it has none here.
+    ///
+    /// # Errors
+    /// When the stage does not answer within a second.
+    pub async fn ask(&self, endpoint: EndpointId) -> Result<Option<LaneStatus>, NoAnswer> {
         let (sender, answer) = oneshot::channel();
-        self.0.try_send((endpoint, sender)).ok()?;
-        timeout(ANSWER_TIMEOUT, answer).await.ok()?.ok()?
+        self.0.try_send((endpoint, sender)).map_err(|_| NoAnswer)?;
+        let answer = timeout(ANSWER_TIMEOUT, answer).await;
+        answer.map_err(|_| NoAnswer)?.map_err(|_| NoAnswer)
     }
 }
 

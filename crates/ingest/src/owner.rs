@@ -25,9 +25,11 @@ pub(crate) enum Silence {
     #[error("it did not answer as HTTP: {0}")]
     Broken(#[from] hyper::Error),
     #[error(
-        "it holds nothing of this endpoint: nothing is under way to it, or another process is about to have the partition"
+        "it holds nothing of this endpoint: nothing is under way to it, or the partition is on its way to a process"
     )]
     Nothing,
+    #[error("its deliver stage does not answer: it has too much to do, or begins anew")]
+    Busy,
     #[error("it answered with status {0}")]
     Refused(StatusCode),
     #[error("its answer is not JSON, or too long")]
@@ -55,6 +57,7 @@ async fn call(owner: &str, endpoint: &EndpointId) -> Result<Value, Silence> {
         match response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Err(Silence::Nothing),
+            StatusCode::SERVICE_UNAVAILABLE => return Err(Silence::Busy),
             status => return Err(Silence::Refused(status)),
         }
         let body = to_bytes(Body::new(response.into_body()), ANSWER_BYTES_MAX).await;
@@ -110,11 +113,9 @@ mod tests {
         let (told, _) = asked(b"HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n").await;
         assert!(matches!(told, Err(Silence::Nothing)), "{told:?}");
         let (told, _) = asked(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n").await;
-        let refused = StatusCode::SERVICE_UNAVAILABLE;
-        assert!(
-            matches!(told, Err(Silence::Refused(status)) if status == refused),
-            "{told:?}"
-        );
+        assert!(matches!(told, Err(Silence::Busy)), "{told:?}");
+        let (told, _) = asked(b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n").await;
+        assert!(matches!(told, Err(Silence::Refused(_))), "{told:?}");
         let (told, _) = asked(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{]").await;
         assert!(matches!(told, Err(Silence::Unreadable)), "{told:?}");
         let (told, _) = asked(b"HTTP/1.1 200 OK\r\ncontent-length: 999999\r\n\r\n{").await;

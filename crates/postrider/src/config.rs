@@ -756,7 +756,7 @@ mod tests {
             );
         }
         for (name, meant) in [
-            ("POSTRIDER_API_URL", "did you mean `POSTRIDER_API_KEY`?"),
+            ("POSTRIDER_API_URL", "understood; known besides"),
             ("POSTRIDER_CONFGI", "did you mean `POSTRIDER_CONFIG`?"),
             (
                 "POSTRIDER_INGEST_EVENT_BYTE_MAX",

@@ -31,7 +31,7 @@ use postrider_daemon::health::{Health, HealthServer};
 use postrider_daemon::metrics::Metrics;
 use postrider_daemon::tasks::{TaskFailure, Tasks};
 use postrider_daemon::telemetry::{self, TelemetryConfig, TelemetryGuard};
-use postrider_delivery::lane_status::{LaneAnswers, LaneQuestions, lane_questions};
+use postrider_delivery::lane_status::{LaneAnswers, LaneQuestions, NoAnswer, lane_questions};
 use postrider_model::ids::EndpointId;
 
 use crate::config::Config;
@@ -73,11 +73,10 @@ pub(crate) struct Process {
 /// `/lanes/{endpoint}`: what the owner of a lane knows of it.
 fn lanes(questions: LaneQuestions) -> Router {
     let answer = async |State(questions): State<LaneQuestions>, Path(id): Path<String>| {
-        let status = match EndpointId::try_new(&id) {
-            Ok(endpoint) => questions.ask(endpoint).await,
-            Err(_) => None,
-        };
-        status.map(Json).ok_or(StatusCode::NOT_FOUND)
+        let endpoint = EndpointId::try_new(&id).map_err(|_| StatusCode::NOT_FOUND)?;
+        let known = questions.ask(endpoint).await;
+        let known = known.map_err(|NoAnswer| StatusCode::SERVICE_UNAVAILABLE)?;
+        known.map(Json).ok_or(StatusCode::NOT_FOUND)
     };
     Router::new().route("/lanes/{endpoint}", get(answer).with_state(questions))
 }

@@ -277,7 +277,11 @@ async fn an_ordered_endpoint_with_a_blocked_key_is_behind_by_the_same_for_everyb
     // Long enough for everything but the next attempt.
     sleep(Duration::from_secs(60)).await;
 
-    let live = questions.ask("ep_a".parse().unwrap()).await.unwrap();
+    let live = questions
+        .ask("ep_a".parse().unwrap())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((live.blocked_keys, live.queued, live.in_flight), (1, 0, 0));
     let live = serde_json::to_value(&live).unwrap();
     assert_eq!(live["behind_by_offsets"], DELIVERED + BLOCKED);

@@ -7,6 +7,9 @@ use serde::de::DeserializeOwned;
 use super::error::nearest;
 use super::{ConfigError, load};
 
+/// So many letters are wrong, or two stand in the wrong order.
+const SLIP: usize = 2;
+
 /// The error for such a variable: it names the key that is meant if only underscores are missing,
 /// and otherwise the known variable that is spelt most alike.
 pub(super) fn refused<T: DeserializeOwned>(
@@ -30,7 +33,11 @@ pub(super) fn refused<T: DeserializeOwned>(
             Found::Nothing => {}
         }
     }
-    let others_alike = others.iter().filter_map(|name| name.strip_prefix(&opening));
+    // These are all told anyway, so only a slip of the fingers names one of them.
+    let others_alike = others
+        .iter()
+        .filter_map(|name| name.strip_prefix(&opening))
+        .filter(|other| strsim::levenshtein(other, rest) <= SLIP);
     let candidates: Vec<&str> = alike
         .iter()
         .map(String::as_str)

@@ -275,6 +275,34 @@ fn refuses_a_filter_it_does_not_understand() {
 }
 
 #[test]
+fn a_collector_is_named_by_a_url_which_an_error_does_not_show() {
+    let checked = |endpoint: &str| {
+        let config = TelemetryConfig {
+            otlp_endpoint: Some(endpoint.to_owned()),
+            ..TelemetryConfig::default()
+        };
+        config.check().map_err(|error| error.to_string())
+    };
+    for endpoint in [
+        "",
+        "nonsense",
+        "grpc://b:4317",
+        "http://",
+        "http://user:p<w@b:4318",
+        "b:4318",
+    ] {
+        let said = checked(endpoint).unwrap_err();
+        assert!(
+            said.starts_with("telemetry.otlp_endpoint") && !said.contains("p<w"),
+            "{said}"
+        );
+    }
+    for endpoint in ["http://localhost:4318", "https://user:pw@[::1]:4318/otlp/"] {
+        assert_eq!(checked(endpoint), Ok(()));
+    }
+}
+
+#[test]
 fn refuses_words_that_are_neither_a_level_nor_a_target_here() {
     let filtered = |log: &str| {
         let config = TelemetryConfig {

@@ -20,14 +20,15 @@ const FEW_BYTES_MAX: usize = 64 * 1024;
 pub(super) struct ReadsAgain {
     /// None before the first read and after one that failed.
     reader: Option<Box<dyn Reader>>,
-    /// What was read last. A lane often has room for a part of it only, and soon wants the rest.
+    /// What was read last, until something else is read or the partition leaves. A lane often has
+    /// room for a part of it only, and soon wants the rest.
     last: Option<(PartitionNumber, Batch)>,
 }
 
 /// What was read, and from where it was to be read.
 #[derive(Debug)]
 pub(super) struct ReadBatch {
-    from: Offset,
+    again: ReadAgain,
     batch: Result<Batch, LogError>,
 }
 
@@ -57,9 +58,8 @@ impl<S: Sender> Deliver<S> {
             let (log, mut reads) = (self.log.clone(), std::mem::take(&mut self.reads_again));
             let bytes_max = self.context.config.catch_up_read_bytes_max;
             self.spawn_always(partition, async move {
-                let from = again.from;
                 let batch = reads.read(&*log, partition, again, bytes_max).await;
-                TaskResult::Read(reads, ReadBatch { from, batch })
+                TaskResult::Read(reads, ReadBatch { again, batch })
             });
             return;
         }
@@ -78,7 +78,7 @@ impl<S: Sender> Deliver<S> {
                 return;
             }
         };
-        if batch.from > read.from
+        if batch.from > read.again.from
             && let Some(lost_from) = owned.truncated(batch.from, now)
         {
             tracing::error!(
@@ -93,7 +93,11 @@ impl<S: Sender> Deliver<S> {
         }
         let (from, to) = (batch.from, batch.next);
         let (grown, duplicates) = owned.feed(from, &batch.records, to, &self.limits, memory, now);
-        self.reads_again.last = Some((partition, batch));
+        // What was read for a few heads of ordering keys does not take the place of what others go
+        // on in.
+        if !read.again.few || self.reads_again.last.is_none() {
+            self.reads_again.last = Some((partition, batch));
+        }
         self.context.metrics.duplicates_dropped.inc_by(duplicates);
         for endpoint in grown {
             self.line_up((partition, endpoint), now);
@@ -115,14 +119,16 @@ impl ReadsAgain {
         again: ReadAgain,
         bytes_max: usize,
     ) -> Result<Batch, LogError> {
-        let last = self.last.take().filter(|(of, _)| *of == partition);
-        if let Some(rest) = last.and_then(|(_, batch)| rest_from(batch, again.from)) {
+        if let Some(rest) = self.rest_of_last(partition, again.from) {
             return Ok(rest);
         }
         let bytes_max = match again.few {
             true => bytes_max.min(FEW_BYTES_MAX),
             false => bytes_max,
         };
+        if !again.few {
+            self.last = None;
+        }
         // One that failed is given up.
         let made = match self.reader.take() {
             Some(reader) => Ok(reader),
@@ -140,16 +146,17 @@ impl ReadsAgain {
         }
         read
     }
-}
 
-/// What of a batch is not before this offset, if the batch has something to tell of it.
-fn rest_from(mut batch: Batch, from: Offset) -> Option<Batch> {
-    if !(batch.from..batch.next).contains(&from) {
-        return None;
+    /// What was read last, from this offset on, if that is in it.
+    fn rest_of_last(&mut self, partition: PartitionNumber, from: Offset) -> Option<Batch> {
+        let has_it = |(of, batch): &mut (PartitionNumber, Batch)| {
+            *of == partition && (batch.from..batch.next).contains(&from)
+        };
+        let (_, mut batch) = self.last.take_if(has_it)?;
+        let before = batch.records.partition_point(|record| record.offset < from);
+        batch.records.drain(..before);
+        Some(Batch { from, ..batch })
     }
-    let before = batch.records.partition_point(|record| record.offset < from);
-    batch.records.drain(..before);
-    Some(Batch { from, ..batch })
 }
 
 #[cfg(test)]
@@ -167,17 +174,25 @@ mod tests {
             next: 20,
             end: 30,
         };
-        let rest = |from| {
-            let rest = rest_from(batch(), from)?;
+        let rest = |partition, from| {
+            let mut reads = ReadsAgain {
+                reader: None,
+                last: Some((0, batch())),
+            };
+            let Some(rest) = reads.rest_of_last(partition, from) else {
+                assert!(reads.last.is_some(), "others may still want it");
+                return None;
+            };
             assert_eq!((rest.from, rest.next, rest.end), (from, 20, 30));
             let records = rest.records.iter();
             Some(records.map(|record| record.offset).collect::<Vec<_>>())
         };
-        assert_eq!(rest(9), None);
-        assert_eq!(rest(10), Some(vec![10, 12, 15]));
-        assert_eq!(rest(11), Some(vec![12, 15]));
-        assert_eq!(rest(15), Some(vec![15]));
-        assert_eq!(rest(16), Some(vec![]), "that nothing more is there");
-        assert_eq!(rest(20), None);
+        assert_eq!(rest(1, 10), None);
+        assert_eq!(rest(0, 9), None);
+        assert_eq!(rest(0, 10), Some(vec![10, 12, 15]));
+        assert_eq!(rest(0, 11), Some(vec![12, 15]));
+        assert_eq!(rest(0, 15), Some(vec![15]));
+        assert_eq!(rest(0, 16), Some(vec![]), "that nothing more is there");
+        assert_eq!(rest(0, 20), None);
     }
 }

@@ -16,7 +16,7 @@ const PERIOD: Duration = Duration::from_millis(20);
 const LATE_MAX: Duration = Duration::from_millis(2);
 /// Periods without a late task after which it rises.
 const PUNCTUAL_MIN: usize = 25;
-/// Fewer would be under way than one write to the log takes.
+/// With fewer under way, writes to the log would not be full.
 const EVENTS_MIN: usize = 256;
 
 /// Lets so many events be under way at a time. In an overload, more only wait longer: each for a

@@ -144,11 +144,12 @@ fn is_understood(name: &str, value: &str) -> Result<(), LogError> {
     }
 }
 
-/// Refuses addresses that no broker can have: librdkafka leaves them out, or takes port 0 for them.
+/// Refuses addresses that no broker can have: librdkafka leaves them out, or takes port 0 or
+/// localhost for what is not there.
 fn check_brokers(options: &KafkaOptions) -> Result<(), LogError> {
     let properties = &options.properties;
     let security = properties.get(SECURITY_PROTOCOL.0);
-    let security = security.map_or(SECURITY_PROTOCOL.1, String::as_str);
+    let security = security.map_or(SECURITY_PROTOCOL.1, |name| name.trim_start());
     let mut is_there = false;
     for name in BROKERS {
         let Some(brokers) = properties.get(name) else {

@@ -21,6 +21,8 @@ use crate::data_dir::DataDir;
 use crate::output;
 
 const WAIT_POLL: Duration = Duration::from_millis(200);
+/// A retry that is so late waits for something else than its time.
+const OVERDUE: Duration = Duration::from_secs(10);
 
 /// Publish events and see what became of them.
 #[derive(Debug, Subcommand)]
@@ -304,7 +306,7 @@ fn print(event: &Value, as_json: bool) {
     if deliveries.is_empty() {
         return output::talk("No endpoint wanted it.");
     }
-    let now = super::ago(Duration::ZERO);
+    let overdue = super::ago(OVERDUE);
     for delivery in deliveries {
         output::data("");
         output::one(
@@ -312,21 +314,21 @@ fn print(event: &Value, as_json: bool) {
             false,
             &["endpoint_id", "state", "next_attempt_at"],
         );
-        if is_due(delivery, &now) {
+        if is_due_by(delivery, &overdue) {
             output::talk(
-                "Its next attempt is due, and waits for the endpoint: `postrider endpoint status` says what for.",
+                "Its next attempt is overdue: `postrider endpoint status` says what holds it back.",
             );
         }
         attempts::of_delivery(delivery);
     }
 }
 
-/// Whether the next attempt waits for something else than its time. Times are written alike, so
-/// that they compare as texts.
-fn is_due(delivery: &Value, now: &str) -> bool {
+/// Whether the next attempt was to begin by then. Times are written alike, so that they compare as
+/// texts.
+fn is_due_by(delivery: &Value, time: &str) -> bool {
     delivery["next_attempt_at"]
         .as_str()
-        .is_some_and(|at| at <= now)
+        .is_some_and(|at| at <= time)
 }
 
 #[cfg(test)]
@@ -338,7 +340,7 @@ mod tests {
     #[test]
     fn what_is_due_is_told_from_what_waits_for_its_time() {
         let now = "2026-11-28T21:12:07.000Z";
-        let due = |at: Value| is_due(&json!({ "next_attempt_at": at }), now);
+        let due = |at: Value| is_due_by(&json!({ "next_attempt_at": at }), now);
         assert!(due(json!("2026-11-28T21:11:56.570Z")));
         assert!(!due(json!("2026-11-28T21:12:07.001Z")));
         assert!(!due(Value::Null));

@@ -136,6 +136,10 @@ impl Member {
     }
 
     fn say_that_it_waits(&mut self) {
+        if self.waits_from.is_some() && !self.client.context().place.brokers_answer() {
+            // Until then it waits for them, not for the group.
+            self.waits_from = Some(Instant::now() + UNASSIGNED_FOR);
+        }
         if self.waits_from.is_some_and(|from| Instant::now() >= from) {
             self.waits_from = None;
             tracing::info!(
