@@ -166,6 +166,8 @@ fn check_brokers(options: &KafkaOptions) -> Result<(), LogError> {
             Some(_) => entries.find(|entry| !is_broker(entry, security)),
         };
         if let Some(wrong) = wrong {
+            // What stands before it may be a user's password.
+            let wrong = wrong.rsplit_once('@').map_or(wrong, |(_, address)| address);
             return Err(LogError::Permanent(format!(
                 "the Kafka property {name} must be host:port, several of them separated by commas, where a missing port \
                  is 9092 and a protocol before it, as in ssl://host:port, that of {}; it has `{wrong}`",
@@ -630,6 +632,7 @@ mod tests {
             ("[::1]9092", "`[::1]9092`"),
             ("[::1]:abc", "`[::1]:abc`"),
             ("[b]:9092", "`[b]:9092`"),
+            ("sasl_ssl://user:hunter2@b:9093", "`b:9093`"),
         ] {
             for name in ["bootstrap.servers", "metadata.broker.list"] {
                 let Err(LogError::Permanent(reason)) = both(name, brokers) else {
@@ -639,6 +642,7 @@ mod tests {
                     reason.contains(name) && reason.contains(entry) && reason.contains("host:port"),
                     "{reason}"
                 );
+                assert!(!reason.contains("hunter2"), "{reason}");
             }
         }
         for brokers in [
