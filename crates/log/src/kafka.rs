@@ -35,7 +35,7 @@ use crate::port::{
 pub use clients::{ClientKind, ClientState};
 use clients::{Clients, Place};
 pub use cluster::{Broker, Cluster, Requests};
-pub use config::{KafkaOptions, is_secret};
+pub use config::{BROKERS, KafkaOptions, is_secret};
 use context::Context;
 use errors::log_error;
 use group::KafkaGroup;

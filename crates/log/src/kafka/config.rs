@@ -14,7 +14,7 @@ use super::query;
 use crate::port::{GroupOptions, LogError, ProducerOptions};
 
 /// Where the brokers are: two names of one property.
-const BROKERS: [&str; 2] = ["bootstrap.servers", "metadata.broker.list"];
+pub const BROKERS: [&str; 2] = ["bootstrap.servers", "metadata.broker.list"];
 /// How brokers are talked to, unless it is said.
 const SECURITY_PROTOCOL: (&str, &str) = ("security.protocol", "plaintext");
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use postrider_log::kafka::{Cluster, KafkaLog, Requests};
+use postrider_log::kafka::{BROKERS, Cluster, KafkaLog, Requests};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
@@ -37,8 +37,7 @@ pub(super) async fn look(log: &KafkaLog, config: &Config) -> (Vec<Finding>, bool
 }
 
 fn bootstrap(config: &Config) -> String {
-    let names = ["bootstrap.servers", "metadata.broker.list"];
-    let mut properties = names
+    let mut properties = BROKERS
         .iter()
         .filter_map(|name| config.kafka.properties.get(*name));
     properties.next().cloned().unwrap_or_default()
