@@ -2,8 +2,8 @@
 //!
 //! One thread writes ([`writer`]): it takes all that waits, puts it into one transaction, and tells
 //! the fates after COMMIT returned. With `synchronous=FULL` in WAL mode that is after the fsync.
-//! Reads go to connections of their own and happen only when there is something to read. A lock on
-//! the directory keeps a second process out.
+//! What was appended last is read from memory ([`tail`]), anything else by connections of their own,
+//! and only when there is something to read. A lock on the directory keeps a second process out.
 
 mod compaction;
 mod database;
@@ -11,6 +11,7 @@ mod headers;
 mod reads;
 mod standing;
 mod storage;
+mod tail;
 mod writer;
 
 use std::path::Path;
@@ -21,6 +22,10 @@ use crate::local::topic::Topic;
 use crate::local::{Broker, LocalLog, delegate_log};
 use crate::port::{LogError, Offset, Partition};
 use storage::EmbeddedStorage;
+use tail::Tail;
+
+/// What is kept in memory of all partitions together: a part of a second at full load.
+const TAIL_BYTES_MAX: usize = 16 << 20;
 
 /// A log in one directory.
 #[derive(Debug)]
@@ -46,7 +51,17 @@ impl EmbeddedLog {
     ///
     /// Fails with [`LogError::Permanent`] if another process has it open.
     pub fn open(dir: &Path, clock: Arc<dyn Clock>) -> Result<Arc<Self>, LogError> {
-        let (storage, kept) = EmbeddedStorage::open(dir, Arc::clone(&clock))?;
+        Self::open_with_tail(dir, clock, TAIL_BYTES_MAX)
+    }
+
+    /// The same, with so many bytes of what was appended last in memory.
+    pub fn open_with_tail(
+        dir: &Path,
+        clock: Arc<dyn Clock>,
+        tail_bytes_max: usize,
+    ) -> Result<Arc<Self>, LogError> {
+        let tail = Tail::new(tail_bytes_max);
+        let (storage, kept) = EmbeddedStorage::open(dir, Arc::clone(&clock), tail)?;
         let broker = Broker::new(storage.clone(), kept.topics);
         for commit in kept.commits {
             let topics = broker.topics();

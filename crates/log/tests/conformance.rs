@@ -89,5 +89,6 @@ macro_rules! promises {
 
 promises!(memory, crate::logs::memory);
 promises!(embedded, crate::logs::embedded);
+promises!(embedded_file, crate::logs::embedded_file);
 promises!(kafka_classic, crate::kafka_log::classic);
 promises!(kafka_consumer, crate::kafka_log::consumer);

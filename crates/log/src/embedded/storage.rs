@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::compaction::{self, Ages};
 use super::database::{Database, Kept, check_spec, slot};
 use super::reads::{self, Place, Readers};
+use super::tail::Tail;
 use super::writer::{self, Job, Queue, Reply};
 use crate::clock::Clock;
 use crate::local::storage::{Appending, Chunk, CommitDone, Storage};
@@ -25,6 +26,7 @@ const DELETED_AT_ONCE_MAX: u32 = 1_000;
 #[derive(Debug)]
 pub(super) struct EmbeddedStorage {
     queue: Arc<Queue>,
+    tail: Arc<Tail>,
     readers: Arc<Readers>,
     writer: Mutex<Option<JoinHandle<()>>>,
     topic_count: Mutex<usize>,
@@ -33,19 +35,27 @@ pub(super) struct EmbeddedStorage {
 }
 
 impl EmbeddedStorage {
-    pub(super) fn open(dir: &Path, clock: Arc<dyn Clock>) -> Result<(Arc<Self>, Kept), LogError> {
+    pub(super) fn open(
+        dir: &Path,
+        clock: Arc<dyn Clock>,
+        tail: Tail,
+    ) -> Result<(Arc<Self>, Kept), LogError> {
         let mut database = Database::open(dir)?;
         let kept = database
             .kept()
             .map_err(|error| LogError::Permanent(error.to_string()))?;
-        let queue = Arc::new(Queue::default());
-        let for_writer = Arc::clone(&queue);
+        let (queue, tail) = (Arc::new(Queue::default()), Arc::new(tail));
+        let for_writer = (Arc::clone(&queue), Arc::clone(&tail));
         let writer = thread::Builder::new()
             .name("log-writer".into())
-            .spawn(move || writer::run(database, clock.as_ref(), &for_writer))
+            .spawn(move || {
+                let (queue, tail) = for_writer;
+                writer::run(database, clock.as_ref(), &queue, &tail);
+            })
             .map_err(|error| LogError::Unavailable(error.to_string()))?;
         let storage = Arc::new(Self {
             queue,
+            tail,
             readers: Readers::new(dir.to_owned()),
             writer: Mutex::new(Some(writer)),
             topic_count: Mutex::new(kept.topics.len()),
@@ -195,6 +205,9 @@ impl Storage for EmbeddedStorage {
         bytes_max: usize,
     ) -> BoxFuture<'static, Result<Chunk, LogError>> {
         let place = place(topic, partition);
+        if let Some(chunk) = self.tail.read(place.slot, from, bytes_max) {
+            return std::future::ready(Ok(chunk)).boxed();
+        }
         let readers = Arc::clone(&self.readers);
         readers
             .read(move |connection| reads::records(connection, place, from, bytes_max))

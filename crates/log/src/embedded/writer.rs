@@ -6,22 +6,27 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::database::slot;
 use super::standing::Standing;
+use super::tail::Tail;
 use crate::clock::Clock;
 use crate::local::storage::{Appending, CommitDone, CommitFate};
 use crate::local::topic::Topic;
 use crate::port::{
-    AppendError, Commit, CommitError, LogError, NewRecord, Offset, Partition, Position, TopicSpec,
+    AppendError, Commit, CommitError, LogError, NewRecord, Offset, Partition, Position, Record,
+    TopicSpec,
 };
 
 /// What waits to be written, at most: some seconds of what a disk takes.
 const QUEUE_BYTES_MAX: usize = 128 << 20;
 const QUEUE_JOBS_MAX: usize = 1 << 17;
+/// What gathers waits no longer once so much waits: those who append it have bounds too.
+const GATHERED_BYTES_MAX: usize = 64 << 10;
 /// What one transaction takes, at most, so that nobody waits long for it.
 const TRANSACTION_BYTES_MAX: usize = 8 << 20;
 const TRANSACTION_JOBS_MAX: usize = 1 << 14;
@@ -126,6 +131,18 @@ impl Job {
         }
     }
 
+    /// How long it may wait for others that are written with it.
+    fn linger(&self) -> Duration {
+        match self {
+            Self::Append(appending) => appending.linger,
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn deletes(&self) -> bool {
+        matches!(self, Self::DeleteBefore { .. } | Self::Delete { .. })
+    }
+
     /// Tells that it was not done. A caller that is not interested has dropped its end.
     fn refuse(self, error: Refusal) {
         let unavailable = || LogError::Unavailable(error.to_string());
@@ -181,6 +198,8 @@ impl std::fmt::Debug for Queue {
 struct Waiting {
     jobs: VecDeque<Job>,
     bytes: usize,
+    /// When the first of them, wherever it stands, waits no longer.
+    due: Option<Instant>,
     closed: bool,
 }
 
@@ -201,9 +220,18 @@ impl Queue {
             return;
         }
         waiting.bytes += job.bytes();
+        let enough = waiting.bytes >= GATHERED_BYTES_MAX;
+        let linger = if enough { Duration::ZERO } else { job.linger() };
+        let due = Instant::now() + linger;
         waiting.jobs.push_back(job);
+        let sooner = waiting.due.is_none_or(|before| due < before);
+        if sooner {
+            waiting.due = Some(due);
+        }
         drop(waiting);
-        self.more.notify_one();
+        if sooner {
+            self.more.notify_one();
+        }
     }
 
     /// The writer finishes what waits and ends.
@@ -212,11 +240,19 @@ impl Queue {
         self.more.notify_all();
     }
 
-    /// Waits for the next transaction's jobs; none when the queue is closed and empty.
+    /// Waits for the next transaction's jobs: all that wait, once one of them is due. None when the
+    /// queue is closed and empty.
     fn take(&self) -> Vec<Job> {
         let mut waiting = self.waiting.lock();
-        let idle = |waiting: &mut Waiting| waiting.jobs.is_empty() && !waiting.closed;
-        self.more.wait_while(&mut waiting, idle);
+        while !waiting.closed {
+            match waiting.due {
+                None => self.more.wait(&mut waiting),
+                Some(due) if due > Instant::now() => {
+                    self.more.wait_until(&mut waiting, due);
+                }
+                Some(_) => break,
+            }
+        }
         let mut bytes = 0;
         let mut jobs = Vec::new();
         while jobs.len() < TRANSACTION_JOBS_MAX
@@ -227,6 +263,9 @@ impl Queue {
             jobs.push(job);
         }
         waiting.bytes -= bytes;
+        if waiting.jobs.is_empty() {
+            waiting.due = None;
+        }
         jobs
     }
 
@@ -241,7 +280,7 @@ impl Queue {
 }
 
 /// Writes what the queue gives until it is closed.
-pub(super) fn run(store: impl Store, clock: &dyn Clock, queue: &Queue) {
+pub(super) fn run(store: impl Store, clock: &dyn Clock, queue: &Queue, tail: &Tail) {
     /// Nobody must wait for a writer that panicked.
     struct Abandon<'a>(&'a Queue);
     impl Drop for Abandon<'_> {
@@ -252,6 +291,7 @@ pub(super) fn run(store: impl Store, clock: &dyn Clock, queue: &Queue) {
     let _abandon = Abandon(queue);
     let mut writer = Writer {
         store,
+        tail,
         heads: None,
         stale: BTreeMap::new(),
     };
@@ -273,8 +313,9 @@ pub(super) fn run(store: impl Store, clock: &dyn Clock, queue: &Queue) {
     }
 }
 
-struct Writer<S> {
+struct Writer<'a, S> {
     store: S,
+    tail: &'a Tail,
     /// As the store has them; none when that must be read again.
     heads: Option<Heads>,
     /// Partitions whose end consumers were not told, because the fate of a transaction was unknown.
@@ -297,7 +338,7 @@ enum Answer {
     Count(usize),
 }
 
-impl<S: Store> Writer<S> {
+impl<S: Store> Writer<'_, S> {
     /// Writes the jobs as one transaction; when it returns one, that is durable.
     fn write(&mut self, jobs: &[Job], now_ms: i64) -> Result<Transaction, Refusal> {
         self.know_heads()
@@ -320,6 +361,7 @@ impl<S: Store> Writer<S> {
     /// The store may or may not have the transaction.
     fn doubt(&mut self, transaction: Transaction, error: &StoreError) -> Refusal {
         self.heads = None;
+        self.tail.clear();
         self.stale.extend(transaction.touched);
         Refusal::Unknown(error.to_string())
     }
@@ -423,7 +465,11 @@ impl<S: Store> Writer<S> {
     }
 
     /// The transaction is durable: consumers may see it, and everybody hears.
-    fn tell(&mut self, transaction: Transaction, jobs: Vec<Job>) {
+    fn tell(&mut self, transaction: Transaction, mut jobs: Vec<Job>) {
+        if jobs.iter().any(Job::deletes) {
+            self.tail.clear();
+        }
+        self.tail.extend(appended(&mut jobs, &transaction.answers));
         for (slot, (topic, partition)) in &transaction.touched {
             show(topic, *partition, transaction.heads[slot]);
         }
@@ -463,6 +509,33 @@ impl<S: Store> Writer<S> {
             topic.changed.notify_waiters();
         }
     }
+}
+
+/// The records that were appended, by their slots.
+fn appended<'a>(
+    jobs: &'a mut [Job],
+    answers: &'a [Answer],
+) -> impl Iterator<Item = (i64, Record)> + 'a {
+    let appended = |(job, answer): (&'a mut Job, &Answer)| match (job, answer) {
+        (Job::Append(appending), Answer::Position(position)) => {
+            let NewRecord {
+                key,
+                value,
+                headers,
+            } = std::mem::take(&mut appending.record);
+            let record = Record {
+                partition: position.partition,
+                offset: position.offset,
+                timestamp_ms: position.timestamp_ms.unwrap_or_default(),
+                key,
+                value,
+                headers,
+            };
+            Some((slot(appending.topic.id, position.partition), record))
+        }
+        _ => None,
+    };
+    jobs.iter_mut().zip(answers).filter_map(appended)
 }
 
 fn show(topic: &Topic, partition: Partition, head: Head) {

@@ -19,6 +19,7 @@ pub(crate) struct LocalProducer {
     broker: Arc<Broker>,
     origin: Origin,
     append_timeout: Option<Duration>,
+    linger: Duration,
     budget: Arc<Budget>,
     /// Runs what the storage wants run; ends with the producer.
     _background: JoinSet<()>,
@@ -38,6 +39,7 @@ impl LocalProducer {
                 name: options.name,
             },
             append_timeout: options.append_timeout,
+            linger: options.linger,
             budget: Arc::new(Budget::new(options.queue_bytes_max)),
             _background: background,
         }
@@ -72,6 +74,7 @@ impl LocalProducer {
             partition,
             record,
             timeout: self.append_timeout,
+            linger: self.linger,
             fate,
         });
         Ok(append)
@@ -196,13 +199,15 @@ impl Drop for Fate {
 
 /// A fate outside any producer, for tests of a storage.
 #[cfg(test)]
-pub(crate) fn lone_fate() -> (Origin, Fate, Append) {
+pub(crate) fn lone_fate(bytes: usize) -> (Origin, Fate, Append) {
     let client = super::Client {
         id: 0,
         name: "test".into(),
         killed: false.into(),
     };
-    let (fate, append) = Arc::new(Budget::new(1)).admit(0).expect("there is room");
+    let (fate, append) = Arc::new(Budget::new(bytes))
+        .admit(bytes)
+        .expect("there is room");
     (
         Origin {
             client: Arc::new(client),

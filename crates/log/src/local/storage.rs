@@ -59,6 +59,8 @@ pub(crate) struct Appending {
     pub(crate) partition: Partition,
     pub(crate) record: NewRecord,
     pub(crate) timeout: Option<Duration>,
+    /// How long it may wait for others that are written with it.
+    pub(crate) linger: Duration,
     pub(crate) fate: Fate,
 }
 

@@ -221,6 +221,7 @@ impl Storage for MemoryStorage {
             partition,
             record,
             timeout,
+            linger: _,
             fate,
         } = appending;
         let append = Late {

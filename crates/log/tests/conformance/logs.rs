@@ -67,8 +67,17 @@ impl Control for Memory {
 
 /// A log in a directory of its own, which goes with it.
 pub(crate) async fn embedded(_test: &str) -> Option<Subject> {
+    embedded_with_tail(16 << 20)
+}
+
+/// The same, read from its file alone.
+pub(crate) async fn embedded_file(_test: &str) -> Option<Subject> {
+    embedded_with_tail(0)
+}
+
+fn embedded_with_tail(tail_bytes_max: usize) -> Option<Subject> {
     let dir = tempfile::tempdir().expect("a directory is made");
-    let log = open(&dir);
+    let log = open(&dir, tail_bytes_max);
     Some(Subject {
         log: log.clone(),
         prefix: String::new(),
@@ -77,12 +86,14 @@ pub(crate) async fn embedded(_test: &str) -> Option<Subject> {
         control: Box::new(Embedded {
             log: Some(log),
             dir,
+            tail_bytes_max,
         }),
     })
 }
 
-fn open(dir: &TempDir) -> Arc<EmbeddedLog> {
-    EmbeddedLog::open(dir.path(), Arc::new(SystemClock)).expect("the log is opened")
+fn open(dir: &TempDir, tail_bytes_max: usize) -> Arc<EmbeddedLog> {
+    EmbeddedLog::open_with_tail(dir.path(), Arc::new(SystemClock), tail_bytes_max)
+        .expect("the log is opened")
 }
 
 #[derive(Debug)]
@@ -90,6 +101,7 @@ struct Embedded {
     /// None only while it is reopened.
     log: Option<Arc<EmbeddedLog>>,
     dir: TempDir,
+    tail_bytes_max: usize,
 }
 
 impl Embedded {
@@ -108,7 +120,7 @@ impl Control for Embedded {
             "nobody else has the log"
         );
         drop(closed);
-        let log = open(&self.dir);
+        let log = open(&self.dir, self.tail_bytes_max);
         self.log = Some(log.clone());
         Some(log)
     }

@@ -95,7 +95,7 @@ impl Rig {
         };
         let queue = Arc::new(Queue::default());
         let for_writer = Arc::clone(&queue);
-        std::thread::spawn(move || run(store, &SystemClock, &for_writer));
+        std::thread::spawn(move || run(store, &SystemClock, &for_writer, &Tail::new(0)));
         let spec = TopicSpec {
             name: "topic".into(),
             partitions: 1,
@@ -113,7 +113,15 @@ impl Rig {
     }
 
     fn append(&self) -> Append {
-        let (origin, fate, append) = lone_fate();
+        self.append_within(Duration::ZERO)
+    }
+
+    fn append_within(&self, linger: Duration) -> Append {
+        self.append_sized(linger, 0)
+    }
+
+    fn append_sized(&self, linger: Duration, bytes: usize) -> Append {
+        let (origin, fate, append) = lone_fate(bytes);
         self.queue.push(Job::Append(Appending {
             origin,
             topic: Arc::clone(&self.topic),
@@ -123,6 +131,7 @@ impl Rig {
                 ..NewRecord::default()
             },
             timeout: None,
+            linger,
             fate,
         }));
         append
@@ -166,6 +175,60 @@ async fn gathers_what_waits_into_one_commit() {
     assert_eq!(rig.at_commit.recv_timeout(PATIENCE), Ok(500));
     for (offset, append) in (1..).zip(others) {
         assert_eq!(place(append.await), Ok((0, offset)));
+    }
+}
+
+#[tokio::test]
+async fn what_may_gather_waits_for_what_may_not() {
+    let rig = Rig::new(false, Heads::new());
+    rig.script.send(Ok(())).unwrap();
+    let hour = Duration::from_secs(3600);
+    let gathers = [rig.append_within(hour), rig.append_within(hour)];
+    assert!(rig.at_commit.recv_timeout(A_WHILE).is_err(), "nobody waits");
+    let last = rig.append();
+    assert_eq!(rig.at_commit.recv_timeout(PATIENCE), Ok(3));
+    for (offset, append) in (0..).zip(gathers.into_iter().chain([last])) {
+        assert_eq!(place(append.await), Ok((0, offset)));
+    }
+}
+
+#[tokio::test]
+async fn gathers_for_as_long_as_the_first_that_is_due() {
+    let rig = Rig::new(false, Heads::new());
+    let started = Instant::now();
+    let gathers = [
+        rig.append_within(Duration::from_secs(3600)),
+        rig.append_within(A_WHILE),
+        rig.append_within(Duration::from_secs(3600)),
+    ];
+    assert_eq!(rig.at_commit.recv_timeout(PATIENCE), Ok(3));
+    assert!(started.elapsed() >= A_WHILE);
+    rig.script.send(Ok(())).unwrap();
+    for append in gathers {
+        append.await.unwrap();
+    }
+    let last = rig.append_within(Duration::from_secs(3600));
+    rig.queue.close();
+    assert_eq!(
+        rig.at_commit.recv_timeout(PATIENCE),
+        Ok(1),
+        "nor at the end"
+    );
+    rig.script.send(Ok(())).unwrap();
+    last.await.unwrap();
+}
+
+#[tokio::test]
+async fn gathers_no_more_than_those_who_append_have_room_for() {
+    let rig = Rig::new(false, Heads::new());
+    let hour = Duration::from_secs(3600);
+    let first = rig.append_sized(hour, GATHERED_BYTES_MAX / 2);
+    assert!(rig.at_commit.recv_timeout(A_WHILE).is_err());
+    let second = rig.append_sized(hour, GATHERED_BYTES_MAX / 2);
+    assert_eq!(rig.at_commit.recv_timeout(PATIENCE), Ok(2));
+    rig.script.send(Ok(())).unwrap();
+    for append in [first, second] {
+        append.await.unwrap();
     }
 }
 
