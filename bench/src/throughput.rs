@@ -133,11 +133,8 @@ impl Bench {
 
     fn begins(&self, name: String) -> Phase {
         let processes = cpu::processes(&self.cluster, "publisher").into_iter();
-        let ours = |name: &str| {
-            let mut roles = ["ingest", "deliver", "up"].into_iter();
-            roles.any(|role| name.starts_with(role))
-        };
-        let ours = processes.filter(|(name, _)| ours(name));
+        let is_ours = |name: &str| ["deliver", "up"].contains(&name) || name.starts_with("ingest");
+        let ours = processes.filter(|(name, _)| is_ours(name));
         let record = |dir: &PathBuf| Recording::start(dir, self.build, &name, ours);
         Phase {
             _recording: self.perf.as_ref().map(record),

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use allocation_counter::{AllocationInfo, measure};
-use postrider_model::topics::DELIVERIES;
+use postrider_model::fixtures;
+use postrider_model::topics::{ATTEMPTS, DELIVERIES};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::sleep;
 
@@ -75,4 +76,29 @@ async fn an_endpoint_that_is_behind_has_each_stretch_of_the_log_read_once() {
     // All of it fits into two reads; one more may find that the endpoint is behind no longer.
     let reads = delivers.held.reads(DELIVERIES);
     assert!((1..=3).contains(&reads), "{reads} reads");
+}
+
+/// An attempt that was made gathers; the places of an endpoint wait for one that was not.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_record_that_gathers() {
+    let world = World::with_tenant().await;
+    world.create_endpoint("one").await;
+    let _fan_out = world.start("fan-out", StageName::FanOut).await;
+    let delivers = world.start("deliver", StageName::Deliver).await;
+    deliver(&world, 0..10).await;
+    assert_eq!(delivers.held.gathered(ATTEMPTS), 10);
+    delivers.stop().await;
+    world.produce((10..20).map(|id| format!("evt_{id}"))).await;
+    let waits = |world: &World| world.deliveries().len() == 20;
+    world.until("the others wait", waits).await;
+    let deleted = fixtures::endpoint("ep_one").id;
+    world
+        .registry
+        .delete_endpoint(&deleted, None)
+        .await
+        .unwrap();
+    let delivers = world.start("deliver again", StageName::Deliver).await;
+    let recorded = |world: &World| world.records(ATTEMPTS).len() == 20;
+    world.until("the others are dropped", recorded).await;
+    assert_eq!(delivers.held.gathered(ATTEMPTS), 0);
 }

@@ -15,6 +15,9 @@ use postrider_model::topics::REGISTRY;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+/// What somebody waits for lingers shorter.
+const GATHERS: Duration = Duration::from_millis(50);
+
 /// What can be held back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Part {
@@ -42,6 +45,8 @@ struct Parts {
     changed: Notify,
     /// By topic.
     reads: Mutex<BTreeMap<String, usize>>,
+    /// Appends by topic and by how long they may linger.
+    appends: Mutex<BTreeMap<(String, Duration), usize>>,
 }
 
 impl Held {
@@ -57,6 +62,15 @@ impl Held {
     /// How many reads of a topic have ended, but for those of members of groups.
     pub(crate) fn reads(&self, topic: &str) -> usize {
         self.0.reads.lock().get(topic).copied().unwrap_or_default()
+    }
+
+    /// How many appends to a topic went through a producer for what nobody waits for.
+    pub(crate) fn gathered(&self, topic: &str) -> usize {
+        let appends = self.0.appends.lock();
+        let gathered = appends
+            .iter()
+            .filter(|((of, linger), _)| of == topic && *linger >= GATHERS);
+        gathered.map(|(_, count)| count).sum()
     }
 
     fn holds(&self, is_meant: impl Fn(&Part) -> bool) -> bool {
@@ -146,6 +160,7 @@ impl Log for HeldLog {
     async fn producer(&self, options: ProducerOptions) -> Result<Box<dyn Producer>, LogError> {
         self.held.passed(|part| *part == Part::Producers).await;
         Ok(Box::new(HeldProducer {
+            linger: options.linger,
             inner: self.process.producer(options).await?,
             held: self.held.clone(),
         }))
@@ -202,6 +217,7 @@ impl Reader for HeldReader {
 
 #[derive(Debug)]
 struct HeldProducer {
+    linger: Duration,
     inner: Box<dyn Producer>,
     held: Held,
 }
@@ -213,6 +229,8 @@ impl Producer for HeldProducer {
         if self.held.holds(is_full) {
             return Append::ready(Err(AppendError::QueueFull));
         }
+        let place = (topic.to_owned(), self.linger);
+        *self.held.0.appends.lock().entry(place).or_default() += 1;
         self.inner.append(topic, target, record)
     }
 

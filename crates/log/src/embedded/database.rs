@@ -72,6 +72,11 @@ pub(super) fn offset_of(row_id: i64) -> Offset {
     row_id & ((1 << OFFSET_BITS) - 1)
 }
 
+/// The slot of a record by its key.
+pub(super) fn slot_of(row_id: i64) -> i64 {
+    row_id >> OFFSET_BITS
+}
+
 fn split_slot(slot: i64) -> (i64, Partition) {
     let partition = slot & ((1 << PARTITION_BITS) - 1);
     (

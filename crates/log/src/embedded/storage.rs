@@ -205,7 +205,8 @@ impl Storage for EmbeddedStorage {
         bytes_max: usize,
     ) -> BoxFuture<'static, Result<Chunk, LogError>> {
         let place = place(topic, partition);
-        if let Some(chunk) = self.tail.read(place.slot, from, bytes_max) {
+        let end = place.bounds.end;
+        if let Some(chunk) = self.tail.read(place.slot, from, end, bytes_max) {
             return std::future::ready(Ok(chunk)).boxed();
         }
         let readers = Arc::clone(&self.readers);

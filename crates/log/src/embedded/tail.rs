@@ -12,11 +12,11 @@ use crate::port::{Offset, Record};
 pub(super) struct Tail {
     /// What all partitions together may take.
     bytes_max: usize,
-    kept: Mutex<Kept>,
+    last: Mutex<Last>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct Last {
     /// By slot.
     records: BTreeMap<i64, VecDeque<Record>>,
     /// The slot of each record, in the order in which they were appended.
@@ -28,45 +28,59 @@ impl Tail {
     pub(super) fn new(bytes_max: usize) -> Self {
         Self {
             bytes_max,
-            kept: Mutex::default(),
+            last: Mutex::default(),
         }
     }
 
     /// Takes what was appended, each with its slot, and lets go what was appended longest ago.
     pub(super) fn extend(&self, appended: impl Iterator<Item = (i64, Record)>) {
-        let mut kept = self.kept.lock();
+        let mut last = self.last.lock();
         for (slot, record) in appended {
-            kept.bytes += record.size_bytes();
-            kept.order.push_back(slot);
-            kept.records.entry(slot).or_default().push_back(record);
+            last.bytes += record.size_bytes();
+            last.order.push_back(slot);
+            last.records.entry(slot).or_default().push_back(record);
         }
-        while kept.bytes > self.bytes_max
-            && let Some(slot) = kept.order.pop_front()
+        while last.bytes > self.bytes_max
+            && let Some(slot) = last.order.pop_front()
         {
-            let oldest = kept.records.get_mut(&slot).and_then(VecDeque::pop_front);
-            kept.bytes -= oldest.map_or(0, |record| record.size_bytes());
+            let oldest = last.records.get_mut(&slot).and_then(VecDeque::pop_front);
+            last.bytes -= oldest.map_or(0, |record| record.size_bytes());
         }
     }
 
-    /// For when records were deleted, or when what is appended next may not follow on what is kept.
-    pub(super) fn clear(&self) {
-        *self.kept.lock() = Kept::default();
+    /// Whether the record at this offset, or one before it, is here.
+    pub(super) fn reaches(&self, slot: i64, offset: Offset) -> bool {
+        let last = self.last.lock();
+        let oldest = last.records.get(&slot).and_then(VecDeque::front);
+        oldest.is_some_and(|oldest| oldest.offset <= offset)
     }
 
-    /// Records from an offset: at most so many bytes, but at least one record. None if not all of
-    /// them are here.
-    pub(super) fn read(&self, slot: i64, from: Offset, bytes_max: usize) -> Option<Chunk> {
-        let kept = self.kept.lock();
-        let records = kept.records.get(&slot)?;
-        let skipped = usize::try_from(from - records.front()?.offset).ok()?;
+    /// For when records of it were deleted, or when what is appended next may not follow on it.
+    pub(super) fn clear(&self) {
+        let forgotten = std::mem::take(&mut *self.last.lock());
+        drop(forgotten);
+    }
+
+    /// Records from an offset to the one before an end: at most so many bytes, but at least one
+    /// record. None if the first of them is not here.
+    pub(super) fn read(
+        &self,
+        slot: i64,
+        from: Offset,
+        end: Offset,
+        bytes_max: usize,
+    ) -> Option<Chunk> {
+        let last = self.last.lock();
+        let records = last.records.get(&slot)?;
+        let from = usize::try_from(from - records.front()?.offset).ok()?;
         let mut bytes = 0;
         let fits = |record: &&Record| {
             let first = bytes == 0;
             bytes += record.size_bytes();
-            first || bytes <= bytes_max
+            record.offset < end && (first || bytes <= bytes_max)
         };
-        let from = skipped.min(records.len());
-        let records: Vec<Record> = records.range(from..).take_while(fits).cloned().collect();
+        let records = records.range(from.min(records.len())..).take_while(fits);
+        let records: Vec<Record> = records.cloned().collect();
         let next = records.last()?.offset + 1;
         Some(Chunk { records, next })
     }
@@ -105,7 +119,7 @@ mod tests {
     fn reads_what_it_has_and_says_what_it_has_not() {
         let tail = Tail::new(10_000);
         tail.extend(appended(1, 5..8).chain(appended(2, 0..1)));
-        let read = |slot, from, bytes_max| offsets(tail.read(slot, from, bytes_max));
+        let read = |slot, from, bytes_max| offsets(tail.read(slot, from, 100, bytes_max));
         assert_eq!(read(1, 5, 10_000), Some((vec![5, 6, 7], 8)));
         assert_eq!(read(1, 6, 10_000), Some((vec![6, 7], 8)));
         assert_eq!(read(1, 6, 1), Some((vec![6], 7)), "one record at least");
@@ -118,8 +132,19 @@ mod tests {
         );
         assert_eq!(read(1, 8, 10_000), None);
         assert_eq!(read(3, 0, 10_000), None);
+        let to = |end| offsets(tail.read(1, 5, end, 10_000));
+        assert_eq!(to(7), Some((vec![5, 6], 7)), "the rest is shown to nobody");
+        assert_eq!(to(5), None);
         tail.clear();
-        assert_eq!(offsets(tail.read(1, 5, 10_000)), None);
+        assert_eq!(offsets(tail.read(1, 5, 100, 10_000)), None);
+    }
+
+    #[test]
+    fn knows_what_a_deletion_would_cut() {
+        let tail = Tail::new(10_000);
+        tail.extend(appended(1, 5..8));
+        assert!(!tail.reaches(1, 4) && !tail.reaches(2, 9));
+        assert!(tail.reaches(1, 5) && tail.reaches(1, 9));
     }
 
     #[test]
@@ -127,13 +152,13 @@ mod tests {
         let tail = Tail::new(3 * record(0).size_bytes());
         tail.extend(appended(1, 0..2));
         tail.extend(appended(2, 0..2));
-        let read = |slot, from| offsets(tail.read(slot, from, 10_000));
+        let read = |slot, from| offsets(tail.read(slot, from, 100, 10_000));
         assert_eq!(read(1, 0), None);
         assert_eq!(read(1, 1), Some((vec![1], 2)));
         assert_eq!(read(2, 0), Some((vec![0, 1], 2)));
         tail.extend(appended(2, 2..7));
         assert_eq!(read(1, 1), None);
         assert_eq!(read(2, 4), Some((vec![4, 5, 6], 7)));
-        assert_eq!(tail.kept.lock().order.len(), 3);
+        assert_eq!(tail.last.lock().order.len(), 3);
     }
 }

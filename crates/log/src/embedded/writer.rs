@@ -1,6 +1,7 @@
 //! The one writer: group commit.
 //!
-//! While one transaction is being synced, the next one gathers in the queue. A fate is told only
+//! While one transaction is being synced, the next one gathers in the queue; and where nobody waits
+//! for anything, so does what may linger. A fate is told only
 //! after [`Store::commit`] returned: acknowledged if it succeeded, unknown if it failed. If
 //! something before the commit failed and was rolled back, nothing is in the log, and that is told.
 
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use super::database::slot;
+use super::database::{offset_of, slot, slot_of};
 use super::standing::Standing;
 use super::tail::Tail;
 use crate::clock::Clock;
@@ -25,8 +26,10 @@ use crate::port::{
 /// What waits to be written, at most: some seconds of what a disk takes.
 const QUEUE_BYTES_MAX: usize = 128 << 20;
 const QUEUE_JOBS_MAX: usize = 1 << 17;
-/// What gathers waits no longer once so much waits: those who append it have bounds too.
+/// What lingers waits no longer once so much waits: those who append it have bounds too.
 const GATHERED_BYTES_MAX: usize = 64 << 10;
+/// What would linger shorter does not: it gathers while the transaction before it is synced.
+const LINGER_MIN: Duration = Duration::from_millis(10);
 /// What one transaction takes, at most, so that nobody waits long for it.
 const TRANSACTION_BYTES_MAX: usize = 8 << 20;
 const TRANSACTION_JOBS_MAX: usize = 1 << 14;
@@ -134,13 +137,26 @@ impl Job {
     /// How long it may wait for others that are written with it.
     fn linger(&self) -> Duration {
         match self {
-            Self::Append(appending) => appending.linger,
+            Self::Append(appending) if appending.linger >= LINGER_MIN => appending.linger,
             _ => Duration::ZERO,
         }
     }
 
-    fn deletes(&self) -> bool {
-        matches!(self, Self::DeleteBefore { .. } | Self::Delete { .. })
+    /// Whether it deletes what the tail has.
+    fn cuts(&self, tail: &Tail) -> bool {
+        match self {
+            Self::DeleteBefore {
+                topic,
+                partition,
+                before,
+                ..
+            } => tail.reaches(slot(topic.id, *partition), before - 1),
+            Self::Delete { row_ids, .. } => {
+                let mut deleted = row_ids.iter();
+                deleted.any(|id| tail.reaches(slot_of(*id), offset_of(*id)))
+            }
+            _ => false,
+        }
     }
 
     /// Tells that it was not done. A caller that is not interested has dropped its end.
@@ -198,7 +214,8 @@ impl std::fmt::Debug for Queue {
 struct Waiting {
     jobs: VecDeque<Job>,
     bytes: usize,
-    /// When the first of them, wherever it stands, waits no longer.
+    /// When the first of them that is due, wherever it stands, waits no longer. What a transaction
+    /// had no room for is due.
     due: Option<Instant>,
     closed: bool,
 }
@@ -466,7 +483,7 @@ impl<S: Store> Writer<'_, S> {
 
     /// The transaction is durable: consumers may see it, and everybody hears.
     fn tell(&mut self, transaction: Transaction, mut jobs: Vec<Job>) {
-        if jobs.iter().any(Job::deletes) {
+        if jobs.iter().any(|job| job.cuts(self.tail)) {
             self.tail.clear();
         }
         self.tail.extend(appended(&mut jobs, &transaction.answers));
@@ -526,7 +543,7 @@ fn appended<'a>(
             let record = Record {
                 partition: position.partition,
                 offset: position.offset,
-                timestamp_ms: position.timestamp_ms.unwrap_or_default(),
+                timestamp_ms: position.timestamp_ms.expect("each has a time"),
                 key,
                 value,
                 headers,

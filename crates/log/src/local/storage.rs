@@ -19,7 +19,7 @@ pub(crate) trait Storage: Debug + Send + Sync + 'static {
     /// fate, wakes the topic.
     fn append(&self, appending: Appending);
 
-    /// Reads records from an offset that lies within the bounds.
+    /// Reads records from an offset that lies within the bounds, none beyond them.
     fn read(
         &self,
         topic: &Arc<Topic>,

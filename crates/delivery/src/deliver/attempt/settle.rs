@@ -223,10 +223,11 @@ impl<S: Sender> DeliverContext<S> {
     /// Appends the attempt, cut down if it is too large; when this returns, the settlement is
     /// durable.
     async fn record(&self, job: &AttemptJob, mut attempt: Attempt, seen: Seen) -> AttemptEnd {
-        // The next delivery of an ordering key waits for it, and whoever takes the partition over
-        // for the record of an interruption.
-        let somebody_waits =
-            job.step.delivery.order_key().is_some() || attempt.settlement.is_none();
+        // The next delivery of an ordering key waits for it, whoever takes the partition over for
+        // the record of an interruption, and where nothing was sent, the place of the attempt.
+        let somebody_waits = job.step.delivery.order_key().is_some()
+            || attempt.settlement.is_none()
+            || attempt.outcome == AttemptOutcome::None;
         let producer = match somebody_waits {
             true => &self.producers.prompt,
             false => &self.producers.gathering,

@@ -74,6 +74,7 @@ impl Store for Scripted {
 /// A writer on a scripted store.
 struct Rig {
     queue: Arc<Queue>,
+    tail: Arc<Tail>,
     topic: Arc<Topic>,
     at_commit: Receiver<usize>,
     script: SyncSender<Result<(), StoreError>>,
@@ -94,8 +95,9 @@ impl Rig {
             heads,
         };
         let queue = Arc::new(Queue::default());
-        let for_writer = Arc::clone(&queue);
-        std::thread::spawn(move || run(store, &SystemClock, &for_writer, &Tail::new(0)));
+        let tail = Arc::new(Tail::new(1_000_000));
+        let for_writer = (Arc::clone(&queue), Arc::clone(&tail));
+        std::thread::spawn(move || run(store, &SystemClock, &for_writer.0, &for_writer.1));
         let spec = TopicSpec {
             name: "topic".into(),
             partitions: 1,
@@ -105,6 +107,7 @@ impl Rig {
         };
         Self {
             queue,
+            tail,
             topic: Arc::new(Topic::new(1, spec)),
             at_commit,
             script,
@@ -198,8 +201,8 @@ async fn gathers_for_as_long_as_the_first_that_is_due() {
     let started = Instant::now();
     let gathers = [
         rig.append_within(Duration::from_secs(3600)),
-        rig.append_within(A_WHILE),
         rig.append_within(Duration::from_secs(3600)),
+        rig.append_within(A_WHILE),
     ];
     assert_eq!(rig.at_commit.recv_timeout(PATIENCE), Ok(3));
     assert!(started.elapsed() >= A_WHILE);
@@ -219,6 +222,26 @@ async fn gathers_for_as_long_as_the_first_that_is_due() {
 }
 
 #[tokio::test]
+async fn what_a_transaction_has_no_room_for_goes_with_the_next() {
+    let rig = Rig::new(false, Heads::new());
+    let first = rig.append();
+    assert_eq!(rig.at_commit.recv_timeout(PATIENCE), Ok(1));
+    let hour = Duration::from_secs(3600);
+    let gathers: Vec<_> = std::iter::repeat_with(|| rig.append_within(hour))
+        .take(TRANSACTION_JOBS_MAX)
+        .collect();
+    let last = rig.append();
+    for _ in 0..3 {
+        rig.script.send(Ok(())).unwrap();
+    }
+    first.await.unwrap();
+    last.await.unwrap();
+    let sizes = [(); 2].map(|()| rig.at_commit.recv_timeout(PATIENCE).unwrap());
+    assert_eq!(sizes, [TRANSACTION_JOBS_MAX, 1]);
+    drop(gathers);
+}
+
+#[tokio::test]
 async fn gathers_no_more_than_those_who_append_have_room_for() {
     let rig = Rig::new(false, Heads::new());
     let hour = Duration::from_secs(3600);
@@ -234,17 +257,22 @@ async fn gathers_no_more_than_those_who_append_have_room_for() {
 
 #[tokio::test]
 async fn a_failed_commit_is_of_unknown_fate_and_the_heads_are_read_again() {
-    // The store turns out to have the record although its commit failed.
+    // The store turns out to have the records although their commit failed.
     let landed = Head {
         first: 0,
-        next: 5,
+        next: 7,
         last_timestamp_ms: 0,
     };
     let rig = Rig::new(false, Heads::from([(slot(1, 0), landed)]));
+    let tail = |from| rig.tail.read(slot(1, 0), from, Offset::MAX, usize::MAX);
+    rig.script.send(Ok(())).unwrap();
+    assert_eq!(place(rig.append().await), Ok((0, 7)));
+    assert_eq!(tail(7).map(|chunk| chunk.next), Some(8));
     rig.script.send(Err(StoreError::InvalidQuery)).unwrap();
     rig.script.send(Ok(())).unwrap();
     assert!(matches!(rig.append().await, Err(AppendError::Unknown(_))));
-    assert_eq!(place(rig.append().await), Ok((0, 5)));
+    assert_eq!(place(rig.append().await), Ok((0, 7)), "as the store says");
+    assert_eq!(tail(7).map(|chunk| chunk.records.len()), Some(1));
 }
 
 #[tokio::test]
