@@ -2,7 +2,8 @@
 //!
 //! Each caller has a connection of its own and publishes one event after the other: first as many
 //! as a busy producer has, which gives the peak, then many times more, who wait as `Retry-After`
-//! says when they are refused, and as many who do not wait. Whoever waits is to be refused soon,
+//! says when they are refused, and as many who do not wait; each of these between two peaks that it
+//! is compared with, since a machine is not the same for long. Whoever waits is to be refused soon,
 //! and what is accepted is to be nearly as much as at the peak, in bounded memory. Callers and
 //! broker share the machine with what is measured.
 
@@ -20,13 +21,10 @@ use crate::report::{at_per_mille, record};
 use crate::say;
 
 const BODIES: [usize; 2] = [1_000, 100_000];
-/// The peak is what few are accepted before and after the overload: a machine is not the same for
-/// long.
-const LOADS: [Load; 4] = [
-    Load::of("peak", 256, true),
+const PEAK: Load = Load::of("peak", 256, true);
+const OVERLOADS: [Load; 2] = [
     Load::of("overload", 4_000, true),
     Load::of("impatient", 4_000, false),
-    Load::of("peak again", 256, true),
 ];
 /// Until all are connected and what came first is answered.
 const BEGINS_FOR: Duration = Duration::from_secs(5);
@@ -74,26 +72,24 @@ pub(crate) async fn bench() {
     let cluster = plan.broker(KafkaBroker::as_shipped()).start().await;
     // So that code is warm, the broker's too.
     for _ in 0..2 {
-        publish(&cluster, LOADS[0], BODIES[0]).await;
+        publish(&cluster, PEAK, BODIES[0]).await;
     }
     for bytes in BODIES {
-        let mut answers = Vec::new();
-        for load in LOADS {
-            answers.push(publish(&cluster, load, bytes).await);
-        }
-        let accepted = |load: usize| answers[load].accepted_us.len();
-        let peak = usize::midpoint(accepted(0), accepted(LOADS.len() - 1));
-        let memory_bytes = peak_memory_bytes(&cluster);
-        say(&format!(
-            "  {bytes} bytes; memory of ingest so far up to {} MiB",
-            memory_bytes >> 20
-        ));
-        for (load, answers) in LOADS.into_iter().zip(answers) {
-            let figures = tell(load, answers, peak, memory_bytes);
-            record(
-                "overload",
-                &json!({ "bytes": bytes, "load": load.name, "seen": figures }),
-            );
+        say(&format!("  {bytes} bytes"));
+        let mut before = publish(&cluster, PEAK, bytes).await;
+        for load in OVERLOADS {
+            let answers = publish(&cluster, load, bytes).await;
+            let after = publish(&cluster, PEAK, bytes).await;
+            let peak = usize::midpoint(before.accepted_us.len(), after.accepted_us.len());
+            let memory_bytes = peak_memory_bytes(&cluster);
+            for (load, answers) in [(PEAK, &before), (load, &answers), (PEAK, &after)] {
+                let figures = tell(load, answers, peak, memory_bytes);
+                record(
+                    "overload",
+                    &json!({ "bytes": bytes, "load": load.name, "seen": figures }),
+                );
+            }
+            before = after;
         }
     }
 }
@@ -175,7 +171,7 @@ async fn call(api: Api, body: Bytes, began: Instant, wait: bool) -> Answers {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
-fn tell(load: Load, answers: Answers, peak: usize, memory_bytes: u64) -> Value {
+fn tell(load: Load, answers: &Answers, peak: usize, memory_bytes: u64) -> Value {
     let per_second = |times: &[u64]| times.len() as f64 / MEASURED_FOR.as_secs_f64();
     let Answers {
         accepted_us,
@@ -185,23 +181,24 @@ fn tell(load: Load, answers: Answers, peak: usize, memory_bytes: u64) -> Value {
     } = answers;
     let of_peak = accepted_us.len() as f64 / peak as f64;
     let [accepted_ms, refused_ms] =
-        [&accepted_us, &refused_us].map(|times| [500, 990].map(|part| at_per_mille(times, part)));
+        [accepted_us, refused_us].map(|times| [500, 990].map(|part| at_per_mille(times, part)));
     let kept = of_peak >= ACCEPTED_MIN
         && (!load.wait || refused_ms[0] <= REFUSED_WITHIN_MS)
         && memory_bytes <= MEMORY_MAX
         && other.is_empty();
     say(&format!(
-        "  {:<10} {:>5} callers: {:>6.0}/s accepted, p50 {:.1} ms, p99 {:.1} ms; {:>5.0}/s refused, p50 {:.1} ms, p99 {:.1} ms; \
-         {} other answers; {of_peak:.2} of the peak: {}",
+        "  {:<9} {:>5} callers: {:>6.0}/s accepted, p50 {:.1} ms, p99 {:.1} ms; {:>5.0}/s refused, p50 {:.1} ms, p99 {:.1} ms; \
+         {} other answers; memory so far up to {} MiB; {of_peak:.2} of the peak: {}",
         load.name,
         load.callers,
-        per_second(&accepted_us),
+        per_second(accepted_us),
         accepted_ms[0],
         accepted_ms[1],
-        per_second(&refused_us),
+        per_second(refused_us),
         refused_ms[0],
         refused_ms[1],
         other.len(),
+        memory_bytes >> 20,
         if kept { "kept" } else { "NOT KEPT" },
     ));
     let per_event_us = |(name, seconds): &(String, f64)| {
@@ -220,10 +217,10 @@ fn tell(load: Load, answers: Answers, peak: usize, memory_bytes: u64) -> Value {
     }
     json!({
         "callers": load.callers,
-        "accepted_per_s": per_second(&accepted_us),
+        "accepted_per_s": per_second(accepted_us),
         "accepted_p50_ms": accepted_ms[0],
         "accepted_p99_ms": accepted_ms[1],
-        "refused_per_s": per_second(&refused_us),
+        "refused_per_s": per_second(refused_us),
         "refused_p50_ms": refused_ms[0],
         "refused_p99_ms": refused_ms[1],
         "other": other.len(),
