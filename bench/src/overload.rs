@@ -28,7 +28,7 @@ const OVERLOADS: [Load; 2] = [
 ];
 /// Until all are connected and what came first is answered.
 const BEGINS_FOR: Duration = Duration::from_secs(5);
-const MEASURED_FOR: Duration = Duration::from_secs(15);
+const MEASURED_FOR: Duration = Duration::from_secs(10);
 /// What an overload may leave of the peak.
 const ACCEPTED_MIN: f64 = 0.9;
 /// Within which half of those who wait when they are asked to are refused.
