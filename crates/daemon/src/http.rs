@@ -35,7 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a refusal is kept back at most from a caller who does not wait.
 const KEPT_BACK_MAX: Duration = Duration::from_secs(2);
 /// What a connection reads at once, unless a head may be longer. Each keeps room for as much.
-const READ_BYTES_MAX: usize = 16 << 10;
+const READ_BYTES_MAX: usize = 8 << 10;
 
 /// What a server takes and how long it waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Default for Limits {
             connections_per_address_max: 4096,
             first_head_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(60),
-            head_bytes_max: 16 << 10,
+            head_bytes_max: 8 << 10,
             drain: Duration::from_secs(25),
         }
     }
