@@ -18,8 +18,8 @@ pub(crate) struct Options {
     /// `POSTRIDER_INGEST__APPEND_LINGER_MS=2`. May be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
     set: Vec<(String, String)>,
-    /// Profiles `ingest` and `deliver`, or `up`, in each phase, by `perf`, into files in this folder. It
-    /// costs CPU, so the figures of such a run are good for nothing else.
+    /// Profiles `ingest` and `deliver`, or `up`, in each phase, by `perf`, into files in this
+    /// folder. It costs CPU, so the figures of such a run are good for nothing else.
     #[arg(long, value_name = "DIR")]
     pub(crate) perf: Option<PathBuf>,
 }

@@ -1,9 +1,10 @@
 //! The log in one directory, for one process: SQLite below the in-process broker.
 //!
 //! One thread writes ([`writer`]): once something is due, it puts all that waits into one
-//! transaction, and tells the fates after COMMIT returned. With `synchronous=FULL` in WAL mode that is after the fsync.
-//! What was appended last is read from memory ([`tail`]), anything else by connections of their own,
-//! and only when there is something to read. A lock on the directory keeps a second process out.
+//! transaction, and tells the fates after COMMIT returned. With `synchronous=FULL` in WAL mode that
+//! is after the fsync. What was appended last is read from memory ([`tail`]), anything else by
+//! connections of their own, and only when there is something to read. A lock on the directory
+//! keeps a second process out.
 
 mod compaction;
 mod database;
