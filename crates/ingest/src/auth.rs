@@ -1,59 +1,296 @@
-//! Who may ask: whoever bears the operator key.
+//! Who asks: what a request bears as a key, and whose that is.
+//!
+//! There are four kinds of key. The operator key of the configuration, by which an installation
+//! begins. Operators' and tenants' keys, which are in the registry as hashes. Portal tokens, which
+//! are kept nowhere: they say themselves whose they are, until when, and that this installation
+//! issued them.
+
+mod failures;
+mod portal_token;
+mod uses;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
-use postrider_daemon::config::Secret;
-use ring::hmac;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use postrider_log::Clock;
+use postrider_model::api_key::{ApiKey, ApiKeyHash, Holder};
+use postrider_model::audit::{Actor, ActorKind};
+use postrider_registry::Registry;
+use ring::digest;
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::Semaphore;
 
-/// Shorter keys could be guessed.
-const KEY_BYTES_MIN: usize = 16;
-/// Why there is no operator key.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidOperatorKey {
-    /// None was given.
-    #[error(
-        "`ingest.operator_key` is not set: generate a key once by `postrider key generate operator` and give it, for example as POSTRIDER_INGEST__OPERATOR_KEY"
-    )]
-    Missing,
-    /// It could be guessed.
-    #[error("the operator key must be at least {KEY_BYTES_MIN} bytes")]
-    TooShort,
-    /// It could not be sent in a header.
-    #[error("the operator key must be visible ASCII without spaces")]
-    Characters,
+use crate::config::IngestConfig;
+use crate::operator_key::{ConfiguredKey, InvalidOperatorKey};
+use crate::problem::{Problem, Unauthorized};
+
+pub(crate) use self::failures::Failures;
+pub(crate) use self::portal_token::PortalToken;
+use self::uses::Uses;
+
+/// How an operator's key begins.
+pub(crate) const OPERATOR_PREFIX: &str = "pro_";
+/// How a tenant's key begins.
+pub(crate) const TENANT_PREFIX: &str = "prt_";
+/// Random bytes of a key.
+const KEY_BYTES: usize = 32;
+/// How many characters of a key people are shown.
+const SHOWN_CHARACTERS: usize = 12;
+/// Keys that are unknown here and may be new, looked for in the registry at a time.
+const LOOKING_MAX: usize = 4;
+/// How long the registry may take to say that a key is unknown.
+const LOOKING_TIMEOUT: Duration = Duration::from_secs(1);
+/// A view that was not read for so long may not know that a key was revoked.
+const VIEW_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// Who asks.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) actor: Actor,
+    pub(crate) holder: Holder,
+    /// Where the request comes from, if it came by a connection.
+    pub(crate) address: Option<IpAddr>,
 }
 
-/// The operator key, kept as a tag that it can be compared by but not read from.
+impl Caller {
+    pub(crate) fn is_portal_token(&self) -> bool {
+        self.actor.kind == ActorKind::PortalToken
+    }
+}
+
+/// Tells who asks. Until the registry is read it knows the configured key alone.
 #[derive(Debug)]
-pub(crate) struct OperatorKey {
-    key: hmac::Key,
-    tag: hmac::Tag,
+pub(crate) struct Authority {
+    configured: Arc<Option<ConfiguredKey>>,
+    failures: Arc<Failures>,
+    registered: Option<Registered>,
 }
 
-impl OperatorKey {
-    pub(crate) fn try_new(key: Option<&Secret>) -> Result<Self, InvalidOperatorKey> {
-        let text = key.map(Secret::expose).filter(|text| !text.is_empty());
-        let text = text.ok_or(InvalidOperatorKey::Missing)?;
-        if text.len() < KEY_BYTES_MIN {
-            return Err(InvalidOperatorKey::TooShort);
-        }
-        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(InvalidOperatorKey::Characters);
-        }
-        let key = hmac::Key::new(hmac::HMAC_SHA256, text.as_bytes());
-        let tag = hmac::sign(&key, text.as_bytes());
-        Ok(Self { key, tag })
+/// What the registry says of keys.
+#[derive(Debug)]
+struct Registered {
+    registry: Registry,
+    clock: Arc<dyn Clock>,
+    uses: Uses,
+    looking: Semaphore,
+}
+
+impl Authority {
+    pub(crate) fn new(config: &IngestConfig) -> Result<Self, InvalidOperatorKey> {
+        let configured = match config.operator_key.as_ref() {
+            Some(key) if !key.expose().is_empty() => Some(ConfiguredKey::try_new(key)?),
+            _ => None,
+        };
+        Ok(Self {
+            configured: Arc::new(configured),
+            failures: Arc::new(Failures::new(config.failed_keys_per_minute_max)),
+            registered: None,
+        })
     }
 
-    /// Whether the request bears the key. How long it takes says nothing of the key: what is
-    /// compared are tags, in constant time.
-    pub(crate) fn admits(&self, headers: &HeaderMap) -> bool {
-        bearer(headers)
-            .is_some_and(|presented| hmac::verify(&self.key, presented, self.tag.as_ref()).is_ok())
+    /// The same, when there is a registry; must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When neither the configuration nor the registry has an operator key: nobody could do
+    /// anything.
+    pub(crate) fn with_registry(
+        &self,
+        registry: &Registry,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, InvalidOperatorKey> {
+        if self.configured.is_none() && registry.api_keys(None, None, 1).is_empty() {
+            return Err(InvalidOperatorKey::Missing);
+        }
+        let registered = Registered {
+            registry: registry.clone(),
+            clock: Arc::clone(clock),
+            uses: Uses::new(registry.clone()),
+            looking: Semaphore::new(LOOKING_MAX),
+        };
+        Ok(Self {
+            configured: Arc::clone(&self.configured),
+            failures: Arc::clone(&self.failures),
+            registered: Some(registered),
+        })
     }
+
+    /// Who asks. A key that is good is always taken; one that is not is counted against its
+    /// address.
+    pub(crate) async fn caller(
+        &self,
+        headers: &HeaderMap,
+        address: Option<IpAddr>,
+    ) -> Result<Caller, Problem> {
+        let found = match bearer(headers) {
+            None => Err(Unauthorized::Absent.into()),
+            Some(presented) => self.holder_of(presented, address).await,
+        };
+        match found {
+            Ok((actor, holder)) => Ok(Caller {
+                actor,
+                holder,
+                address,
+            }),
+            Err(Problem::Unauthorized(why)) => Err(self.failures.counted(address, why)),
+            Err(other) => Err(other),
+        }
+    }
+
+    async fn holder_of(
+        &self,
+        presented: &[u8],
+        address: Option<IpAddr>,
+    ) -> Result<(Actor, Holder), Problem> {
+        let configured = self.configured.as_ref().as_ref();
+        if configured.is_some_and(|key| key.is(presented)) {
+            let actor = Actor {
+                kind: ActorKind::ConfiguredKey,
+                key_id: None,
+                name: String::new(),
+            };
+            return Ok((actor, Holder::Operator));
+        }
+        let Some(form) = Form::of(presented) else {
+            return Err(Unauthorized::Unknown.into());
+        };
+        let Some(registered) = &self.registered else {
+            // Whose it is, nobody can say yet.
+            return Err(Problem::RegistryBehind);
+        };
+        if registered.registry.age() > VIEW_AGE_MAX {
+            return Err(Problem::RegistryBehind);
+        }
+        match form {
+            Form::PortalToken(token) => registered.holder_of_token(token),
+            Form::Key(key) if self.failures.are_too_many(address) => {
+                // Whoever tries keys costs no questions to the log.
+                registered.holder_of_known_key(&hash_of(key))
+            }
+            Form::Key(key) => registered.holder_of_key(&hash_of(key)).await,
+        }
+    }
+}
+
+impl Registered {
+    /// The holder of a key that another process may just have created.
+    async fn holder_of_key(&self, hash: &ApiKeyHash) -> Result<(Actor, Holder), Problem> {
+        if self.registry.api_key_with_hash(hash).is_none() {
+            let looking = self.looking.try_acquire();
+            let _looking = looking.map_err(|_| Problem::Busy { again_after_s: 1 })?;
+            if !self.registry.refresh(LOOKING_TIMEOUT).await {
+                return Err(Problem::RegistryBehind);
+            }
+        }
+        self.holder_of_known_key(hash)
+    }
+
+    fn holder_of_known_key(&self, hash: &ApiKeyHash) -> Result<(Actor, Holder), Problem> {
+        let key = self.registry.api_key_with_hash(hash);
+        let key = key.ok_or(Unauthorized::Unknown)?;
+        let now_ms = self.clock.now_ms();
+        if key.expires_at_ms.is_some_and(|end| end <= now_ms) {
+            return Err(Unauthorized::Expired.into());
+        }
+        self.uses.note(&key, now_ms);
+        let ApiKey {
+            id, name, holder, ..
+        } = &*key;
+        let kind = match holder {
+            Holder::Operator => ActorKind::OperatorKey,
+            Holder::Tenant { tenant, .. } => {
+                self.registry.tenant(tenant).ok_or(Unauthorized::Unknown)?;
+                ActorKind::TenantKey
+            }
+        };
+        let actor = Actor {
+            kind,
+            key_id: Some(id.clone()),
+            name: name.clone(),
+        };
+        Ok((actor, holder.clone()))
+    }
+
+    /// A token is void when it has expired, when the key by which it was issued is void, or when
+    /// its tenant's tokens were voided.
+    fn holder_of_token(&self, token: &str) -> Result<(Actor, Holder), Problem> {
+        let proven = |value: &[u8], proof: &str| self.registry.vouches(value, proof);
+        let token = PortalToken::read(token, proven).ok_or(Unauthorized::Unknown)?;
+        let tenant = self.registry.tenant(&token.tenant);
+        let tenant = tenant.ok_or(Unauthorized::Unknown)?;
+        if token.issued_at_ms < tenant.value.portal_tokens_valid_from_ms {
+            return Err(Unauthorized::Unknown.into());
+        }
+        let now_ms = self.clock.now_ms();
+        if token.expires_at_ms <= now_ms {
+            return Err(Unauthorized::Expired.into());
+        }
+        if let Some(issuer) = &token.issuer {
+            let of_tenant = self.registry.api_key(Some(&token.tenant), issuer);
+            let key = of_tenant.or_else(|| self.registry.api_key(None, issuer));
+            let key = key.ok_or(Unauthorized::Unknown)?;
+            if key.value.expires_at_ms.is_some_and(|end| end <= now_ms) {
+                return Err(Unauthorized::Expired.into());
+            }
+        }
+        let actor = Actor {
+            kind: ActorKind::PortalToken,
+            key_id: token.issuer,
+            name: token.user,
+        };
+        let holder = Holder::Tenant {
+            tenant: token.tenant,
+            scopes: token.scopes,
+        };
+        Ok((actor, holder))
+    }
+}
+
+/// What of ours a presented text looks like.
+enum Form<'a> {
+    Key(&'a str),
+    PortalToken(&'a str),
+}
+
+impl<'a> Form<'a> {
+    fn of(presented: &'a [u8]) -> Option<Self> {
+        let text = std::str::from_utf8(presented).ok()?;
+        if text.starts_with(portal_token::PREFIX) {
+            return Some(Self::PortalToken(text));
+        }
+        let random = text
+            .strip_prefix(OPERATOR_PREFIX)
+            .or_else(|| text.strip_prefix(TENANT_PREFIX))?;
+        let bytes = URL_SAFE_NO_PAD.decode(random).ok()?;
+        (bytes.len() == KEY_BYTES).then_some(Self::Key(text))
+    }
+}
+
+/// A new key of this holder: the key itself, its hash, and how it begins.
+pub(crate) fn generate(holder: &Holder) -> (String, ApiKeyHash, String) {
+    let prefix = match holder {
+        Holder::Operator => OPERATOR_PREFIX,
+        Holder::Tenant { .. } => TENANT_PREFIX,
+    };
+    let mut random = [0; KEY_BYTES];
+    SystemRandom::new()
+        .fill(&mut random)
+        .expect("the operating system has a random source");
+    let key = format!("{prefix}{}", URL_SAFE_NO_PAD.encode(random));
+    let (hash, shown) = (hash_of(&key), key[..SHOWN_CHARACTERS].to_owned());
+    (key, hash, shown)
+}
+
+fn hash_of(key: &str) -> ApiKeyHash {
+    let digest = digest::digest(&digest::SHA256, key.as_bytes());
+    digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 /// What the request bears as a key (RFC 6750, section 2.1).
-pub(crate) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(header::AUTHORIZATION)?.as_bytes();
     let (scheme, presented) = value.split_first_chunk::<7>()?;
     scheme
@@ -67,55 +304,32 @@ mod tests {
 
     use super::*;
 
-    fn key(text: &str) -> Result<OperatorKey, InvalidOperatorKey> {
-        OperatorKey::try_new(Some(&Secret::from(text.to_owned())))
-    }
-
-    fn admits(value: &str) -> bool {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
-        key("0123456789abcdef").unwrap().admits(&headers)
-    }
-
     #[test]
-    fn admits_the_bearer_of_the_key_and_nobody_else() {
-        assert!(admits("Bearer 0123456789abcdef"));
-        assert!(admits("bearer  0123456789abcdef"));
-        for other in [
-            "",
-            "Bearer",
-            "Bearer ",
-            "0123456789abcdef",
-            "Basic 0123456789abcdef",
-            "Bearer 0123456789abcde",
-            "Bearer 0123456789abcdefg",
-            "Bearer 0123456789abcdeF",
-        ] {
-            assert!(!admits(other), "{other:?}");
+    fn a_key_is_what_follows_the_scheme() {
+        let presented = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+            bearer(&headers).map(<[u8]>::to_vec)
+        };
+        assert_eq!(presented("Bearer key").as_deref(), Some(&b"key"[..]));
+        assert_eq!(presented("bearer  key ").as_deref(), Some(&b"key"[..]));
+        for other in ["", "Bearer", "key", "Basic key"] {
+            assert_eq!(presented(other), None, "{other:?}");
         }
-        assert!(!key("0123456789abcdef").unwrap().admits(&HeaderMap::new()));
+        assert!(bearer(&HeaderMap::new()).is_none());
     }
 
     #[test]
-    fn refuses_keys_that_could_be_guessed_or_not_be_sent() {
-        assert_eq!(
-            OperatorKey::try_new(None).unwrap_err(),
-            InvalidOperatorKey::Missing
-        );
-        assert_eq!(key("").unwrap_err(), InvalidOperatorKey::Missing);
-        assert_eq!(
-            key("0123456789abcde").unwrap_err(),
-            InvalidOperatorKey::TooShort
-        );
-        assert_eq!(
-            key("0123456789 abcdef").unwrap_err(),
-            InvalidOperatorKey::Characters
-        );
-    }
-
-    #[test]
-    fn does_not_show_the_key_when_printed() {
-        let printed = format!("{:?}", key("0123456789abcdef").unwrap());
-        assert!(!printed.contains("0123456789abcdef"), "{printed}");
+    fn a_key_has_a_form_of_its_own() {
+        let (key, hash, shown) = generate(&Holder::Operator);
+        assert!(matches!(Form::of(key.as_bytes()), Some(Form::Key(text)) if text == key));
+        assert!(key.starts_with(&shown) && shown.starts_with(OPERATOR_PREFIX));
+        assert_eq!(hash_of(&key), hash);
+        let (other, ..) = generate(&Holder::Operator);
+        assert_ne!(other, key);
+        for wrong in [&key[..key.len() - 1], &key[1..], "pro_", "\u{fc}", ""] {
+            assert!(Form::of(wrong.as_bytes()).is_none(), "{wrong:?}");
+        }
+        assert!(Form::of(b"\xff").is_none());
     }
 }

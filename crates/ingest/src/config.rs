@@ -5,7 +5,7 @@ use std::time::Duration;
 use postrider_daemon::config::Secret;
 use serde::{Deserialize, Serialize};
 
-use crate::auth::{InvalidOperatorKey, OperatorKey};
+use crate::operator_key::{ConfiguredKey, InvalidOperatorKey};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -14,8 +14,10 @@ const MIB: usize = 1024 * KIB;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct IngestConfig {
-    /// The key that every request must bear. At least 16 bytes.
+    /// The key by which an installation begins. At least 16 bytes.
     pub operator_key: Option<Secret>,
+    /// How often one address may present a key that is none, in a minute, until it is told to wait.
+    pub failed_keys_per_minute_max: u32,
     /// Body of an event.
     pub event_bytes_max: usize,
     /// Body of an import of endpoints.
@@ -78,6 +80,7 @@ impl Default for IngestConfig {
     fn default() -> Self {
         Self {
             operator_key: None,
+            failed_keys_per_minute_max: 60,
             event_bytes_max: 256 * KIB,
             import_bytes_max: 16 * MIB,
             import_endpoints_max: 10_000,
@@ -111,6 +114,9 @@ impl IngestConfig {
         if self.events_in_flight_max == 0 {
             return wrong("events_in_flight_max", "must be at least 1");
         }
+        if self.failed_keys_per_minute_max == 0 {
+            return wrong("failed_keys_per_minute_max", "must be at least 1");
+        }
         if self.again_after_max_s == 0 {
             return wrong("again_after_max_s", "must be at least 1");
         }
@@ -128,8 +134,8 @@ impl IngestConfig {
             );
         }
         match &self.operator_key {
-            Some(key) => Ok(OperatorKey::try_new(Some(key)).map(drop)?),
-            None => Ok(()),
+            Some(key) if !key.expose().is_empty() => Ok(ConfiguredKey::try_new(key).map(drop)?),
+            Some(_) | None => Ok(()),
         }
     }
 

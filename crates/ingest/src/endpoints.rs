@@ -7,11 +7,11 @@ mod state;
 
 use std::collections::BTreeMap;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use postrider_model::address::Host;
 use postrider_model::endpoint::{Endpoint, EndpointState, PayloadFormat};
 use postrider_model::filter::EventTypeFilter;
@@ -23,11 +23,13 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use self::settings::{Settings, view};
+use crate::audit::Subject;
 use crate::fields::{Fields, parse_object, parsed, seconds_as_ms};
+use crate::ids;
+use crate::page::{self, Page};
 use crate::problem::Problem;
 use crate::request::{self, Parameters, Segments};
 use crate::shared::{ApiState, Shared, tenant_id};
-use crate::{ids, page};
 
 pub(crate) use self::import::import;
 pub(crate) use self::state::{disable, enable, pause, resume};
@@ -57,7 +59,8 @@ pub(crate) async fn create(
     let created = created.map_err(|error| Problem::of_write(error, || name_of(&id)))?;
     let mut shown = shown(&api, &created);
     shown["secret"] = json!(secret.reveal());
-    Ok((StatusCode::CREATED, with_etag(&created), Json(shown)).into_response())
+    let made = Extension(Subject(created.value.id.to_string()));
+    Ok((StatusCode::CREATED, with_etag(&created), made, Json(shown)).into_response())
 }
 
 /// An endpoint to write, with its secret sealed in it and beside it.
@@ -113,19 +116,19 @@ pub(crate) async fn list(
     State(api): ApiState,
     Segments(tenant): Segments<String>,
     Parameters(mut parameters): Parameters,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Page<Value>>, Problem> {
     let tenant = api.tenant(&tenant).await?;
     let limit = page::limit(&mut parameters);
     let after =
         page::cursor::<String>(&mut parameters).and_then(|id| EndpointId::try_new(&id).ok());
     parameters.finish()?;
     let endpoints = api.registry.endpoints(&tenant, after.as_ref(), limit + 1);
-    Ok(page::of_ids(
+    Ok(Json(Page::of_ids(
         endpoints,
         limit,
         |endpoint| endpoint.value.id.to_string(),
         |endpoint| shown(&api, endpoint),
-    ))
+    )))
 }
 
 /// `GET /v1/tenants/{tenant}/endpoints/{endpoint}`

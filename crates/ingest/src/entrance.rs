@@ -1,11 +1,12 @@
-//! What stands before the API: it lets nobody in without the operator key, and answers for as long
-//! as there is no log behind it.
+//! What stands before the API: it lets nobody in without a key, and answers for as long as there is
+//! no log behind it.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderValue, Method};
 use axum::middleware::{Next, from_fn_with_state};
@@ -18,7 +19,7 @@ use tower::ServiceExt;
 use tracing::Instrument;
 
 use crate::api::Api;
-use crate::auth::{self, OperatorKey};
+use crate::auth::Authority;
 use crate::config::IngestConfig;
 use crate::metrics::{IngestMetrics, Raised};
 use crate::problem::Problem;
@@ -32,11 +33,11 @@ pub struct Entrance {
     opened: Arc<OnceLock<Opened>>,
 }
 
-/// Who may come in, and where all who come are counted.
+/// Who is known, and where all who come are counted.
 #[derive(Debug)]
-pub(crate) struct Guard {
-    operator_key: OperatorKey,
-    pub(crate) metrics: IngestMetrics,
+struct Guard {
+    authority: Authority,
+    metrics: IngestMetrics,
 }
 
 #[derive(Debug)]
@@ -49,10 +50,10 @@ impl Entrance {
     /// An entrance to nothing yet.
     ///
     /// # Errors
-    /// When the operator key is missing or weak, or the metrics are declared already.
+    /// When the configured operator key is weak, or the metrics are declared already.
     pub fn new(config: &IngestConfig, metrics: &prometheus::Registry) -> Result<Self, ApiError> {
         let guard = Guard {
-            operator_key: OperatorKey::try_new(config.operator_key.as_ref())?,
+            authority: Authority::new(config)?,
             metrics: IngestMetrics::new(metrics)?,
         };
         Ok(Self {
@@ -61,22 +62,35 @@ impl Entrance {
         })
     }
 
-    /// From now on the API answers. Another one than the first is not taken.
-    pub fn open(&self, api: Api) {
+    /// From now on the API answers. Another one than the first is not taken. Must be called inside
+    /// a tokio runtime.
+    ///
+    /// # Errors
+    /// When neither the configuration nor the registry, which must be read, has an operator key.
+    pub fn open(&self, api: Api) -> Result<(), ApiError> {
+        let authority = self
+            .guard
+            .authority
+            .with_registry(api.registry(), api.clock())?;
+        let guard = Arc::new(Guard {
+            authority,
+            metrics: self.guard.metrics.clone(),
+        });
         self.opened.get_or_init(|| Opened {
-            router: self.surround(api.routes()),
+            router: surrounded(api.routes(), guard),
             api,
         });
+        Ok(())
     }
 
-    /// What is to be served: until it is opened, whoever has the key is asked to come again.
+    /// What is to be served: until it is opened, whoever may have a key is asked to come again.
     pub fn router(&self) -> Router {
         let opened = Arc::clone(&self.opened);
         let closed = Router::new()
             .route(EVENTS, post(refuse_event))
             .fallback(async || not_yet())
             .with_state(Arc::clone(&self.guard));
-        let closed = self.surround(closed);
+        let closed = surrounded(closed, Arc::clone(&self.guard));
         Router::new().fallback(move |request: Request| {
             let router = opened.get().map_or(&closed, |opened| &opened.router);
             router.clone().oneshot(request)
@@ -91,14 +105,14 @@ impl Entrance {
         }
     }
 
-    fn surround(&self, routes: Router) -> Router {
-        routes.layer(from_fn_with_state(Arc::clone(&self.guard), surround))
-    }
-
     /// What is counted here, and by the API behind.
     pub fn metrics(&self) -> &IngestMetrics {
         &self.guard.metrics
     }
+}
+
+fn surrounded(routes: Router, guard: Arc<Guard>) -> Router {
+    routes.layer(from_fn_with_state(guard, surround))
 }
 
 async fn refuse_event(State(guard): State<Arc<Guard>>) -> Problem {
@@ -111,9 +125,8 @@ fn not_yet() -> Problem {
     LogError::Unavailable("it was not reached since this process began".to_owned()).into()
 }
 
-/// What surrounds every request: its span, the check of the operator key, the body of a problem,
-/// the metrics.
-async fn surround(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+/// What surrounds every request: its span, who asks, the body of a problem, the metrics.
+async fn surround(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
     let metrics = &guard.metrics;
     let _in_flight = Raised::by(&metrics.requests_in_flight, 1);
     let started = Instant::now();
@@ -128,11 +141,15 @@ async fn surround(State(guard): State<Arc<Guard>>, request: Request, next: Next)
         header_text(request.headers(), TRACESTATE),
     );
     let answered = async {
-        let response = if guard.operator_key.admits(request.headers()) {
-            next.run(request).await
-        } else {
-            let is_key_given = auth::bearer(request.headers()).is_some();
-            Problem::Unauthorized { is_key_given }.into_response()
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        let address = peer.map(|peer| peer.0.ip());
+        let caller = guard.authority.caller(request.headers(), address).await;
+        let response = match caller {
+            Ok(caller) => {
+                request.extensions_mut().insert(caller);
+                next.run(request).await
+            }
+            Err(problem) => problem.into_response(),
         };
         render_problem(response, trace_id(&traceparent))
     };

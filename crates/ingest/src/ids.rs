@@ -1,10 +1,12 @@
 //! New identifiers, and the time that is in them.
 
-use postrider_model::ids::{EndpointId, EventId};
+use postrider_model::ids::{ApiKeyId, EndpointId, EventId};
 use uuid::{NoContext, Timestamp, Uuid};
 
 const EVENT_PREFIX: &str = "evt_";
 const ENDPOINT_PREFIX: &str = "ep_";
+const API_KEY_PREFIX: &str = "key_";
+const AUDIT_PREFIX: &str = "aud_";
 const COMMAND_PREFIX: &str = "cmd_";
 
 /// `evt_` and a UUIDv7 of this time, so that reads can seek by it.
@@ -16,6 +18,16 @@ pub(crate) fn new_event_id(now_ms: i64) -> EventId {
 pub(crate) fn new_endpoint_id(now_ms: i64) -> EndpointId {
     EndpointId::try_new(&unique(ENDPOINT_PREFIX, now_ms))
         .expect("a UUID has only letters and digits")
+}
+
+/// `key_` and a UUIDv7 of this time, so that keys are listed in order of creation.
+pub(crate) fn new_api_key_id(now_ms: i64) -> ApiKeyId {
+    ApiKeyId::try_new(&unique(API_KEY_PREFIX, now_ms)).expect("a UUID has only letters and digits")
+}
+
+/// `aud_` and a UUIDv7.
+pub(crate) fn new_audit_id(now_ms: i64) -> String {
+    unique(AUDIT_PREFIX, now_ms)
 }
 
 /// `cmd_` and a UUIDv7.

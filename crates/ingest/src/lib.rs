@@ -13,6 +13,8 @@
 
 mod admission;
 mod api;
+mod api_keys;
+mod audit;
 mod auth;
 mod config;
 mod dead_letters;
@@ -27,14 +29,17 @@ mod installation;
 mod lists;
 mod metadata;
 mod metrics;
+mod operator_key;
 mod owner;
 mod page;
+mod portal_tokens;
 mod problem;
 mod producing;
 mod reading;
 mod redrive;
 mod replay;
 mod request;
+mod routes;
 mod runs;
 mod shared;
 mod status;
@@ -42,8 +47,9 @@ mod tenants;
 mod views;
 
 pub use api::{Api, ApiContext};
-pub use auth::InvalidOperatorKey;
 pub use config::{IngestConfig, InvalidIngest};
 pub use entrance::Entrance;
 pub use metrics::IngestMetrics;
+pub use operator_key::InvalidOperatorKey;
+pub use routes::routes;
 pub use shared::ApiError;

@@ -1,11 +1,9 @@
 //! Pages of lists: limit, opaque cursor, and the body that carries both.
 
-use axum::Json;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
 
 use crate::fields::{Fields, number_in_text};
 
@@ -37,16 +35,28 @@ fn decode<T: DeserializeOwned>(text: &str) -> Option<T> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok()
 }
 
-/// A page of something kept in memory in order of its id: one more than asked for tells whether
-/// there is another.
-pub(crate) fn of_ids<T>(
-    mut items: Vec<T>,
-    limit: usize,
-    id: impl Fn(&T) -> String,
-    view: impl Fn(&T) -> Value,
-) -> Json<Value> {
-    let more = items.len() > limit;
-    items.truncate(limit);
-    let next_cursor = items.last().filter(|_| more).map(|last| encode(&id(last)));
-    Json(json!({ "data": items.iter().map(view).collect::<Vec<_>>(), "next_cursor": next_cursor }))
+/// A page of a list.
+#[derive(Debug, Serialize)]
+pub(crate) struct Page<T> {
+    data: Vec<T>,
+    next_cursor: Option<String>,
+}
+
+impl<V> Page<V> {
+    /// A page of something kept in memory in order of its id: one more than asked for tells whether
+    /// there is another.
+    pub(crate) fn of_ids<T>(
+        mut items: Vec<T>,
+        limit: usize,
+        id: impl Fn(&T) -> String,
+        view: impl Fn(&T) -> V,
+    ) -> Self {
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let last = items.last().filter(|_| more);
+        Self {
+            next_cursor: last.map(|last| encode(&id(last))),
+            data: items.iter().map(view).collect(),
+        }
+    }
 }

@@ -43,17 +43,26 @@ impl FieldError {
     }
 }
 
+/// Why a request is of nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unauthorized {
+    #[error("every route needs `Authorization: Bearer` and a key")]
+    Absent,
+    #[error("the key after `Authorization: Bearer` is none of this installation, or was revoked")]
+    Unknown,
+    #[error("the key after `Authorization: Bearer` has expired")]
+    Expired,
+}
+
 /// Why a request was not served.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum Problem {
-    #[error("{}", match is_key_given {
-        true => "the key after `Authorization: Bearer` is not the operator key",
-        false => "every route needs `Authorization: Bearer` and the operator key",
-    })]
-    Unauthorized {
-        /// The request bears another key.
-        is_key_given: bool,
-    },
+    #[error("{0}")]
+    Unauthorized(Unauthorized),
+    #[error("too many requests of this address bore a key that is none")]
+    TooManyFailures { again_after_s: u32 },
+    #[error("{0}")]
+    Forbidden(String),
     #[error("there is nothing at this path")]
     NoRoute,
     #[error("this path does not take this method; the `Allow` header names those it takes")]
@@ -112,6 +121,10 @@ pub(crate) enum Problem {
         "the change could not be written in time, and may have been made: look before repeating it"
     )]
     PerhapsWritten,
+    #[error(
+        "the change was made, but who made it could not be written down in time: look before repeating it"
+    )]
+    NotAudited,
     #[error("something went wrong inside")]
     Internal(#[source] LogError),
 }
@@ -140,58 +153,59 @@ impl Problem {
     }
 
     fn facts(&self) -> Facts {
+        type S = StatusCode;
         let facts = |status, slug, title| Facts {
             status,
             slug,
             title,
             retry_after_s: None,
         };
-        let later = |retry_after_s, slug, title| Facts {
+        let after = |retry_after_s, facts| Facts {
             retry_after_s: Some(retry_after_s),
-            ..facts(StatusCode::SERVICE_UNAVAILABLE, slug, title)
+            ..facts
+        };
+        let later = |retry_after_s, slug, title| {
+            after(retry_after_s, facts(S::SERVICE_UNAVAILABLE, slug, title))
         };
         match self {
-            Self::Unauthorized { .. } => {
-                facts(StatusCode::UNAUTHORIZED, "unauthorized", "Not authorized")
-            }
-            Self::NoRoute => facts(StatusCode::NOT_FOUND, "no-route", "No such path"),
+            Self::Unauthorized(_) => facts(S::UNAUTHORIZED, "unauthorized", "Not authorized"),
+            Self::TooManyFailures { again_after_s } => after(
+                *again_after_s,
+                facts(
+                    S::TOO_MANY_REQUESTS,
+                    "too-many-failures",
+                    "Too many wrong keys",
+                ),
+            ),
+            Self::Forbidden(_) => facts(S::FORBIDDEN, "forbidden", "Not allowed"),
+            Self::NoRoute => facts(S::NOT_FOUND, "no-route", "No such path"),
             Self::MethodNotAllowed => facts(
-                StatusCode::METHOD_NOT_ALLOWED,
+                S::METHOD_NOT_ALLOWED,
                 "method-not-allowed",
                 "Method not allowed",
             ),
-            Self::NotFound(_) | Self::NoTenant(_) => {
-                facts(StatusCode::NOT_FOUND, "not-found", "Not found")
-            }
-            Self::Exists(_) => facts(StatusCode::CONFLICT, "exists", "Exists already"),
-            Self::Deleted(_) => facts(StatusCode::CONFLICT, "deleted", "Was deleted"),
+            Self::NotFound(_) | Self::NoTenant(_) => facts(S::NOT_FOUND, "not-found", "Not found"),
+            Self::Exists(_) => facts(S::CONFLICT, "exists", "Exists already"),
+            Self::Deleted(_) => facts(S::CONFLICT, "deleted", "Was deleted"),
             Self::Changed { .. } => facts(
-                StatusCode::PRECONDITION_FAILED,
+                S::PRECONDITION_FAILED,
                 "changed",
                 "Changed since it was read",
             ),
-            Self::WrongState(_) => facts(StatusCode::CONFLICT, "wrong-state", "Wrong state"),
-            Self::TooMany { .. } => facts(StatusCode::CONFLICT, "too-many", "Too many"),
-            Self::Syntax { .. } => facts(StatusCode::BAD_REQUEST, "syntax", "Malformed body"),
-            Self::Invalid(_) => facts(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "invalid",
-                "Invalid request",
-            ),
-            Self::BodyTooLarge { .. } => facts(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body-too-large",
-                "Body too large",
-            ),
+            Self::WrongState(_) => facts(S::CONFLICT, "wrong-state", "Wrong state"),
+            Self::TooMany { .. } => facts(S::CONFLICT, "too-many", "Too many"),
+            Self::Syntax { .. } => facts(S::BAD_REQUEST, "syntax", "Malformed body"),
+            Self::Invalid(_) => facts(S::UNPROCESSABLE_ENTITY, "invalid", "Invalid request"),
+            Self::BodyTooLarge { .. } => {
+                facts(S::PAYLOAD_TOO_LARGE, "body-too-large", "Body too large")
+            }
             Self::MediaType { .. } | Self::Encoded => facts(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                S::UNSUPPORTED_MEDIA_TYPE,
                 "media-type",
                 "Unsupported media type",
             ),
-            Self::BodyTimeout => {
-                facts(StatusCode::REQUEST_TIMEOUT, "body-timeout", "Body too slow")
-            }
-            Self::BodyBroken => facts(StatusCode::BAD_REQUEST, "body-broken", "Incomplete body"),
+            Self::BodyTimeout => facts(S::REQUEST_TIMEOUT, "body-timeout", "Body too slow"),
+            Self::BodyBroken => facts(S::BAD_REQUEST, "body-broken", "Incomplete body"),
             Self::Busy { again_after_s } => later(*again_after_s, "busy", "Busy"),
             Self::NotTaken => later(2, "not-taken", "Not accepted"),
             Self::PerhapsTaken { .. } => later(5, "perhaps-taken", "Acceptance unknown"),
@@ -200,11 +214,8 @@ impl Problem {
             Self::RegistryBehind => later(1, "registry-behind", "Not ready"),
             Self::NotWritten => later(2, "not-written", "Change not made"),
             Self::PerhapsWritten => later(5, "perhaps-written", "Change unknown"),
-            Self::Internal(_) => facts(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal",
-                "Internal error",
-            ),
+            Self::NotAudited => later(5, "not-audited", "Made, but not recorded"),
+            Self::Internal(_) => facts(S::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
         }
     }
 
@@ -251,7 +262,7 @@ impl Problem {
             let identity = HeaderValue::from_static("identity");
             headers.insert(header::ACCEPT_ENCODING, identity);
         }
-        if matches!(self, Self::Unauthorized { .. }) {
+        if matches!(self, Self::Unauthorized(_) | Self::TooManyFailures { .. }) {
             let challenge = HeaderValue::from_static("Bearer realm=\"postrider\"");
             headers.insert(header::WWW_AUTHENTICATE, challenge);
             // A connection is kept for those who have the key.
@@ -271,6 +282,12 @@ impl Problem {
         } else if cause.is_some() {
             tracing::warn!(problem = slug, cause, "request refused");
         }
+    }
+}
+
+impl From<Unauthorized> for Problem {
+    fn from(why: Unauthorized) -> Self {
+        Self::Unauthorized(why)
     }
 }
 

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use postrider_daemon::{CancellationToken, telemetry};
 use postrider_log::{
     AppendError, Log, LogError, NewRecord, Position, Producer, ProducerOptions, Target,
 };
+use postrider_model::audit::AuditEntry;
 use postrider_model::event::TraceContext;
+use postrider_model::ids::TenantId;
+use postrider_model::topics::AUDIT;
 use tokio::time::timeout;
 
 use tracing::{Instrument, Span};
@@ -68,6 +72,21 @@ impl Producing {
             tracing::warn!(topic, detail, "fate of an append is unknown");
         }
         fate
+    }
+
+    /// Appends an entry of the audit, also when nothing else is appended any more: what it tells of
+    /// was done.
+    pub(crate) async fn append_audit(&self, entry: &AuditEntry) -> Result<(), AppendError> {
+        let tenant = entry.tenant.as_ref().map_or("", TenantId::as_str);
+        let record = NewRecord {
+            key: Bytes::copy_from_slice(tenant.as_bytes()),
+            value: Some(entry.encode()),
+            headers: Vec::new(),
+        };
+        let append = self.producer.append(AUDIT, Target::Key, record);
+        let fate = timeout(self.append_timeout + GRACE, append).await;
+        let late = |_| Err(AppendError::Unknown("the log did not answer".into()));
+        fate.unwrap_or_else(late).map(drop)
     }
 
     pub(crate) async fn flush(&self, at_most: Duration) {

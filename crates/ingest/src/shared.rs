@@ -10,9 +10,9 @@ use postrider_model::ids::TenantId;
 use postrider_registry::Registry;
 
 use crate::admission::Admission;
-use crate::auth::InvalidOperatorKey;
 use crate::config::{IngestConfig, InvalidIngest};
 use crate::metrics::IngestMetrics;
+use crate::operator_key::InvalidOperatorKey;
 use crate::problem::Problem;
 use crate::producing::Producing;
 use crate::reading::Readers;

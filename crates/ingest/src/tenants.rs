@@ -14,10 +14,11 @@ use postrider_registry::Versioned;
 use serde_json::{Value, json};
 
 use crate::fields::{Fields, text};
+use crate::metadata;
+use crate::page::{self, Page};
 use crate::problem::Problem;
 use crate::request::{self, Parameters, Segments};
 use crate::shared::{ApiState, Shared};
-use crate::{metadata, page};
 
 const NAME_BYTES_MAX: usize = 512;
 
@@ -49,6 +50,7 @@ pub(crate) async fn put(
         metadata: BTreeMap::new(),
         paused: false,
         created_at_ms: api.clock.now_ms(),
+        portal_tokens_valid_from_ms: 0,
     };
     // What is not said stays as it is, also if somebody else says it meanwhile.
     let change = |present: &Tenant| Tenant {
@@ -83,17 +85,17 @@ pub(crate) async fn show(
 pub(crate) async fn list(
     State(api): ApiState,
     Parameters(mut parameters): Parameters,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Page<Value>>, Problem> {
     let limit = page::limit(&mut parameters);
     let after = page::cursor::<String>(&mut parameters).and_then(|id| TenantId::try_new(&id).ok());
     parameters.finish()?;
     let tenants = api.registry.tenants(after.as_ref(), limit + 1);
-    Ok(page::of_ids(
+    Ok(Json(Page::of_ids(
         tenants,
         limit,
         |tenant| tenant.value.id.to_string(),
         view,
-    ))
+    )))
 }
 
 /// `POST /v1/tenants/{tenant}/pause`: nothing is sent to its endpoints; events are matched and
@@ -129,6 +131,7 @@ fn view(tenant: &Versioned<Tenant>) -> Value {
         metadata,
         paused,
         created_at_ms,
+        portal_tokens_valid_from_ms: _,
     } = &*tenant.value;
     json!({
         "id": id,

@@ -11,8 +11,12 @@ mod entrance;
 mod events;
 #[path = "api/history.rs"]
 mod history;
+#[path = "api/keys.rs"]
+mod keys;
 #[path = "api/replay.rs"]
 mod replay;
+#[path = "api/rights.rs"]
+mod rights;
 #[path = "api/states.rs"]
 mod states;
 #[path = "api/status.rs"]

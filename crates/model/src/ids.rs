@@ -105,3 +105,7 @@ id! {
     /// An endpoint: `ep_` and a UUIDv7, or the caller's own after `ep_`.
     EndpointId, "ep_"
 }
+id! {
+    /// A key for the API: `key_` and a UUIDv7.
+    ApiKeyId, "key_"
+}

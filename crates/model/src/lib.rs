@@ -4,6 +4,8 @@
 //! Unix milliseconds and come as arguments; randomness comes as a hash of what it is for.
 
 pub mod address;
+pub mod api_key;
+pub mod audit;
 pub mod commit_note;
 pub mod delivery;
 pub mod endpoint;

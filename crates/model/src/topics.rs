@@ -18,8 +18,10 @@ pub const RETRY: &str = "retry";
 pub const DEAD_LETTERS: &str = "dead-letters";
 /// Every attempt and settlement, by endpoint.
 pub const ATTEMPTS: &str = "attempts";
-/// Tenants and endpoints, compacted.
+/// Tenants, endpoints and keys for the API, compacted.
 pub const REGISTRY: &str = "registry";
+/// Who changed what by the API, by tenant.
+pub const AUDIT: &str = "audit";
 /// What the owner of an endpoint learned, by endpoint, compacted.
 pub const ENDPOINT_STATE: &str = "endpoint-state";
 
@@ -123,8 +125,8 @@ pub fn event_key(tenant: &TenantId, ordering_key: &str, event_id: &EventId) -> B
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TopicLayout {
-    /// Partitions of every topic but `registry` and `retry`, over which keys are spread. Fixed at
-    /// creation.
+    /// Partitions of every topic but `registry`, `audit` and `retry`, over which keys are spread.
+    /// Fixed at creation.
     pub partitions: i32,
     /// Partitions that somebody has added to each of them since. No key is put there.
     pub partitions_added: i32,
@@ -142,6 +144,8 @@ pub struct TopicLayout {
     pub dead_letters_retention_hours: u32,
     /// How long `attempts` are kept.
     pub attempts_retention_hours: u32,
+    /// How long `audit` is kept.
+    pub audit_retention_hours: u32,
     /// Largest record of `events`.
     pub event_bytes_max: u32,
     /// Largest record of what derives from events: larger by [`DERIVED_OVERHEAD_BYTES`] at least,
@@ -166,6 +170,7 @@ impl Default for TopicLayout {
             retry_retention_hours: 9 * DAY_HOURS,
             dead_letters_retention_hours: 30 * DAY_HOURS,
             attempts_retention_hours: 7 * DAY_HOURS,
+            audit_retention_hours: 365 * DAY_HOURS,
             event_bytes_max: 1024 * 1024,
             derived_bytes_max: 2 * 1024 * 1024,
             compaction_lag_s: 3600,
@@ -211,6 +216,7 @@ impl TopicLayout {
             },
             derived(DEAD_LETTERS, self.dead_letters_retention_hours),
             derived(ATTEMPTS, self.attempts_retention_hours),
+            plan(AUDIT, 1, self.audit_retention_hours, self.event_bytes_max),
             self.compacted(REGISTRY, 1),
             self.compacted(ENDPOINT_STATE, partitions),
         ]
@@ -278,7 +284,7 @@ mod tests {
     #[test]
     fn every_topic_is_stamped_by_the_log() {
         let topics = TopicLayout::default().topics();
-        assert_eq!(topics.len(), 8);
+        assert_eq!(topics.len(), 9);
         for topic in topics {
             assert!(
                 topic
@@ -300,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_has_a_partition_per_delay_and_registry_one() {
+    fn retry_has_a_partition_per_delay_and_registry_and_audit_one() {
         let layout = TopicLayout {
             retry_delays_ms: DelayLadder::try_new(vec![1, 20, 300]).unwrap(),
             ..TopicLayout::default()
@@ -308,7 +314,7 @@ mod tests {
         for topic in layout.topics() {
             let expected = match topic.name {
                 RETRY => 3,
-                REGISTRY => 1,
+                REGISTRY | AUDIT => 1,
                 _ => 12,
             };
             assert_eq!(topic.partitions, expected, "{}", topic.name);

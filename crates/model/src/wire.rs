@@ -13,6 +13,7 @@ use crate::event::EventPosition;
 use crate::identity::RegistryStamp;
 use crate::outcome::Reason;
 
+mod access;
 mod delivery;
 mod event;
 mod moved;

@@ -9,7 +9,8 @@
 use std::fs;
 use std::path::Path;
 
-const PROTOS: [&str; 4] = [
+const PROTOS: [&str; 5] = [
+    "postrider/v1/audit.proto",
     "postrider/v1/delivery.proto",
     "postrider/v1/event.proto",
     "postrider/v1/lane_state.proto",

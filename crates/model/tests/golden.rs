@@ -17,6 +17,8 @@ use std::fs;
 use std::path::Path;
 
 use bytes::Bytes;
+use postrider_model::api_key::{ApiKey, Holder, Scope};
+use postrider_model::audit::{Actor, ActorKind, AuditEntry};
 use postrider_model::commit_note::{CommitNote, Mark};
 use postrider_model::delivery::{
     Attempt, AttemptOutcome, BlockedKey, Cursor, DeadLetter, DeadLetterContent, Delivery,
@@ -28,7 +30,7 @@ use postrider_model::endpoint::{
 use postrider_model::event::{Event, EventPosition, TraceContext};
 use postrider_model::filter::{EventTypeFilter, EventTypeName};
 use postrider_model::identity::RegistryStamp;
-use postrider_model::ids::{EndpointId, EventId, TenantId};
+use postrider_model::ids::{ApiKeyId, EndpointId, EventId, TenantId};
 use postrider_model::lane_states::{LaneStates, StateRecord};
 use postrider_model::outcome::Reason;
 use postrider_model::retry::RetrySchedule;
@@ -454,6 +456,7 @@ fn tenants_and_endpoints_are_read_as_they_were_written() {
         metadata: [("plan".to_owned(), "gold".to_owned())].into(),
         paused: false,
         created_at_ms: 19,
+        portal_tokens_valid_from_ms: 0,
     };
     let paused = Tenant {
         paused: true,
@@ -479,6 +482,59 @@ fn tenants_and_endpoints_are_read_as_they_were_written() {
         };
         assert_eq!(Endpoint::try_from(kept).unwrap(), endpoint);
     }
+}
+
+fn api_key() -> ApiKey {
+    ApiKey {
+        id: ApiKeyId::try_new("key_a").unwrap(),
+        name: "ci".to_owned(),
+        holder: Holder::Tenant {
+            tenant: event().tenant,
+            scopes: [Scope::Publish, Scope::Repair].into_iter().collect(),
+        },
+        hash: [20; 32],
+        prefix: "prt_AbCdEfGh".to_owned(),
+        created_at_ms: 21,
+        expires_at_ms: Some(22),
+        last_used_at_ms: None,
+    }
+}
+
+#[test]
+fn keys_and_what_was_done_with_them_are_read_as_they_were_written() {
+    let operator = ApiKey {
+        holder: Holder::Operator,
+        expires_at_ms: None,
+        last_used_at_ms: Some(23),
+        ..api_key()
+    };
+    for (name, key) in [
+        ("registry-api-key", api_key()),
+        ("registry-api-key-operator", operator),
+    ] {
+        let entity = registry(name, 1, Some(Entity::ApiKey(key.to_proto())));
+        let Some(Entity::ApiKey(kept)) = entity else {
+            panic!("no key");
+        };
+        assert_eq!(ApiKey::try_from(kept).unwrap(), key);
+    }
+    let entry = AuditEntry {
+        id: "aud_a".to_owned(),
+        asked_at_ms: 24,
+        actor: Actor {
+            kind: ActorKind::PortalToken,
+            key_id: Some(api_key().id),
+            name: "ann".to_owned(),
+        },
+        tenant: Some(event().tenant),
+        action: "endpoint.create".to_owned(),
+        subject: "ep_a".to_owned(),
+        status: 201,
+        address: "192.0.2.1".to_owned(),
+        trace_id: "0af7651916cd43dd8448eb211c80319c".to_owned(),
+    };
+    let read = |value: &Bytes| AuditEntry::decode(value).unwrap();
+    reads_as("audit", &entry.encode(), &entry, read);
 }
 
 #[test]

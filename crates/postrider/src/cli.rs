@@ -12,12 +12,14 @@ use jiff::fmt::friendly::SpanParser;
 use postrider_model::payload::parse_rfc3339;
 
 use crate::commands::ago;
+use crate::commands::audit::AuditArgs;
 use crate::commands::check::CheckArgs;
 use crate::commands::data::{ExportArgs, ImportArgs};
 use crate::commands::dead_letter::DeadLetterCommand;
 use crate::commands::endpoint::EndpointCommand;
 use crate::commands::event::EventCommand;
 use crate::commands::key::KeyCommand;
+use crate::commands::portal_token::PortalTokenCommand;
 use crate::commands::recover::RecoverArgs;
 use crate::commands::switch::SwitchArgs;
 use crate::commands::tenant::TenantCommand;
@@ -89,9 +91,14 @@ pub(crate) enum Command {
     Pause(SwitchArgs),
     /// Send again, after `pause`.
     Resume(SwitchArgs),
-    /// Keys of the installation.
+    /// Keys for the API, and new keys of the installation.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Short-lived keys for a customer's browser.
+    #[command(subcommand)]
+    PortalToken(PortalTokenCommand),
+    /// Who changed what.
+    Audit(AuditArgs),
 }
 
 /// Where a role listens.
@@ -175,7 +182,7 @@ pub(crate) struct ApiArgs {
     /// http://127.0.0.1:8080.
     #[arg(long, value_name = "URL", env = "POSTRIDER_URL", help_heading = "API")]
     pub(crate) api_url: Option<String>,
-    /// The operator key; by default that in the data directory.
+    /// The key; by default the operator key in the data directory.
     #[arg(
         long,
         value_name = "KEY",

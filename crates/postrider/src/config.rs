@@ -266,6 +266,8 @@ pub(crate) struct RegistryConfig {
     pub(crate) tenants_max: usize,
     /// Endpoints of one tenant at most.
     pub(crate) endpoints_per_tenant_max: usize,
+    /// Keys for the API of one tenant at most, and of all operators.
+    pub(crate) api_keys_per_holder_max: usize,
     /// Bytes read at once, at most.
     pub(crate) read_bytes_max: usize,
     /// Bytes written but not yet acknowledged, at most.
@@ -280,6 +282,7 @@ impl Default for RegistryConfig {
             cleanup_delay_ms: milliseconds(options.cleanup_delay),
             tenants_max: options.tenants_max,
             endpoints_per_tenant_max: options.endpoints_per_tenant_max,
+            api_keys_per_holder_max: options.api_keys_per_holder_max,
             read_bytes_max: options.read_bytes_max,
             write_bytes_max: options.write_bytes_max,
         }
@@ -294,6 +297,7 @@ impl RegistryConfig {
             cleanup_delay: Duration::from_millis(self.cleanup_delay_ms),
             tenants_max: self.tenants_max,
             endpoints_per_tenant_max: self.endpoints_per_tenant_max,
+            api_keys_per_holder_max: self.api_keys_per_holder_max,
             read_bytes_max: self.read_bytes_max,
             write_bytes_max: self.write_bytes_max,
         }

@@ -140,10 +140,11 @@ fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
                 .map(done),
             Command::Pause(args) => commands::switch::pause(args, &data_dir).await.map(done),
             Command::Resume(args) => commands::switch::resume(args, &data_dir).await.map(done),
-            Command::Key(command) => {
-                commands::key::run(&command);
-                Ok(ExitCode::SUCCESS)
-            }
+            Command::Key(command) => commands::key::run(command, &data_dir).await.map(done),
+            Command::PortalToken(command) => commands::portal_token::run(command, &data_dir)
+                .await
+                .map(done),
+            Command::Audit(args) => commands::audit::run(args, &data_dir).await.map(done),
         }
     });
     // A question to a broker that does not answer holds a thread of the runtime for as long as it

@@ -177,7 +177,7 @@ impl World {
             metrics: entrance.metrics().clone(),
             halt: CancellationToken::new(),
         };
-        entrance.open(Api::new(context).await.unwrap());
+        entrance.open(Api::new(context).await.unwrap()).unwrap();
         let request = Request::get("/v1/tenants/acme/endpoints/ep_a/status")
             .header("authorization", format!("Bearer {OPERATOR_KEY}"))
             .body(Body::empty())
@@ -217,6 +217,7 @@ fn tenant() -> Tenant {
         metadata: [].into(),
         paused: false,
         created_at_ms: START_MS,
+        portal_tokens_valid_from_ms: 0,
     }
 }
 

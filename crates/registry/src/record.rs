@@ -5,9 +5,10 @@ use std::fmt;
 
 use bytes::Bytes;
 use postrider_log::{NewRecord, Record};
+use postrider_model::api_key::ApiKey;
 use postrider_model::endpoint::Endpoint;
 use postrider_model::identity::Identity;
-use postrider_model::ids::{EndpointId, TenantId};
+use postrider_model::ids::{ApiKeyId, EndpointId, TenantId};
 use postrider_model::tenant::{Installation, Tenant};
 use postrider_model::wire::proto;
 use prost::Message;
@@ -18,6 +19,7 @@ use proto::registry_record::Entity;
 pub(crate) enum EntityId {
     Tenant(TenantId),
     Endpoint(EndpointId),
+    ApiKey(ApiKeyId),
     RetryDelays,
     Installation,
     Identity,
@@ -37,6 +39,7 @@ pub(crate) struct RecordKey {
 pub(crate) enum Content {
     Tenant(Tenant),
     Endpoint(Box<Endpoint>),
+    ApiKey(ApiKey),
     RetryDelays(Vec<i64>),
     Installation(Installation),
     Identity(Identity),
@@ -65,6 +68,7 @@ impl Read {
             Self::Version { key, .. } => match &key.entity {
                 EntityId::Endpoint(id) => Some(id.clone()),
                 EntityId::Tenant(_)
+                | EntityId::ApiKey(_)
                 | EntityId::RetryDelays
                 | EntityId::Installation
                 | EntityId::Identity => None,
@@ -94,6 +98,7 @@ impl fmt::Display for EntityId {
         match self {
             Self::Tenant(id) => write!(formatter, "tenant/{id}"),
             Self::Endpoint(id) => write!(formatter, "endpoint/{id}"),
+            Self::ApiKey(id) => write!(formatter, "api-key/{id}"),
             Self::RetryDelays => formatter.write_str("retry-delays/all"),
             Self::Installation => formatter.write_str("installation/all"),
             Self::Identity => formatter.write_str("identity/all"),
@@ -116,6 +121,7 @@ impl RecordKey {
         let entity = match kind {
             "tenant" => EntityId::Tenant(TenantId::try_new(id).ok()?),
             "endpoint" => EntityId::Endpoint(EndpointId::try_new(id).ok()?),
+            "api-key" => EntityId::ApiKey(ApiKeyId::try_new(id).ok()?),
             "retry-delays" if id == "all" => EntityId::RetryDelays,
             "installation" if id == "all" => EntityId::Installation,
             "identity" if id == "all" => EntityId::Identity,
@@ -137,6 +143,7 @@ pub(crate) fn encode(key: &RecordKey, content: &Content, now_ms: i64) -> NewReco
     let entity = match content {
         Content::Tenant(tenant) => Some(Entity::Tenant(tenant.to_proto())),
         Content::Endpoint(endpoint) => Some(Entity::Endpoint(endpoint.to_proto())),
+        Content::ApiKey(key) => Some(Entity::ApiKey(key.to_proto())),
         Content::RetryDelays(delays) => Some(Entity::RetryDelays(proto::RetryDelays {
             delays_ms: delays.iter().map(|delay| delay.unsigned_abs()).collect(),
         })),
@@ -204,6 +211,9 @@ fn decode_content(key: &RecordKey, value: &[u8]) -> Result<Content, Unreadable> 
             let endpoint = Endpoint::try_from(endpoint).map_err(|error| unreadable(&error))?;
             Content::Endpoint(Box::new(endpoint))
         }
+        Some(Entity::ApiKey(api_key)) => {
+            Content::ApiKey(api_key.try_into().map_err(|error| unreadable(&error))?)
+        }
         Some(Entity::RetryDelays(delays)) => Content::RetryDelays(
             delays
                 .delays_ms
@@ -216,13 +226,14 @@ fn decode_content(key: &RecordKey, value: &[u8]) -> Result<Content, Unreadable> 
         Some(Entity::Identity(identity)) => {
             Content::Identity(identity.try_into().map_err(|error| unreadable(&error))?)
         }
-        Some(Entity::EventType(_) | Entity::ApiKey(_)) | None => {
+        Some(Entity::EventType(_)) | None => {
             return Err(Unreadable("holds no entity that this release knows".into()));
         }
     };
     let entity = match &content {
         Content::Tenant(tenant) => EntityId::Tenant(tenant.id.clone()),
         Content::Endpoint(endpoint) => EntityId::Endpoint(endpoint.id.clone()),
+        Content::ApiKey(key) => EntityId::ApiKey(key.id.clone()),
         Content::Installation(_) => EntityId::Installation,
         Content::Identity(_) => EntityId::Identity,
         Content::RetryDelays(_) | Content::Deleted => EntityId::RetryDelays,
@@ -264,6 +275,7 @@ mod tests {
             metadata: [("plan".to_owned(), "gold".to_owned())].into(),
             paused: true,
             created_at_ms: 5,
+            portal_tokens_valid_from_ms: 0,
         }
     }
 
@@ -299,7 +311,8 @@ mod tests {
             "retry-delays/other/1/n",
             "installation/other/1/n",
             "identity/other/1/n",
-            "api-key/key_1/1/n",
+            "api-key/ep_1/1/n",
+            "event-type/invoice/1/n",
         ] {
             assert!(RecordKey::parse(text.as_bytes()).is_none(), "{text}");
         }

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use postrider_log::{Clock, Log, LogError, Producer, ProducerOptions};
+use postrider_model::api_key::{ApiKey, ApiKeyHash};
 use postrider_model::endpoint::{Endpoint, EndpointState, SealedSecret};
 use postrider_model::event::Event;
 use postrider_model::filter::EventTypeName;
 use postrider_model::identity::{Identity, RegistryLoss, RegistryStamp};
-use postrider_model::ids::{EndpointId, TenantId};
+use postrider_model::ids::{ApiKeyId, EndpointId, TenantId};
 use postrider_model::signature::SigningSecret;
 use postrider_model::tenant::{Installation, Tenant};
 use postrider_model::{operational, topics};
@@ -42,6 +43,8 @@ pub struct RegistryOptions {
     pub tenants_max: usize,
     /// Endpoints of one tenant at most.
     pub endpoints_per_tenant_max: usize,
+    /// Keys of one tenant at most, and of all operators.
+    pub api_keys_per_holder_max: usize,
     /// Bytes read at once, at most.
     pub read_bytes_max: usize,
     /// Bytes written but not yet acknowledged, at most.
@@ -55,6 +58,7 @@ impl Default for RegistryOptions {
             cleanup_delay: Duration::from_secs(1),
             tenants_max: 100_000,
             endpoints_per_tenant_max: 1_000,
+            api_keys_per_holder_max: 100,
             read_bytes_max: 1 << 20,
             write_bytes_max: 16 << 20,
         }
@@ -266,10 +270,15 @@ impl Registry {
         self.shared.view().installation().clone()
     }
 
-    /// Proof that Postrider itself wrote the value of an operational event's record, for its header
-    /// [`operational::PROOF_HEADER`].
+    /// Proof that Postrider itself wrote this value: that of an operational event's record, for its
+    /// header [`operational::PROOF_HEADER`], or another that cannot be mistaken for one.
     pub fn vouch(&self, value: &[u8]) -> String {
         self.shared.keyring.vouch(value)
+    }
+
+    /// Whether [`Registry::vouch`] of a process of this installation gave this proof for the value.
+    pub fn vouches(&self, value: &[u8], proof: &str) -> bool {
+        self.shared.keyring.vouches(value, proof)
     }
 
     /// Whether an event of a reserved type is Postrider's own: its record has proof, or it tells
@@ -324,6 +333,28 @@ impl Registry {
         let view = self.shared.view();
         view.endpoints_of(tenant)
             .map_or_else(Vec::new, |all| page(all, after, limit))
+    }
+
+    /// The key for the API that has this hash. Whether it has expired, and whether its tenant is
+    /// there, is for the caller to look at.
+    pub fn api_key_with_hash(&self, hash: &ApiKeyHash) -> Option<Arc<ApiKey>> {
+        self.shared.view().api_keys().with_hash(hash).cloned()
+    }
+
+    /// A key for the API of this holder, a tenant or the operators.
+    pub fn api_key(&self, holder: Option<&TenantId>, id: &ApiKeyId) -> Option<Versioned<ApiKey>> {
+        let found = self.shared.view().api_keys().get(id).cloned();
+        found.filter(|key| key.value.holder.tenant() == holder)
+    }
+
+    /// Keys of this holder by id, from the one after `after`.
+    pub fn api_keys(
+        &self,
+        holder: Option<&TenantId>,
+        after: Option<&ApiKeyId>,
+        limit: usize,
+    ) -> Vec<Versioned<ApiKey>> {
+        self.shared.view().api_keys().page(holder, after, limit)
     }
 
     /// The recorded delays of the retry topic's partitions, in milliseconds, if any were recorded.

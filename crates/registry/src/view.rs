@@ -3,6 +3,8 @@
 //! Two layers. Claims say, for every entity, which record took its present version; they know
 //! nothing of what is inside. The contents are what the winning records hold, indexed for reading.
 
+mod api_keys;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -13,6 +15,7 @@ use postrider_model::ids::{EndpointId, TenantId};
 use postrider_model::tenant::{Installation, Tenant};
 use tokio::sync::oneshot;
 
+use self::api_keys::ApiKeys;
 use crate::record::{Content, EntityId, Read, RecordKey, Unreadable};
 
 /// An entity and the version it is at.
@@ -115,6 +118,7 @@ pub(crate) struct View {
     endpoints: BTreeMap<EndpointId, Versioned<Endpoint>>,
     by_tenant: BTreeMap<TenantId, BTreeMap<EndpointId, Versioned<Endpoint>>>,
     counts: EndpointCounts,
+    api_keys: ApiKeys,
     retry_delays: Option<Versioned<Vec<i64>>>,
     installation: Versioned<Installation>,
     identity: Option<Versioned<Identity>>,
@@ -245,6 +249,10 @@ impl View {
                     version,
                 });
             }
+            Ok(Content::ApiKey(api_key)) => self.api_keys.insert(Versioned {
+                value: Arc::new(api_key),
+                version,
+            }),
             Ok(Content::RetryDelays(delays)) => {
                 self.retry_delays = Some(Versioned {
                     value: Arc::new(delays),
@@ -266,6 +274,7 @@ impl View {
             Ok(Content::Deleted) => match &key.entity {
                 EntityId::Tenant(id) => drop(self.tenants.remove(id)),
                 EntityId::Endpoint(id) => drop(self.forget_endpoint(id)),
+                EntityId::ApiKey(id) => self.api_keys.remove(id),
                 EntityId::RetryDelays => self.retry_delays = None,
                 EntityId::Identity => self.identity = None,
                 EntityId::Installation => {
@@ -300,6 +309,7 @@ impl View {
                     });
                 }
             }
+            EntityId::ApiKey(id) => self.api_keys.keep_as_version(id, key.version),
             EntityId::RetryDelays => {
                 if let Some(delays) = &mut self.retry_delays {
                     delays.version = key.version;
@@ -495,6 +505,10 @@ impl View {
         tenant: &TenantId,
     ) -> Option<&BTreeMap<EndpointId, Versioned<Endpoint>>> {
         self.by_tenant.get(tenant)
+    }
+
+    pub(crate) fn api_keys(&self) -> &ApiKeys {
+        &self.api_keys
     }
 
     pub(crate) fn retry_delays(&self) -> Option<&Versioned<Vec<i64>>> {

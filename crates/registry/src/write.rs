@@ -10,6 +10,7 @@ use crate::record::{self, Content, EntityId, RecordKey};
 use crate::registry::{PARTITION, Registry, Shared, TOPIC};
 use crate::view::Verdict;
 
+mod api_keys;
 mod endpoints;
 mod identity;
 mod settings;

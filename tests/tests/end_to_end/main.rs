@@ -41,6 +41,7 @@ mod foreign_programs;
 mod frozen;
 mod full_disk;
 mod identity;
+mod keys;
 mod load;
 mod memory;
 mod moving;

@@ -67,7 +67,7 @@ async fn before_there_is_a_log_whoever_has_the_key_is_asked_to_come_again() {
         metrics: entrance.metrics().clone(),
         halt: CancellationToken::new(),
     };
-    entrance.open(Api::new(context).await.unwrap());
+    entrance.open(Api::new(context).await.unwrap()).unwrap();
     let answer = ask(&entrance, "GET", "/v1/tenants", KEY).await;
     assert_eq!(answer.status(), StatusCode::OK);
     let answer = ask(&entrance, "GET", "/other", KEY).await;

@@ -1,11 +1,13 @@
 //! A log in memory, a registry on it, and the API on both.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Request, StatusCode};
 use postrider_daemon::config::Secret;
 use postrider_daemon::http::NotBefore;
@@ -87,7 +89,7 @@ impl World {
             metrics: entrance.metrics().clone(),
             halt: CancellationToken::new(),
         };
-        entrance.open(Api::new(context).await.unwrap());
+        entrance.open(Api::new(context).await.unwrap()).unwrap();
         let router = entrance.router();
         let options = ProducerOptions {
             name: "test",
@@ -156,6 +158,10 @@ impl World {
             request = request.header(*name, *value);
         }
         let request = request.body(body.into()).unwrap();
+        self.ask(request).await
+    }
+
+    async fn ask(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = to_bytes(body, 64 << 20).await.unwrap();
@@ -165,6 +171,30 @@ impl World {
             not_before: parts.extensions.get().copied(),
             body,
         }
+    }
+
+    /// Sends a request that bears this key.
+    pub(crate) async fn send_as(
+        &self,
+        key: &str,
+        method: &str,
+        path: &str,
+        body: impl Into<Body>,
+    ) -> Answer {
+        let key = format!("Bearer {key}");
+        let json = ("content-type", "application/json");
+        self.send(method, path, &[("authorization", &key), json], body)
+            .await
+    }
+
+    /// The same from this address.
+    pub(crate) async fn get_from(&self, address: &str, key: &str, path: &str) -> Answer {
+        let peer: SocketAddr = format!("{address}:4000").parse().unwrap();
+        let request = Request::get(path)
+            .header("authorization", format!("Bearer {key}"))
+            .extension(ConnectInfo(peer))
+            .body(Body::empty());
+        self.ask(request.unwrap()).await
     }
 
     /// Appends a record as a stage would.

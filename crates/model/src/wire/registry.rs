@@ -22,6 +22,7 @@ impl Tenant {
             metadata: self.metadata.clone(),
             created_at_ms: self.created_at_ms,
             paused: self.paused,
+            portal_tokens_valid_from_ms: self.portal_tokens_valid_from_ms,
         }
     }
 }
@@ -36,6 +37,7 @@ impl TryFrom<proto::Tenant> for Tenant {
             metadata: tenant.metadata,
             created_at_ms: tenant.created_at_ms,
             paused: tenant.paused,
+            portal_tokens_valid_from_ms: tenant.portal_tokens_valid_from_ms,
         })
     }
 }

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use url::Url;
 
 use super::*;
+use crate::api_key::{ApiKey, Holder, Scope};
+use crate::audit::{Actor, ActorKind, AuditEntry};
 use crate::delivery::{
     Attempt, AttemptOutcome, BlockedKey, Cursor, DeadLetter, DeadLetterContent, Delivery,
     LaneState, RawRecord, Route, Settlement,
@@ -15,7 +17,7 @@ use crate::endpoint::{
 use crate::event::{Event, TraceContext};
 use crate::filter::{EventTypeFilter, EventTypeName};
 use crate::identity::RegistryStamp;
-use crate::ids::{EndpointId, EventId, TenantId};
+use crate::ids::{ApiKeyId, EndpointId, EventId, TenantId};
 use crate::lane_states::LaneStates;
 use crate::retry::RetrySchedule;
 use crate::tenant::Tenant;
@@ -233,8 +235,56 @@ fn metadata() -> impl Strategy<Value = BTreeMap<String, String>> {
 prop_compose! {
     fn tenant()(
         id in tenant_id(), name: String, metadata in metadata(), paused: bool, created_at_ms: i64,
+        portal_tokens_valid_from_ms: i64,
     ) -> Tenant {
-        Tenant { id, name, metadata, paused, created_at_ms }
+        Tenant { id, name, metadata, paused, created_at_ms, portal_tokens_valid_from_ms }
+    }
+}
+
+fn api_key_id() -> impl Strategy<Value = ApiKeyId> {
+    "key_[A-Za-z0-9_-]{1,60}".prop_map(|text| ApiKeyId::try_new(&text).unwrap())
+}
+
+fn holder() -> impl Strategy<Value = Holder> {
+    let scopes = prop::sample::subsequence(&Scope::ALL, 0..=Scope::ALL.len());
+    let of_tenant = (tenant_id(), scopes).prop_map(|(tenant, scopes)| Holder::Tenant {
+        tenant,
+        scopes: scopes.into_iter().collect(),
+    });
+    prop_oneof![Just(Holder::Operator), of_tenant]
+}
+
+prop_compose! {
+    fn api_key()(
+        (id, holder) in (api_key_id(), holder()), name: String, hash: [u8; 32], prefix: String,
+        created_at_ms: i64, expires_at_ms in prop::option::of(1..=i64::MAX),
+        last_used_at_ms in prop::option::of(1..=i64::MAX),
+    ) -> ApiKey {
+        ApiKey { id, name, holder, hash, prefix, created_at_ms, expires_at_ms, last_used_at_ms }
+    }
+}
+
+fn actor() -> impl Strategy<Value = Actor> {
+    let kind = prop::sample::select(vec![
+        ActorKind::ConfiguredKey,
+        ActorKind::OperatorKey,
+        ActorKind::TenantKey,
+        ActorKind::PortalToken,
+    ]);
+    (kind, prop::option::of(api_key_id()), any::<String>()).prop_map(|(kind, key_id, name)| Actor {
+        kind,
+        key_id,
+        name,
+    })
+}
+
+prop_compose! {
+    fn audit_entry()(
+        (id, action, subject) in any::<(String, String, String)>(), asked_at_ms: i64,
+        (actor, tenant) in (actor(), prop::option::of(tenant_id())),
+        status: u16, (address, trace_id) in any::<(String, String)>(),
+    ) -> AuditEntry {
+        AuditEntry { id, asked_at_ms, actor, tenant, action, subject, status, address, trace_id }
     }
 }
 
@@ -328,6 +378,16 @@ proptest! {
     }
 
     #[test]
+    fn keys_survive_the_wire(key in api_key()) {
+        prop_assert_eq!(ApiKey::try_from(key.to_proto()).unwrap(), key);
+    }
+
+    #[test]
+    fn audit_entries_survive_the_wire(entry in audit_entry()) {
+        prop_assert_eq!(AuditEntry::decode(&entry.encode()).unwrap(), entry);
+    }
+
+    #[test]
     fn endpoints_survive_the_wire(endpoint in endpoint()) {
         prop_assert_eq!(Endpoint::try_from(endpoint.to_proto()).unwrap(), endpoint);
     }
@@ -365,4 +425,6 @@ fn decode_as_everything(value: &[u8]) {
     drop(DeadLetter::decode(value));
     drop(proto::Endpoint::decode(value).map(Endpoint::try_from));
     drop(proto::Tenant::decode(value).map(Tenant::try_from));
+    drop(proto::ApiKey::decode(value).map(ApiKey::try_from));
+    drop(AuditEntry::decode(&Bytes::copy_from_slice(value)));
 }

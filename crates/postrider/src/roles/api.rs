@@ -72,6 +72,6 @@ pub(crate) async fn open(
         metrics: entrance.metrics().clone(),
         halt,
     };
-    entrance.open(Api::new(context).await.context("build the API")?);
-    Ok(())
+    let api = Api::new(context).await.context("build the API")?;
+    entrance.open(api).context("open the API")
 }

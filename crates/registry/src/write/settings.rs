@@ -121,6 +121,23 @@ impl Registry {
         }
     }
 
+    /// Voids the portal tokens of a tenant that were issued before this time.
+    ///
+    /// # Errors
+    /// When there is no such tenant or the deadline passes.
+    pub async fn void_portal_tokens(
+        &self,
+        id: &TenantId,
+        valid_from_ms: i64,
+    ) -> Result<Versioned<Tenant>, WriteError> {
+        let present = self.tenant(id).ok_or(WriteError::NotFound)?;
+        let change = |present: &Tenant| Tenant {
+            portal_tokens_valid_from_ms: present.portal_tokens_valid_from_ms.max(valid_from_ms),
+            ..present.clone()
+        };
+        self.change_tenant(&present.value, change).await
+    }
+
     /// Writes what holds for the whole installation. What is so already in a fresh view is not
     /// written again.
     ///

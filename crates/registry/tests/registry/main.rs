@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod api_keys;
 mod compaction;
 mod following;
 mod identity;

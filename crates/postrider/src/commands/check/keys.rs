@@ -38,8 +38,9 @@ pub(super) fn configured(config: &Config) -> Vec<Finding> {
         None => finding(
             "ingest.operator_key",
             Level::Error,
-            "is not set, and `postrider ingest` does not start without: generate one by `postrider key generate \
-             operator`; a process that only delivers needs none",
+            "is not set, and `postrider ingest` does not start without unless there is an operator key already \
+             (`postrider key create`): generate one by `postrider key generate operator`; a process that only delivers \
+             needs none",
         ),
     };
     vec![encryption, operator]
