@@ -8,8 +8,10 @@ use postrider_daemon::CancellationToken;
 use postrider_log::{Clock, Log};
 use postrider_model::address::AddressPolicy;
 use postrider_registry::Registry;
+use tokio::time::Instant;
 
 use crate::admission::Admission;
+use crate::changes::Changes;
 use crate::config::IngestConfig;
 use crate::metrics::IngestMetrics;
 use crate::producing::Producing;
@@ -62,6 +64,7 @@ impl Api {
         let admission = Admission::new(&config, &metrics);
         let producing = Producing::open(&*log, &config, halt).await?;
         let readers = Readers::new(log, &config);
+        let changes = Changes::new(config.changes_in_flight_max);
         let shared = Shared {
             registry,
             clock,
@@ -71,6 +74,7 @@ impl Api {
             admission,
             producing,
             readers,
+            changes,
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -90,6 +94,9 @@ impl Api {
     }
 
     pub(crate) async fn flush(&self, at_most: Duration) {
-        self.shared.producing.flush(at_most).await;
+        let deadline = Instant::now() + at_most;
+        self.shared.changes.finish(at_most).await;
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.shared.producing.flush(left).await;
     }
 }

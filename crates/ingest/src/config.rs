@@ -44,6 +44,8 @@ pub struct IngestConfig {
     pub append_linger_ms: u64,
     /// Bytes handed to the log and not yet acknowledged.
     pub append_queue_bytes_max: usize,
+    /// Requests that change something at a time.
+    pub changes_in_flight_max: usize,
     /// Requests that read topics at a time. Each may hold a batch and its answer in memory.
     pub reads_in_flight_max: usize,
     /// Bytes that one request reads from topics before its answer is cut.
@@ -93,6 +95,7 @@ impl Default for IngestConfig {
             append_timeout_ms: 10_000,
             append_linger_ms: 0,
             append_queue_bytes_max: 64 * MIB,
+            changes_in_flight_max: 256,
             reads_in_flight_max: 8,
             read_bytes_max: 64 * MIB,
             read_timeout_ms: 5_000,
@@ -113,6 +116,9 @@ impl IngestConfig {
         let wrong = |key, why| Err(InvalidIngest::Limit { key, why });
         if self.events_in_flight_max == 0 {
             return wrong("events_in_flight_max", "must be at least 1");
+        }
+        if self.changes_in_flight_max == 0 {
+            return wrong("changes_in_flight_max", "must be at least 1");
         }
         if self.failed_keys_per_minute_max == 0 {
             return wrong("failed_keys_per_minute_max", "must be at least 1");

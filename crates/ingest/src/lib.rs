@@ -16,6 +16,7 @@ mod api;
 mod api_keys;
 mod audit;
 mod auth;
+mod changes;
 mod config;
 mod dead_letters;
 mod encoding;

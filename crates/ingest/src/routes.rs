@@ -277,7 +277,7 @@ async fn guard(
     request: Request,
     next: Next,
 ) -> Response {
-    let caller = request.extensions().get::<Caller>().cloned();
+    let caller = request.extensions().get::<Caller>();
     // Segments that are no text lead nowhere, and without a caller nobody gets here.
     let (Some(caller), Ok(parameters)) = (caller, parameters) else {
         return Problem::NoRoute.into_response();
@@ -286,7 +286,7 @@ async fn guard(
         let mut named = parameters.iter().filter(|(key, _)| *key == name);
         named.next().map(|(_, value)| value)
     };
-    if let Err(problem) = guarded.access.check(&caller, parameter("tenant")) {
+    if let Err(problem) = guarded.access.check(caller, parameter("tenant")) {
         return problem.into_response();
     }
     let Some(action) = guarded.action else {
@@ -298,10 +298,12 @@ async fn guard(
         tenant: parameter("tenant").map(str::to_owned),
         subject: subject.map(str::to_owned),
         asked_at_ms: guarded.shared.clock.now_ms(),
-        caller,
+        caller: caller.clone(),
     };
-    let response = next.run(request).await;
-    audit::note(&guarded.shared, asked, response).await
+    let shared = Arc::clone(&guarded.shared);
+    let change = async move { audit::note(&shared, asked, next.run(request).await).await };
+    let made = guarded.shared.changes.make(change).await;
+    made.unwrap_or_else(IntoResponse::into_response)
 }
 
 impl Access {

@@ -10,6 +10,7 @@ use postrider_model::ids::TenantId;
 use postrider_registry::Registry;
 
 use crate::admission::Admission;
+use crate::changes::Changes;
 use crate::config::{IngestConfig, InvalidIngest};
 use crate::metrics::IngestMetrics;
 use crate::operator_key::InvalidOperatorKey;
@@ -50,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) admission: Admission,
     pub(crate) producing: Producing,
     pub(crate) readers: Readers,
+    pub(crate) changes: Changes,
 }
 
 pub(crate) type ApiState = State<Arc<Shared>>;

@@ -1,6 +1,7 @@
 //! Keys for the API: created, used, revoked; portal tokens; who changed what.
 
 use axum::http::StatusCode;
+use futures_util::FutureExt;
 use postrider_log::memory::AppendFate;
 use serde_json::{Value, json};
 
@@ -268,6 +269,17 @@ async fn the_audit_says_who_changed_what() {
     assert_eq!(count("?tenant=other".into()).await, 0);
     assert_eq!(count("?tenant=acme".into()).await, 5);
     assert_eq!(count("?until=2020-01-01T00:00:00Z".into()).await, 0);
+}
+
+#[tokio::test]
+async fn who_hangs_up_is_in_the_audit_all_the_same() {
+    let world = World::with_tenant().await;
+    let pause = world.post("/v1/pause", "");
+    assert!(pause.now_or_never().is_none(), "it takes its time");
+    while world.audit("?action=installation.pause").await.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert!(world.registry.installation().value.deliveries_paused);
 }
 
 #[tokio::test]
