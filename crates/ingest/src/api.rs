@@ -8,9 +8,9 @@ use postrider_daemon::CancellationToken;
 use postrider_log::{Clock, Log};
 use postrider_model::address::AddressPolicy;
 use postrider_registry::Registry;
-use tokio::time::Instant;
 
 use crate::admission::Admission;
+use crate::auditor::Auditor;
 use crate::changes::Changes;
 use crate::config::IngestConfig;
 use crate::metrics::IngestMetrics;
@@ -63,8 +63,10 @@ impl Api {
         config.check()?;
         let admission = Admission::new(&config, &metrics);
         let producing = Producing::open(&*log, &config, halt).await?;
+        let auditing = Arc::clone(&log);
         let readers = Readers::new(log, &config);
-        let changes = Changes::new(config.changes_in_flight_max);
+        let changes = Changes::new(&config);
+        let auditor = Auditor::new(auditing, &config);
         let shared = Shared {
             registry,
             clock,
@@ -75,6 +77,7 @@ impl Api {
             producing,
             readers,
             changes,
+            auditor,
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -94,9 +97,7 @@ impl Api {
     }
 
     pub(crate) async fn flush(&self, at_most: Duration) {
-        let deadline = Instant::now() + at_most;
         self.shared.changes.finish(at_most).await;
-        let left = deadline.saturating_duration_since(Instant::now());
-        self.shared.producing.flush(left).await;
+        self.shared.producing.flush(at_most).await;
     }
 }

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use postrider_daemon::telemetry::{current_traceparent, trace_id};
+use postrider_daemon::telemetry::trace_id;
 use postrider_log::Record;
 use postrider_model::audit::AuditEntry;
 use postrider_model::ids::TenantId;
@@ -29,50 +29,44 @@ pub(crate) struct Asked {
     /// As the path names it.
     pub(crate) subject: Option<String>,
     pub(crate) asked_at_ms: i64,
+    pub(crate) traceparent: String,
     pub(crate) caller: Caller,
 }
 
-/// Extension of an answer: what was made.
+/// Extension of an answer: what was made, where the path does not say it.
 #[derive(Debug, Clone)]
 pub(crate) struct Subject(pub(crate) String);
 
-/// Notes a change that was made, or of which that is not known; one that was refused is not noted.
-/// The answer tells if it could not be noted.
+/// Notes a change that was made, or of which that is not known; one that was certainly not made is
+/// not noted. The answer tells if it could not be noted.
 pub(crate) async fn note(api: &Shared, asked: Asked, response: Response) -> Response {
     let status = response.status();
-    if !status.is_success() && !status.is_server_error() {
+    let problem = response.extensions().get::<Problem>();
+    if !problem.map_or(status.is_success(), Problem::may_have_changed) {
         return response;
     }
-    let Asked {
-        action,
-        tenant,
-        subject,
-        asked_at_ms,
-        caller,
-    } = asked;
     let made = response.extensions().get::<Subject>();
-    let subject = made.map(|made| made.0.clone()).or(subject);
-    let traceparent = current_traceparent().unwrap_or_default();
+    let subject = made.map(|made| made.0.clone()).or(asked.subject);
+    let subject = subject.unwrap_or_default();
+    let address = asked.caller.address;
     let entry = AuditEntry {
-        id: ids::new_audit_id(asked_at_ms),
-        asked_at_ms,
-        actor: caller.actor,
-        tenant: tenant.and_then(|tenant| TenantId::try_new(&tenant).ok()),
-        action: action.to_owned(),
-        subject: subject.unwrap_or_default(),
+        id: ids::new_audit_id(asked.asked_at_ms),
+        asked_at_ms: asked.asked_at_ms,
+        actor: asked.caller.actor,
+        tenant: asked.tenant.and_then(|id| TenantId::try_new(&id).ok()),
+        action: asked.action.to_owned(),
+        subject: subject.clone(),
         status: status.as_u16(),
-        address: caller
-            .address
-            .map_or_else(String::new, |address| address.to_string()),
-        trace_id: trace_id(&traceparent).unwrap_or_default().to_owned(),
+        address: address.map_or_else(String::new, |address| address.to_string()),
+        trace_id: trace_id(&asked.traceparent).unwrap_or_default().to_owned(),
     };
-    match api.producing.append_audit(&entry).await {
+    match api.auditor.append(&entry).await {
         Ok(()) => response,
         Err(error) => {
-            tracing::error!(action, %error, "a change is not in the audit");
+            tracing::error!(action = asked.action, subject, %error, "a change is not in the audit");
             // What is not known to be made needs no other answer.
             if status.is_success() {
-                Problem::NotAudited.into_response()
+                Problem::NotAudited { subject }.into_response()
             } else {
                 response
             }
@@ -126,8 +120,10 @@ impl AuditEntryView {
 #[derive(Debug)]
 struct Filter {
     tenant: Option<TenantId>,
-    /// The id of a key, or a name.
+    /// The id of a key, a key's name or a portal token's user.
     actor: Option<String>,
+    /// What kind of key.
+    kind: Option<String>,
     action: Option<String>,
 }
 
@@ -137,6 +133,7 @@ impl Filter {
         Self {
             tenant: parameters.optional("tenant", parsed(TenantId::try_new)),
             actor: parameters.optional("actor", text(BYTES_MAX)),
+            kind: parameters.optional("kind", text(BYTES_MAX)),
             action: parameters.optional("action", text(BYTES_MAX)),
         }
     }
@@ -145,12 +142,16 @@ impl Filter {
         let is_actor = |wanted: &String| {
             let actor = &entry.actor;
             let key_id = actor.key_id.as_ref().map(|id| id.as_str());
-            key_id == Some(wanted) || actor.name == *wanted || actor.kind.as_str() == wanted
+            key_id == Some(wanted) || actor.name == *wanted
         };
         self.tenant
             .as_ref()
             .is_none_or(|tenant| entry.tenant.as_ref() == Some(tenant))
             && self.actor.as_ref().is_none_or(is_actor)
+            && self
+                .kind
+                .as_ref()
+                .is_none_or(|kind| entry.actor.kind.as_str() == kind)
             && self
                 .action
                 .as_ref()
@@ -166,7 +167,7 @@ pub(crate) async fn list(
     let window = Window::take(&api, &mut parameters);
     let filter = Filter::take(&mut parameters);
     parameters.finish()?;
-    let budget = api.readers.admit()?;
+    let budget = api.readers.admit(None)?;
     let topic = api.readers.topic(AUDIT, &budget).await?;
     let partitions = 0..topic.partitions;
     lists::newest_first(topic, partitions, window, budget, |record: &Record| {

@@ -17,9 +17,9 @@ use axum::http::{HeaderMap, header};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use postrider_log::Clock;
-use postrider_model::api_key::{ApiKey, ApiKeyHash, Holder};
+use postrider_model::api_key::{ApiKey, ApiKeyHash, Holder, Scope};
 use postrider_model::audit::{Actor, ActorKind};
-use postrider_registry::Registry;
+use postrider_registry::{Registry, Versioned};
 use ring::digest;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::Semaphore;
@@ -45,7 +45,7 @@ const LOOKING_MAX: usize = 4;
 /// How long the registry may take to say that a key is unknown.
 const LOOKING_TIMEOUT: Duration = Duration::from_secs(1);
 /// A view that was not read for so long may not know that a key was revoked.
-const VIEW_AGE_MAX: Duration = Duration::from_secs(30);
+const VIEW_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// Who asks.
 #[derive(Debug, Clone)]
@@ -57,6 +57,17 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// Whether the caller may deliver again, on a route that does so only if it is asked to.
+    pub(crate) fn may_repair(&self) -> Result<(), Problem> {
+        match &self.holder {
+            Holder::Tenant { scopes, .. } if !scopes.contains(Scope::Repair) => {
+                let detail = "the key lacks the scope `repair`, which `replay_since` needs";
+                Err(Problem::Forbidden(detail.to_owned()))
+            }
+            Holder::Operator | Holder::Tenant { .. } => Ok(()),
+        }
+    }
+
     pub(crate) fn is_portal_token(&self) -> bool {
         self.actor.kind == ActorKind::PortalToken
     }
@@ -65,7 +76,7 @@ impl Caller {
 /// Tells who asks. Until the registry is read it knows the configured key alone.
 #[derive(Debug)]
 pub(crate) struct Authority {
-    configured: Arc<Option<ConfiguredKey>>,
+    configured: Option<Arc<ConfiguredKey>>,
     failures: Arc<Failures>,
     registered: Option<Registered>,
 }
@@ -86,7 +97,7 @@ impl Authority {
             _ => None,
         };
         Ok(Self {
-            configured: Arc::new(configured),
+            configured: configured.map(Arc::new),
             failures: Arc::new(Failures::new(config.failed_keys_per_minute_max)),
             registered: None,
         })
@@ -102,7 +113,11 @@ impl Authority {
         registry: &Registry,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, InvalidOperatorKey> {
-        if self.configured.is_none() && registry.api_keys(None, None, 1).is_empty() {
+        let now_ms = clock.now_ms();
+        let keys = registry.api_keys(None, None, usize::MAX);
+        let is_good =
+            |key: &Versioned<ApiKey>| key.value.expires_at_ms.is_none_or(|end| end > now_ms);
+        if self.configured.is_none() && !keys.iter().any(is_good) {
             return Err(InvalidOperatorKey::Missing);
         }
         let registered = Registered {
@@ -112,7 +127,7 @@ impl Authority {
             looking: Semaphore::new(LOOKING_MAX),
         };
         Ok(Self {
-            configured: Arc::clone(&self.configured),
+            configured: self.configured.clone(),
             failures: Arc::clone(&self.failures),
             registered: Some(registered),
         })
@@ -145,8 +160,11 @@ impl Authority {
         presented: &[u8],
         address: Option<IpAddr>,
     ) -> Result<(Actor, Holder), Problem> {
-        let configured = self.configured.as_ref().as_ref();
-        if configured.is_some_and(|key| key.is(presented)) {
+        if self
+            .configured
+            .as_ref()
+            .is_some_and(|key| key.is(presented))
+        {
             let actor = Actor {
                 kind: ActorKind::ConfiguredKey,
                 key_id: None,
@@ -161,11 +179,11 @@ impl Authority {
             // Whose it is, nobody can say yet.
             return Err(Problem::RegistryBehind);
         };
-        if registered.registry.age() > VIEW_AGE_MAX {
+        if !registered.registry.ready() || registered.registry.age() > VIEW_AGE_MAX {
             return Err(Problem::RegistryBehind);
         }
         match form {
-            Form::PortalToken(token) => registered.holder_of_token(token),
+            Form::PortalToken(token) => registered.holder_of_token(token).await,
             Form::Key(key) if self.failures.are_too_many(address) => {
                 // Whoever tries keys costs no questions to the log.
                 registered.holder_of_known_key(&hash_of(key))
@@ -179,11 +197,7 @@ impl Registered {
     /// The holder of a key that another process may just have created.
     async fn holder_of_key(&self, hash: &ApiKeyHash) -> Result<(Actor, Holder), Problem> {
         if self.registry.api_key_with_hash(hash).is_none() {
-            let looking = self.looking.try_acquire();
-            let _looking = looking.map_err(|_| Problem::Busy { again_after_s: 1 })?;
-            if !self.registry.refresh(LOOKING_TIMEOUT).await {
-                return Err(Problem::RegistryBehind);
-            }
+            self.look_again().await?;
         }
         self.holder_of_known_key(hash)
     }
@@ -215,27 +229,14 @@ impl Registered {
     }
 
     /// A token is void when it has expired, when the key by which it was issued is void, or when
-    /// its tenant's tokens were voided.
-    fn holder_of_token(&self, token: &str) -> Result<(Actor, Holder), Problem> {
-        let proven = |value: &[u8], proof: &str| self.registry.vouches(value, proof);
-        let token = PortalToken::read(token, proven).ok_or(Unauthorized::Unknown)?;
-        let tenant = self.registry.tenant(&token.tenant);
-        let tenant = tenant.ok_or(Unauthorized::Unknown)?;
-        if token.issued_at_ms < tenant.value.portal_tokens_valid_from_ms {
-            return Err(Unauthorized::Unknown.into());
+    /// its tenant's tokens were revoked since. Another process may just have made what it names.
+    async fn holder_of_token(&self, text: &str) -> Result<(Actor, Holder), Problem> {
+        let proven = |value: &[u8], proof: &str| self.registry.proves(value, proof);
+        let token = PortalToken::read(text, proven).ok_or(Unauthorized::Unknown)?;
+        if let Err(Unauthorized::Unknown) = self.check(&token) {
+            self.look_again().await?;
         }
-        let now_ms = self.clock.now_ms();
-        if token.expires_at_ms <= now_ms {
-            return Err(Unauthorized::Expired.into());
-        }
-        if let Some(issuer) = &token.issuer {
-            let of_tenant = self.registry.api_key(Some(&token.tenant), issuer);
-            let key = of_tenant.or_else(|| self.registry.api_key(None, issuer));
-            let key = key.ok_or(Unauthorized::Unknown)?;
-            if key.value.expires_at_ms.is_some_and(|end| end <= now_ms) {
-                return Err(Unauthorized::Expired.into());
-            }
-        }
+        self.check(&token)?;
         let actor = Actor {
             kind: ActorKind::PortalToken,
             key_id: token.issuer,
@@ -246,6 +247,37 @@ impl Registered {
             scopes: token.scopes,
         };
         Ok((actor, holder))
+    }
+
+    fn check(&self, token: &PortalToken) -> Result<(), Unauthorized> {
+        let tenant = self.registry.tenant(&token.tenant);
+        let tenant = tenant.ok_or(Unauthorized::Unknown)?;
+        if token.generation != tenant.value.portal_token_generation {
+            return Err(Unauthorized::Unknown);
+        }
+        let now_ms = self.clock.now_ms();
+        let mut ends_at_ms = token.expires_at_ms;
+        if let Some(issuer) = &token.issuer {
+            let of_tenant = self.registry.api_key(Some(&token.tenant), issuer);
+            let key = of_tenant.or_else(|| self.registry.api_key(None, issuer));
+            let key = key.ok_or(Unauthorized::Unknown)?;
+            ends_at_ms = ends_at_ms.min(key.value.expires_at_ms.unwrap_or(i64::MAX));
+        }
+        if ends_at_ms <= now_ms {
+            return Err(Unauthorized::Expired);
+        }
+        Ok(())
+    }
+
+    /// Brings the view up to what is in the registry now.
+    async fn look_again(&self) -> Result<(), Problem> {
+        let looking = self.looking.try_acquire();
+        let _looking = looking.map_err(|_| Problem::Busy { again_after_s: 1 })?;
+        if self.registry.refresh(LOOKING_TIMEOUT).await {
+            Ok(())
+        } else {
+            Err(Problem::RegistryBehind)
+        }
     }
 }
 

@@ -20,6 +20,10 @@ pub struct IngestConfig {
     pub failed_keys_per_minute_max: u32,
     /// Body of an event.
     pub event_bytes_max: usize,
+    /// Body of a batch of events.
+    pub batch_bytes_max: usize,
+    /// Events of one batch.
+    pub batch_events_max: usize,
     /// Body of an import of endpoints.
     pub import_bytes_max: usize,
     /// Endpoints of one import.
@@ -84,6 +88,8 @@ impl Default for IngestConfig {
             operator_key: None,
             failed_keys_per_minute_max: 60,
             event_bytes_max: 256 * KIB,
+            batch_bytes_max: 4 * MIB,
+            batch_events_max: 500,
             import_bytes_max: 16 * MIB,
             import_endpoints_max: 10_000,
             body_bytes_max: 64 * KIB,
@@ -137,6 +143,12 @@ impl IngestConfig {
             return wrong(
                 "events_in_flight_bytes_max",
                 "must be at least `ingest.event_bytes_max`, or the largest event would never be let in",
+            );
+        }
+        if self.events_in_flight_bytes_max < self.batch_bytes_max {
+            return wrong(
+                "events_in_flight_bytes_max",
+                "must be at least `ingest.batch_bytes_max`, or the largest batch would never be let in",
             );
         }
         match &self.operator_key {

@@ -97,7 +97,7 @@ async fn list_of(
     let window = Window::take(api, &mut parameters);
     let filter = Filter::take(&mut parameters);
     parameters.finish()?;
-    let budget = api.readers.admit()?;
+    let budget = api.readers.admit(tenant)?;
     let topic = api.readers.topic(DEAD_LETTERS, &budget).await?;
     let partitions = filter.partitions(topic.key_partitions);
     lists::newest_first(topic, partitions, window, budget, |record| {
@@ -145,7 +145,7 @@ async fn show_of(
 ) -> Result<Response, Problem> {
     let cursor: Option<Vec<Range>> = page::cursor(&mut parameters);
     parameters.finish()?;
-    let mut budget = api.readers.admit()?;
+    let mut budget = api.readers.admit(tenant)?;
     let mut topic = api.readers.topic(DEAD_LETTERS, &budget).await?;
     let ranges = match cursor {
         Some(rest) => topic.checked(rest)?,

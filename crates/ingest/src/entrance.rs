@@ -142,7 +142,7 @@ async fn surround(State(guard): State<Arc<Guard>>, mut request: Request, next: N
     );
     let answered = async {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-        let address = peer.map(|peer| peer.0.ip());
+        let address = peer.map(|peer| peer.0.ip().to_canonical());
         let caller = guard.authority.caller(request.headers(), address).await;
         let response = match caller {
             Ok(caller) => {

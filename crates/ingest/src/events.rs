@@ -1,6 +1,7 @@
 //! Publishing: an event is taken apart, checked, appended, and accepted only when the log has it
 //! durably.
 
+mod batch;
 mod input;
 
 use std::sync::Arc;
@@ -19,8 +20,13 @@ use tokio::time::Instant;
 
 use self::input::Stamp;
 use crate::problem::Problem;
-use crate::request::{self, JSON, PROTOBUF, Segments};
+use crate::request::{self, JSON, PROTOBUF, Segments, header_text};
 use crate::shared::{ApiState, Shared};
+
+pub(crate) use self::batch::publish as publish_batch;
+
+/// Another spelling of an event's id.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// `POST /v1/tenants/{tenant}/events`
 pub(crate) async fn publish(
@@ -29,15 +35,15 @@ pub(crate) async fn publish(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    match accept(&api, &tenant, &headers, body).await {
-        Ok(id) => {
-            api.metrics.events_accepted.inc();
-            Ok((StatusCode::ACCEPTED, Json(json!({ "id": id }))).into_response())
-        }
-        Err(problem) => {
-            api.metrics.event_refused(problem.slug());
-            Err(problem)
-        }
+    let accepted = accept(&api, &tenant, &headers, body).await;
+    count(&api, accepted.as_ref());
+    accepted.map(|id| (StatusCode::ACCEPTED, Json(json!({ "id": id }))).into_response())
+}
+
+fn count(api: &Shared, accepted: Result<&EventId, &Problem>) {
+    match accepted {
+        Ok(_) => api.metrics.events_accepted.inc(),
+        Err(problem) => api.metrics.event_refused(problem.slug()),
     }
 }
 
@@ -64,15 +70,13 @@ async fn accept(
     let tenant = api.tenant(tenant).await?;
     let at_most = api.config.body_timeout();
     let body = request::read_admitted(headers, body, bytes_max, at_most, &mut admitted).await?;
-    let event = parse(
-        &body,
-        Stamp {
-            tenant,
-            now_ms: api.clock.now_ms(),
-            registry: api.registry.stamp(),
-            trace: request::trace_context(headers),
-        },
-    )?;
+    let stamp = Stamp {
+        tenant,
+        now_ms: api.clock.now_ms(),
+        registry: api.registry.stamp(),
+        trace: request::trace_context(headers),
+    };
+    let event = input::with_key(parse(&body, stamp)?, header_text(headers, IDEMPOTENCY_KEY))?;
     // While the log takes its time, only the record is kept.
     drop(body);
     append(api, event).await

@@ -79,7 +79,7 @@ pub(crate) async fn show(
         id: &id,
         since_ms,
     };
-    let mut budget = api.readers.admit()?;
+    let mut budget = api.readers.admit(Some(&tenant))?;
     let history = search.run(cut, &mut budget).await?;
     if history.event.is_none() && history.route.is_none() && history.cut.is_none() {
         return Err(Problem::NotFound(format!(
@@ -284,7 +284,7 @@ pub(crate) async fn list_attempts(
     let endpoint = known_endpoint(&api, &tenant, &endpoint).await?;
     let window = Window::take(&api, &mut parameters);
     parameters.finish()?;
-    let budget = api.readers.admit()?;
+    let budget = api.readers.admit(Some(&tenant))?;
     let topic = api.readers.topic(ATTEMPTS, &budget).await?;
     let partition = partition_for(endpoint.as_str().as_bytes(), topic.key_partitions);
     lists::newest_first(topic, [partition], window, budget, |record| {

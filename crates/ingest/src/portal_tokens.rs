@@ -10,6 +10,7 @@ use postrider_model::payload::rfc3339;
 use serde::Serialize;
 
 use crate::api_keys::scopes;
+use crate::audit::Subject;
 use crate::auth::{Caller, PortalToken};
 use crate::fields::{Fields, seconds_as_ms, text};
 use crate::problem::Problem;
@@ -50,27 +51,32 @@ pub(crate) async fn issue(
         }
     });
     let lifetime_ms = fields.optional("expires_in", |value| match seconds_as_ms(value)? {
-        1_000..=LIFETIME_MS_MAX => seconds_as_ms(value),
+        lifetime_ms @ 1_000..=LIFETIME_MS_MAX => Ok(lifetime_ms),
         _ => Err(format!("must be 1 to {} seconds", LIFETIME_MS_MAX / 1000)),
     });
     let user = fields.optional("user", text(USER_BYTES_MAX));
     fields.finish()?;
+    let Some(scopes) = scopes else {
+        unreachable!("what is required and missing was refused")
+    };
     let tenant = api.tenant(&tenant).await?;
-    let issued_at_ms = api.clock.now_ms();
+    let generation = api.registry.tenant(&tenant);
+    let generation = generation.map_or(0, |tenant| tenant.value.portal_token_generation);
     let token = PortalToken {
         tenant,
-        scopes: scopes.unwrap_or_default(),
+        scopes,
         user: user.unwrap_or_default(),
         issuer: caller.actor.key_id,
-        issued_at_ms,
-        expires_at_ms: issued_at_ms + lifetime_ms.unwrap_or(LIFETIME_MS_DEFAULT),
+        generation,
+        expires_at_ms: api.clock.now_ms() + lifetime_ms.unwrap_or(LIFETIME_MS_DEFAULT),
     };
     let issued = IssuedView {
-        token: token.write(|value| api.registry.vouch(value)),
+        token: token.write(|value| api.registry.prove(value)),
         scopes: token.scopes.iter().map(Scope::as_str).collect(),
         expires_at: rfc3339(token.expires_at_ms),
     };
-    Ok((StatusCode::CREATED, Json(issued)).into_response())
+    let user = Extension(Subject(token.user));
+    Ok((StatusCode::CREATED, user, Json(issued)).into_response())
 }
 
 /// `POST /v1/tenants/{tenant}/portal-tokens/revoke`: all that were issued so far.
@@ -79,12 +85,7 @@ pub(crate) async fn revoke(
     Segments(tenant): Segments<String>,
 ) -> Result<StatusCode, Problem> {
     let tenant = api.tenant(&tenant).await?;
-    // One that is issued in the same millisecond is void as well.
-    let valid_from_ms = api.clock.now_ms() + 1;
-    let voided = api
-        .registry
-        .void_portal_tokens(&tenant, valid_from_ms)
-        .await;
-    voided.map_err(|error| Problem::of_write(error, || format!("the tenant `{tenant}`")))?;
+    let revoked = api.registry.revoke_portal_tokens(&tenant).await;
+    revoked.map_err(|error| Problem::of_write(error, || format!("the tenant `{tenant}`")))?;
     Ok(StatusCode::NO_CONTENT)
 }

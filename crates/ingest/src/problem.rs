@@ -92,7 +92,7 @@ pub(crate) enum Problem {
     BodyTooLarge { bytes_max: usize },
     #[error("the `Content-Type` must be {expected}")]
     MediaType { expected: &'static str },
-    #[error("the body must not be compressed: `Content-Encoding` is none that is taken")]
+    #[error("`Content-Encoding` must be `gzip`, `identity` or absent")]
     Encoded,
     #[error("the body did not arrive in time")]
     BodyTimeout,
@@ -124,7 +124,7 @@ pub(crate) enum Problem {
     #[error(
         "the change was made, but who made it could not be written down in time: look before repeating it"
     )]
-    NotAudited,
+    NotAudited { subject: String },
     #[error("something went wrong inside")]
     Internal(#[source] LogError),
 }
@@ -214,7 +214,11 @@ impl Problem {
             Self::RegistryBehind => later(1, "registry-behind", "Not ready"),
             Self::NotWritten => later(2, "not-written", "Change not made"),
             Self::PerhapsWritten => later(5, "perhaps-written", "Change unknown"),
-            Self::NotAudited => later(5, "not-audited", "Made, but not recorded"),
+            Self::NotAudited { .. } => facts(
+                S::SERVICE_UNAVAILABLE,
+                "not-audited",
+                "Made, but not recorded",
+            ),
             Self::Internal(_) => facts(S::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
         }
     }
@@ -222,6 +226,19 @@ impl Problem {
     /// Names the kind of problem, for metrics.
     pub(crate) fn slug(&self) -> &'static str {
         self.facts().slug
+    }
+
+    /// Whether something may have been changed although it was not done.
+    pub(crate) fn may_have_changed(&self) -> bool {
+        matches!(
+            self,
+            Self::PerhapsWritten | Self::RunCut { .. } | Self::Internal(_)
+        )
+    }
+
+    /// After how many seconds the same may be asked again, if that is of use.
+    pub(crate) fn retry_after_s(&self) -> Option<u32> {
+        self.facts().retry_after_s
     }
 
     /// The answer, with the caller's trace id if there is one. Logs what an operator must see.
@@ -246,6 +263,7 @@ impl Problem {
             Self::PerhapsTaken { id } => body["id"] = json!(id),
             Self::RunCut { command_id } => body["command_id"] = json!(command_id),
             Self::Changed { present } => body["version"] = json!(present),
+            Self::NotAudited { subject } => body["subject"] = json!(subject),
             _ => {}
         }
         if let Some(trace_id) = trace_id {
@@ -259,8 +277,8 @@ impl Problem {
         }
         if matches!(self, Self::Encoded) {
             // RFC 9110, section 12.5.3: so an answer of status 415 says what would be taken.
-            let identity = HeaderValue::from_static("identity");
-            headers.insert(header::ACCEPT_ENCODING, identity);
+            let taken = HeaderValue::from_static("gzip, identity");
+            headers.insert(header::ACCEPT_ENCODING, taken);
         }
         if matches!(self, Self::Unauthorized(_) | Self::TooManyFailures { .. }) {
             let challenge = HeaderValue::from_static("Bearer realm=\"postrider\"");

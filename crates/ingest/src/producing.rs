@@ -2,15 +2,11 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use postrider_daemon::{CancellationToken, telemetry};
 use postrider_log::{
     AppendError, Log, LogError, NewRecord, Position, Producer, ProducerOptions, Target,
 };
-use postrider_model::audit::AuditEntry;
 use postrider_model::event::TraceContext;
-use postrider_model::ids::TenantId;
-use postrider_model::topics::AUDIT;
 use tokio::time::timeout;
 
 use tracing::{Instrument, Span};
@@ -18,7 +14,7 @@ use tracing::{Instrument, Span};
 use crate::config::IngestConfig;
 
 /// Beyond the producer's own deadline, in case it does not keep it.
-const GRACE: Duration = Duration::from_secs(1);
+pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
 /// Appends, and waits for the fate of each append no longer than the configuration says. A producer
 /// that failed for good is the log's to replace.
@@ -72,21 +68,6 @@ impl Producing {
             tracing::warn!(topic, detail, "fate of an append is unknown");
         }
         fate
-    }
-
-    /// Appends an entry of the audit, also when nothing else is appended any more: what it tells of
-    /// was done.
-    pub(crate) async fn append_audit(&self, entry: &AuditEntry) -> Result<(), AppendError> {
-        let tenant = entry.tenant.as_ref().map_or("", TenantId::as_str);
-        let record = NewRecord {
-            key: Bytes::copy_from_slice(tenant.as_bytes()),
-            value: Some(entry.encode()),
-            headers: Vec::new(),
-        };
-        let append = self.producer.append(AUDIT, Target::Key, record);
-        let fate = timeout(self.append_timeout + GRACE, append).await;
-        let late = |_| Err(AppendError::Unknown("the log did not answer".into()));
-        fate.unwrap_or_else(late).map(drop)
     }
 
     pub(crate) async fn flush(&self, at_most: Duration) {

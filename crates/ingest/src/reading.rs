@@ -15,15 +15,18 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use parking_lot::{Mutex, MutexGuard};
 use postrider_log::{Batch, Committed, Log, LogError, Offset, Partition, Reader, Record};
+use postrider_model::ids::TenantId;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 pub(crate) use self::backward::{Backward, Found};
 pub(crate) use self::forward::{Forward, Search, Step, place_of};
 use crate::config::IngestConfig;
 use crate::problem::Problem;
+use crate::shares::{Share, Shares};
 
+/// What is one tenant's may be read by this part of the requests that read.
+const SHARES: usize = 2;
 /// Bytes of one batch.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// How long one read may wait for records that must be there already.
@@ -61,7 +64,7 @@ impl From<Range> for (Partition, Offset, Offset) {
 #[derive(Debug)]
 pub(crate) struct Readers {
     log: Arc<dyn Log>,
-    permits: Arc<Semaphore>,
+    permits: Arc<Shares>,
     idle: Mutex<BTreeMap<&'static str, Vec<Box<dyn Reader>>>>,
     bytes_max: usize,
     timeout: Duration,
@@ -72,7 +75,7 @@ pub(crate) struct Readers {
 pub(crate) struct Budget {
     bytes_left: usize,
     deadline: Instant,
-    _permit: OwnedSemaphorePermit,
+    _permit: Share,
 }
 
 impl Budget {
@@ -90,21 +93,20 @@ impl Budget {
 
 impl Readers {
     pub(crate) fn new(log: Arc<dyn Log>, config: &IngestConfig) -> Self {
-        let permits = config.reads_in_flight_max.clamp(1, Semaphore::MAX_PERMITS);
+        let permits = config.reads_in_flight_max;
         Self {
             log,
-            permits: Arc::new(Semaphore::new(permits)),
+            permits: Shares::new(permits, permits / SHARES),
             idle: Mutex::default(),
             bytes_max: config.read_bytes_max,
             timeout: config.read_timeout(),
         }
     }
 
-    /// Admits a request that reads.
-    pub(crate) fn admit(&self) -> Result<Budget, Problem> {
-        let permit = Arc::clone(&self.permits)
-            .try_acquire_owned()
-            .map_err(|_| Problem::Busy { again_after_s: 1 })?;
+    /// Admits a request that reads what is a tenant's, or without one the operator's.
+    pub(crate) fn admit(&self, tenant: Option<&TenantId>) -> Result<Budget, Problem> {
+        let permit = self.permits.take(tenant);
+        let permit = permit.ok_or(Problem::Busy { again_after_s: 1 })?;
         let deadline = Instant::now() + self.timeout;
         Ok(Budget {
             bytes_left: self.bytes_max,

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
+use axum::{Extension, Json};
 use postrider_log::Record;
 use postrider_model::delivery::DeadLetter;
 use postrider_model::endpoint::EndpointState;
@@ -14,6 +14,7 @@ use postrider_model::topics::DEAD_LETTERS;
 use postrider_registry::Lookup;
 use serde_json::Value;
 
+use crate::audit::Subject;
 use crate::dead_letters::{self, Filter, delivery_of};
 use crate::fields::{self, Fields, parse_object, texts};
 use crate::page;
@@ -44,7 +45,7 @@ pub(crate) async fn redrive(
     Segments(tenant): Segments<String>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Value>, Problem> {
+) -> Result<(Extension<Subject>, Json<Value>), Problem> {
     let tenant = api.tenant(&tenant).await?;
     request::expect_json(&headers)?;
     let config = &api.config;
@@ -63,11 +64,11 @@ pub(crate) async fn redrive(
     let Some(selection) = selection else {
         unreachable!("what is wrong was noted")
     };
-    let mut budget = api.readers.admit()?;
+    let mut budget = api.readers.admit(Some(&tenant))?;
     let mut command = Command {
         api: &api,
         tenant: &tenant,
-        run: Run::new(&api, command_id, &api.metrics.dead_letters_redriven),
+        run: Run::new(&api, command_id.clone(), &api.metrics.dead_letters_redriven),
         seen: BTreeSet::new(),
     };
     let rest = match &selection {
@@ -82,7 +83,8 @@ pub(crate) async fn redrive(
                 .await?
         }
     };
-    Ok(Json(command.run.answer("redriven", rest.as_ref())))
+    let answer = command.run.answer("redriven", rest.as_ref());
+    Ok((Extension(Subject(command_id)), Json(answer)))
 }
 
 fn take_selection(api: &Shared, fields: &mut Fields) -> Option<Selection> {

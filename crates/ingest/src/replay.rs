@@ -96,7 +96,7 @@ pub(crate) async fn run(
             "it is disabled, so nothing would be delivered: enable it first",
         ));
     }
-    let mut budget = api.readers.admit()?;
+    let mut budget = api.readers.admit(Some(&endpoint.tenant))?;
     let mut topic = api.readers.topic(EVENTS, &budget).await?;
     let ranges = match replay.cursor {
         Some(rest) => topic.checked(rest)?,

@@ -3,7 +3,7 @@
 use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, header};
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use postrider_daemon::telemetry::{current_traceparent, current_tracestate, trace_id};
@@ -15,6 +15,7 @@ use tokio::time::{timeout, timeout_at};
 
 use crate::admission::Admitted;
 use crate::fields::{Fields, parse_object};
+use crate::gzip::decompress;
 use crate::problem::Problem;
 
 pub(crate) const TRACEPARENT: &str = "traceparent";
@@ -64,12 +65,18 @@ pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
     Some(essence.trim().to_ascii_lowercase())
 }
 
-/// Refuses a body that is compressed (RFC 9110, section 8.4).
-fn expect_plain(headers: &HeaderMap) -> Result<(), Problem> {
-    let is_plain = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
-    match headers.get(header::CONTENT_ENCODING) {
-        Some(encoding) if !is_plain(encoding) => Err(Problem::Encoded),
-        _ => Ok(()),
+/// Whether the body is compressed by gzip (RFC 9110, section 8.4); another coding is refused.
+fn is_gzip(headers: &HeaderMap) -> Result<bool, Problem> {
+    let Some(coding) = headers.get(header::CONTENT_ENCODING) else {
+        return Ok(false);
+    };
+    let is = |name: &str| coding.as_bytes().eq_ignore_ascii_case(name.as_bytes());
+    if is("gzip") || is("x-gzip") {
+        Ok(true)
+    } else if is("identity") {
+        Ok(false)
+    } else {
+        Err(Problem::Encoded)
     }
 }
 
@@ -121,7 +128,7 @@ async fn read(
     at_most: Duration,
     mut admitted: Option<&mut Admitted>,
 ) -> Result<Bytes, Problem> {
-    expect_plain(headers)?;
+    let is_gzip = is_gzip(headers)?;
     if content_length(headers).is_some_and(|length| length > bytes_max) {
         return Err(Problem::BodyTooLarge { bytes_max });
     }
@@ -144,9 +151,16 @@ async fn read(
         }
         Ok(whole.freeze())
     };
-    timeout(at_most, read)
+    let whole = timeout(at_most, read)
         .await
-        .map_err(|_| Problem::BodyTimeout)?
+        .map_err(|_| Problem::BodyTimeout)??;
+    if !is_gzip {
+        return Ok(whole);
+    }
+    decompress(&whole, bytes_max, |bytes| match &mut admitted {
+        Some(admitted) => admitted.grow(bytes),
+        None => Ok(()),
+    })
 }
 
 /// Waits for a part of the body; if that takes long, without the room that was kept for what was

@@ -15,6 +15,7 @@ use postrider_model::api_key::{Holder, Scope};
 
 use crate::auth::Caller;
 use crate::problem::Problem;
+use crate::request;
 use crate::shared::{EVENTS, Shared};
 use crate::{
     api_keys, audit, dead_letters, endpoints, events, history, installation, portal_tokens,
@@ -111,6 +112,13 @@ fn all() -> Vec<Route> {
             access: PUBLISH,
             action: None,
             handler: axum::routing::post(events::publish),
+        },
+        Route {
+            method: Method::POST,
+            path: "/v1/tenants/{tenant}/events/batch",
+            access: PUBLISH,
+            action: None,
+            handler: axum::routing::post(events::publish_batch),
         },
         get(("/v1/tenants/{tenant}/events/{event}", READ), history::show),
         get((LETTERS, SEE_DEAD_LETTERS), dead_letters::list),
@@ -227,7 +235,7 @@ fn of_keys() -> Vec<Route> {
             portal_tokens::issue,
         ),
         post(
-            (VOID, Access::TenantKey),
+            (VOID, OPERATOR),
             "portal_token.revoke",
             portal_tokens::revoke,
         ),
@@ -254,11 +262,12 @@ pub(crate) fn router(shared: &Arc<Shared>) -> Router {
         .with_state(Arc::clone(shared))
 }
 
-/// Method and path of every route, for those who describe or try them all.
-pub fn routes() -> Vec<(Method, &'static str)> {
+/// Of every route: method, path, and whether it is in the audit. For those who describe or try them
+/// all.
+pub fn routes() -> Vec<(Method, &'static str, bool)> {
     all()
         .into_iter()
-        .map(|route| (route.method, route.path))
+        .map(|route| (route.method, route.path, route.action.is_some()))
         .collect()
 }
 
@@ -298,11 +307,16 @@ async fn guard(
         tenant: parameter("tenant").map(str::to_owned),
         subject: subject.map(str::to_owned),
         asked_at_ms: guarded.shared.clock.now_ms(),
+        traceparent: request::trace_context(request.headers()).traceparent,
         caller: caller.clone(),
     };
-    let shared = Arc::clone(&guarded.shared);
-    let change = async move { audit::note(&shared, asked, next.run(request).await).await };
-    let made = guarded.shared.changes.make(change).await;
+    let (shared, headers) = (&guarded.shared, request.headers().clone());
+    let holder = caller.holder.tenant().cloned();
+    let change = {
+        let shared = Arc::clone(shared);
+        async move { audit::note(&shared, asked, next.run(request).await).await }
+    };
+    let made = shared.changes.make(holder.as_ref(), &headers, change).await;
     made.unwrap_or_else(IntoResponse::into_response)
 }
 

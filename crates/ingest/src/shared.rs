@@ -10,6 +10,7 @@ use postrider_model::ids::TenantId;
 use postrider_registry::Registry;
 
 use crate::admission::Admission;
+use crate::auditor::Auditor;
 use crate::changes::Changes;
 use crate::config::{IngestConfig, InvalidIngest};
 use crate::metrics::IngestMetrics;
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) producing: Producing,
     pub(crate) readers: Readers,
     pub(crate) changes: Changes,
+    pub(crate) auditor: Auditor,
 }
 
 pub(crate) type ApiState = State<Arc<Shared>>;

@@ -8,9 +8,10 @@
 
 use std::collections::BTreeSet;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use postrider_log::{Offset, Partition, Record, partition_for};
+use postrider_model::api_key::Holder;
 use postrider_model::commit_note::CommitNote;
 use postrider_model::delivery::{Attempt, AttemptOutcome, LaneState, Settlement};
 use postrider_model::endpoint::{Endpoint, EndpointState};
@@ -21,6 +22,7 @@ use postrider_model::topics::{ATTEMPTS, DELIVERIES, ENDPOINT_STATE, GROUP_DELIVE
 use postrider_registry::Gate;
 use serde_json::{Value, json};
 
+use crate::auth::Caller;
 use crate::problem::Problem;
 use crate::reading::{Backward, Budget, Forward, Found, Step};
 use crate::request::Segments;
@@ -33,11 +35,12 @@ const ATTEMPTS_MAX: usize = 100;
 /// `GET /v1/tenants/{tenant}/endpoints/{endpoint}/status`
 pub(crate) async fn show(
     State(api): ApiState,
+    Extension(caller): Extension<Caller>,
     Segments((tenant, id)): Segments<(String, String)>,
 ) -> Result<Json<Value>, Problem> {
     let found = endpoints::find(&api, &tenant, &id).await?;
     let endpoint = &*found.value;
-    let mut budget = api.readers.admit()?;
+    let mut budget = api.readers.admit(Some(&endpoint.tenant))?;
     let group = api.readers.committed(GROUP_DELIVER, DELIVERIES).await?;
     let partitions = api.readers.key_partitions(DELIVERIES).await?;
     let partition = partition_for(endpoint.id.as_str().as_bytes(), partitions);
@@ -74,7 +77,7 @@ pub(crate) async fn show(
         EndpointState::Enabled | EndpointState::Paused => (None, None),
     };
     let failed = |attempt: &&Attempt| attempt.outcome == AttemptOutcome::Failed;
-    Ok(Json(json!({
+    let mut status = json!({
         "endpoint_id": endpoint.id,
         "gate": gate_name(api.registry.gate(endpoint)),
         "obstacles": obstacles(&api, endpoint, stopped),
@@ -92,7 +95,37 @@ pub(crate) async fn show(
         "live": live,
         "live_error": live_error,
         "complete": lane_read && attempts_read,
-    })))
+    });
+    if caller.holder != Holder::Operator {
+        hide_the_installation(&mut status);
+    }
+    Ok(Json(status))
+}
+
+/// Takes out what tells of the installation and of other tenants: processes, keys, and how much is
+/// in partitions that many share.
+fn hide_the_installation(status: &mut Value) {
+    const OPERATORS: [&str; 8] = [
+        "partition",
+        "owner",
+        "committed_offset",
+        "end_offset",
+        "partition_lag",
+        "live",
+        "live_error",
+        "obstacles",
+    ];
+    let Some(fields) = status.as_object_mut() else {
+        return;
+    };
+    for name in OPERATORS {
+        fields.remove(name);
+    }
+    let lane = fields.get_mut("lane").and_then(Value::as_object_mut);
+    let behind = lane.and_then(|lane| lane.get_mut("behind")?.as_object_mut());
+    if let Some(behind) = behind {
+        behind.retain(|name, _| name == "since");
+    }
 }
 
 /// What keeps deliveries from being sent that is neither the endpoint's fault nor anybody's wish,

@@ -50,7 +50,7 @@ pub(crate) async fn put(
         metadata: BTreeMap::new(),
         paused: false,
         created_at_ms: api.clock.now_ms(),
-        portal_tokens_valid_from_ms: 0,
+        portal_token_generation: 0,
     };
     // What is not said stays as it is, also if somebody else says it meanwhile.
     let change = |present: &Tenant| Tenant {
@@ -131,7 +131,7 @@ fn view(tenant: &Versioned<Tenant>) -> Value {
         metadata,
         paused,
         created_at_ms,
-        portal_tokens_valid_from_ms: _,
+        portal_token_generation: _,
     } = &*tenant.value;
     json!({
         "id": id,

@@ -1,6 +1,8 @@
 //! The API as its callers see it, on a log in memory.
 #![expect(clippy::unwrap_used, reason = "what a test does not expect fails it")]
 
+#[path = "api/batches.rs"]
+mod batches;
 #[path = "api/dead_letters.rs"]
 mod dead_letters;
 #[path = "api/endpoints.rs"]

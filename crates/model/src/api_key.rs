@@ -89,13 +89,18 @@ impl Scope {
         }
     }
 
-    fn bit(self) -> u8 {
+    /// Its number in records.
+    fn number(self) -> u32 {
         match self {
             Self::Publish => 1,
             Self::Endpoints => 2,
-            Self::Read => 4,
-            Self::Repair => 8,
+            Self::Read => 3,
+            Self::Repair => 4,
         }
+    }
+
+    fn bit(self) -> u32 {
+        1 << self.number()
     }
 }
 
@@ -114,9 +119,10 @@ impl FromStr for Scope {
     }
 }
 
-/// A set of scopes.
+/// A set of scopes. It keeps those of a later release, which open nothing here, so that they are
+/// still there when the key is written again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Scopes(u8);
+pub struct Scopes(u32);
 
 impl Scopes {
     /// Whether the scope is one of them.
@@ -134,7 +140,21 @@ impl Scopes {
         self.0 == 0
     }
 
-    /// Each of them, in the order of [`Scope::ALL`].
+    /// Those with these numbers; 0 is none.
+    pub fn from_numbers(numbers: impl IntoIterator<Item = i32>) -> Self {
+        let bit = |number| match u32::try_from(number) {
+            Ok(number @ 1..u32::BITS) => 1 << number,
+            Ok(_) | Err(_) => 0,
+        };
+        Self(numbers.into_iter().fold(0, |all, number| all | bit(number)))
+    }
+
+    /// The numbers of all, also of those of a later release.
+    pub fn numbers(self) -> impl Iterator<Item = i32> {
+        (1..32).filter(move |number| self.0 & (1 << number) != 0)
+    }
+
+    /// Each that is known here, in the order of [`Scope::ALL`].
     pub fn iter(self) -> impl Iterator<Item = Scope> {
         Scope::ALL
             .into_iter()
@@ -164,13 +184,21 @@ mod tests {
 
     #[test]
     fn sets_of_scopes_hold_what_was_put_in() {
-        for bits in 0..16_u8 {
-            let chosen = |scope: &Scope| bits & scope.bit() != 0;
+        for bits in 0..16_u32 {
+            let chosen = |scope: &Scope| (bits << 1) & scope.bit() != 0;
             let scopes: Scopes = Scope::ALL.into_iter().filter(chosen).collect();
             assert_eq!(scopes.iter().count(), bits.count_ones() as usize);
             assert!(scopes.iter().all(|scope| scopes.contains(scope)));
             assert!(scopes.include(Scopes::default()) && scopes.include(scopes));
             assert_eq!(Scopes::default().include(scopes), scopes.is_empty());
+            assert_eq!(Scopes::from_numbers(scopes.numbers()), scopes);
         }
+    }
+
+    #[test]
+    fn a_scope_of_a_later_release_is_kept_and_opens_nothing() {
+        let later = Scopes::from_numbers([3, 31, 0, -1, 32, 99]);
+        assert_eq!(later.iter().collect::<Vec<_>>(), [Scope::Read]);
+        assert_eq!(later.numbers().collect::<Vec<_>>(), [3, 31]);
     }
 }

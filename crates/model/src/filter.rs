@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 /// Longest type or pattern in bytes.
-pub const EVENT_TYPE_BYTES_MAX: usize = 128;
+pub const EVENT_TYPE_BYTES_MAX: usize = 256;
 /// Most patterns of one filter.
 pub const PATTERNS_MAX: usize = 100;
 /// Types below this are published by Postrider itself.
@@ -20,15 +20,15 @@ pub enum InvalidEventType {
     #[error("must be at most {EVENT_TYPE_BYTES_MAX} bytes, not {0}")]
     TooLong(usize),
     /// It is empty, begins or ends with a full stop, or has two in a row.
-    #[error("must be identifiers joined by single full stops")]
+    #[error("must be names joined by single full stops")]
     EmptyIdentifier,
     /// It has another character.
-    #[error("may have letters, digits and `_` between full stops only, not {0:?}")]
+    #[error("may have letters, digits, `_`, `-`, `/` and `:` between full stops only, not {0:?}")]
     Character(char),
     /// A pattern has `*` elsewhere than in `.*` at its end.
     #[error(
-        "may have letters, digits and `_` between full stops only, and `.*` at the end, as in `invoice.*`, for all types \
-         below; leave the list out for all types"
+        "may have letters, digits, `_`, `-`, `/` and `:` between full stops only, and `.*` at the end, as in `invoice.*`, \
+         for all types below; leave the list out for all types"
     )]
     Asterisk,
     /// There are more patterns than [`PATTERNS_MAX`].
@@ -36,7 +36,8 @@ pub enum InvalidEventType {
     TooManyPatterns(usize),
 }
 
-/// The type of an event: identifiers of `[A-Za-z0-9_]` joined by full stops.
+/// The type of an event: names of `[A-Za-z0-9_/:-]` joined by full stops, as those of CloudEvents
+/// and of other systems are.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(transparent)]
 pub struct EventTypeName(Arc<str>);
@@ -144,7 +145,7 @@ fn check(text: &str) -> Result<(), InvalidEventType> {
         }
         if let Some(other) = identifier
             .chars()
-            .find(|c| !(c.is_ascii_alphanumeric() || *c == '_'))
+            .find(|c| !(c.is_ascii_alphanumeric() || "_-/:".contains(*c)))
         {
             return Err(InvalidEventType::Character(other));
         }

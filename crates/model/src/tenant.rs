@@ -18,8 +18,8 @@ pub struct Tenant {
     pub paused: bool,
     /// When it was created.
     pub created_at_ms: i64,
-    /// Portal tokens that were issued before are void.
-    pub portal_tokens_valid_from_ms: i64,
+    /// How often its portal tokens were revoked: those of an earlier generation are void.
+    pub portal_token_generation: u64,
 }
 
 /// What holds for the whole installation, until something else was written: nothing is paused.

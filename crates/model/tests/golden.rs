@@ -456,7 +456,7 @@ fn tenants_and_endpoints_are_read_as_they_were_written() {
         metadata: [("plan".to_owned(), "gold".to_owned())].into(),
         paused: false,
         created_at_ms: 19,
-        portal_tokens_valid_from_ms: 0,
+        portal_token_generation: 0,
     };
     let paused = Tenant {
         paused: true,

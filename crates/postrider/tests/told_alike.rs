@@ -217,7 +217,7 @@ fn tenant() -> Tenant {
         metadata: [].into(),
         paused: false,
         created_at_ms: START_MS,
-        portal_tokens_valid_from_ms: 0,
+        portal_token_generation: 0,
     }
 }
 

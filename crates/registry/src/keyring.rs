@@ -13,8 +13,8 @@ use postrider_model::endpoint::SealedSecret;
 use postrider_model::ids::EndpointId;
 use postrider_model::signature::SigningSecret;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ring::digest;
 use ring::rand::{SecureRandom, SystemRandom};
+use ring::{digest, hmac};
 
 const KEY_BYTES: usize = 32;
 const KEY_ID_BYTES: usize = 4;
@@ -23,6 +23,8 @@ const KEY_ID_BYTES: usize = 4;
 pub struct Keyring {
     primary: String,
     keys: BTreeMap<String, LessSafeKey>,
+    /// Derived from each, for [`Keyring::prove`].
+    proving: BTreeMap<String, hmac::Key>,
     random: SystemRandom,
 }
 
@@ -59,9 +61,12 @@ impl Keyring {
                 UnboundKey::new(&AES_256_GCM, &key).expect("the key has the right length");
             (key_id(&key), LessSafeKey::new(unbound))
         };
+        let all: Vec<_> = older.into_iter().chain([primary]).collect();
+        let proving = |key: &[u8; KEY_BYTES]| (key_id(key), proving_key(key));
         Self {
             primary: key_id(&primary),
-            keys: older.into_iter().chain([primary]).map(named).collect(),
+            proving: all.iter().map(proving).collect(),
+            keys: all.into_iter().map(named).collect(),
             random: SystemRandom::new(),
         }
     }
@@ -158,6 +163,26 @@ impl Keyring {
         opened() == Some(true)
     }
 
+    /// Proof that whoever has the installation's keys made this value. Of any number of them:
+    /// unlike [`Keyring::vouch`] it needs no random number that never comes twice.
+    pub fn prove(&self, value: &[u8]) -> String {
+        let tag = hmac::sign(&self.proving[&self.primary], value);
+        format!("{}.{}", self.primary, hex(tag.as_ref()))
+    }
+
+    /// Whether that is [`Keyring::prove`] of this value, under any of the keys.
+    pub fn proves(&self, value: &[u8], proof: &str) -> bool {
+        let Some((key_id, tag)) = proof.split_once('.') else {
+            return false;
+        };
+        let (key, bytes) = (self.proving.get(key_id), unhex(tag));
+        let (Some(key), Some(bytes)) = (key, bytes) else {
+            return false;
+        };
+        // One proof has one spelling.
+        hex(&bytes) == tag && hmac::verify(key, value, &bytes).is_ok()
+    }
+
     /// Decrypts a secret.
     ///
     /// # Errors
@@ -201,6 +226,12 @@ impl fmt::Debug for Keyring {
 /// Names a key without telling anything of it that helps.
 fn key_id(key: &[u8; KEY_BYTES]) -> String {
     hex(&digest::digest(&digest::SHA256, key).as_ref()[..KEY_ID_BYTES])
+}
+
+/// What proves is not what encrypts.
+fn proving_key(key: &[u8; KEY_BYTES]) -> hmac::Key {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+    hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&key, b"proves").as_ref())
 }
 
 /// What is vouched for can be mistaken for no secret: those are sealed with an endpoint's id.

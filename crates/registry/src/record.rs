@@ -275,7 +275,7 @@ mod tests {
             metadata: [("plan".to_owned(), "gold".to_owned())].into(),
             paused: true,
             created_at_ms: 5,
-            portal_tokens_valid_from_ms: 0,
+            portal_token_generation: 0,
         }
     }
 

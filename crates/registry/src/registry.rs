@@ -270,15 +270,20 @@ impl Registry {
         self.shared.view().installation().clone()
     }
 
-    /// Proof that Postrider itself wrote this value: that of an operational event's record, for its
-    /// header [`operational::PROOF_HEADER`], or another that cannot be mistaken for one.
+    /// Proof that Postrider itself wrote the value of an operational event's record, for its header
+    /// [`operational::PROOF_HEADER`].
     pub fn vouch(&self, value: &[u8]) -> String {
         self.shared.keyring.vouch(value)
     }
 
-    /// Whether [`Registry::vouch`] of a process of this installation gave this proof for the value.
-    pub fn vouches(&self, value: &[u8], proof: &str) -> bool {
-        self.shared.keyring.vouches(value, proof)
+    /// Proof that a process of this installation made this value.
+    pub fn prove(&self, value: &[u8]) -> String {
+        self.shared.keyring.prove(value)
+    }
+
+    /// Whether that is [`Registry::prove`] of this value, by whatever process.
+    pub fn proves(&self, value: &[u8], proof: &str) -> bool {
+        self.shared.keyring.proves(value, proof)
     }
 
     /// Whether an event of a reserved type is Postrider's own: its record has proof, or it tells

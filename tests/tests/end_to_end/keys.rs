@@ -59,13 +59,22 @@ async fn a_key_opens_what_it_should_at_every_process_until_it_is_revoked(log: Lo
     assert!(shown["last_used_at"].is_string(), "{shown}");
 
     cluster.operate(&[&["key", "revoke", id, "--yes"][..], &of_tenant].concat());
-    cluster.operate(&[&["portal-token", "revoke"][..], &of_tenant].concat());
+    cluster.operate(&[&["portal-token", "revoke", "--yes"][..], &of_tenant].concat());
     let revoked = Instant::now();
     for api in cluster.apis() {
         for void in [key, token] {
             open_nothing_soon(&api.with_key(void), revoked).await;
         }
     }
+    // Whatever partition a tenant's key would be put into.
+    for number in 0..20 {
+        cluster.operate(&["tenant", "create", &format!("t{number}")]);
+    }
+    let put = asked(
+        &cluster,
+        &["audit", "--action", "tenant.put", "--limit", "50"],
+    );
+    assert!(put["data"].as_array().unwrap().len() >= 20, "{put}");
     let audit = asked(&cluster, &[&["audit"][..], &of_tenant].concat());
     let entries = audit["data"].as_array().unwrap();
     let actions: Vec<_> = entries.iter().map(|entry| &entry["action"]).collect();

@@ -53,7 +53,7 @@ impl Tenants {
                 metadata: [].into(),
                 paused: false,
                 created_at_ms: 1,
-                portal_tokens_valid_from_ms: 0,
+                portal_token_generation: 0,
             };
             tenants.registry.put_tenant(tenant).await.expect("a tenant");
         }

@@ -163,7 +163,7 @@ impl World {
             metadata: [].into(),
             paused: false,
             created_at_ms: self.clock.now_ms(),
-            portal_tokens_valid_from_ms: 0,
+            portal_token_generation: 0,
         };
         self.registry.put_tenant(tenant).await.expect("a tenant");
     }

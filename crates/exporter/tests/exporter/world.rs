@@ -126,7 +126,7 @@ impl World {
             metadata: BTreeMap::new(),
             paused: false,
             created_at_ms: START_MS,
-            portal_tokens_valid_from_ms: 0,
+            portal_token_generation: 0,
         };
         registry.put_tenant(tenant).await.unwrap();
         let options = ProducerOptions {

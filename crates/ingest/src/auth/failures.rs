@@ -41,12 +41,14 @@ impl Failures {
             return false;
         };
         let present = self.counted.lock().get(&address).copied();
-        present.is_some_and(|present| self.left(present) >= self.per_minute_max)
+        present.is_some_and(|present| self.left(present) + 1.0 > self.per_minute_max)
     }
 
-    /// What a failure is answered with, after counting it.
+    /// What a failure is answered with, after counting it. Probes and browsers that ask first bear
+    /// no key at all; these are not counted.
     pub(super) fn counted(&self, address: Option<IpAddr>, why: Unauthorized) -> Problem {
-        let Some(address) = address.map(network) else {
+        let address = address.map(network).filter(|_| why != Unauthorized::Absent);
+        let Some(address) = address else {
             return why.into();
         };
         let now = Instant::now();
@@ -112,6 +114,7 @@ mod tests {
             assert!(!failures.are_too_many(address("10.0.0.1")));
             assert!(matches!(fail("10.0.0.1"), Problem::Unauthorized(_)));
         }
+        tokio::time::advance(Duration::from_millis(1)).await;
         assert!(failures.are_too_many(address("10.0.0.1")));
         assert!(failures.are_too_many(address("::ffff:10.0.0.1")));
         let refused = fail("10.0.0.1");

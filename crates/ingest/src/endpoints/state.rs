@@ -4,16 +4,17 @@
 //! matched before waits. On enable the caller says what becomes of that backlog, and may ask for
 //! what was missed.
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use postrider_model::endpoint::{Endpoint, EndpointState};
 use postrider_model::payload::rfc3339;
 use serde_json::json;
 
 use super::{answer, change, read_optional_fields, shown, with_etag};
+use crate::auth::Caller;
 use crate::fields::{self, parsed};
 use crate::problem::Problem;
 use crate::replay::{self, Replay};
@@ -77,6 +78,7 @@ pub(crate) async fn disable(
 /// was disabled: what happened from then on it missed, unless the body asks to replay it.
 pub(crate) async fn enable(
     State(api): ApiState,
+    Extension(caller): Extension<Caller>,
     Segments((tenant, id)): Segments<(String, String)>,
     headers: HeaderMap,
     body: Body,
@@ -86,6 +88,9 @@ pub(crate) async fn enable(
     let replay_since_ms = fields.optional("replay_since", fields::time);
     let command_id = runs::take_command_id(&api, &mut fields);
     fields.finish()?;
+    if replay_since_ms.is_some() {
+        caller.may_repair()?;
+    }
     let backlog = backlog.unwrap_or(Backlog::Resume);
     let changed = change(&api, &tenant, &id, &headers, |endpoint| {
         match (&endpoint.state, backlog) {

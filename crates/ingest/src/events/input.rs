@@ -16,6 +16,34 @@ use crate::problem::Problem;
 const DATA: &str = "data";
 const NOT_YET: &str = "is not supported yet";
 
+/// An event, and whether its producer named it.
+#[derive(Debug)]
+pub(crate) struct Read {
+    pub(crate) event: Event,
+    is_named: bool,
+}
+
+/// The event under the id that the header names, as text or as a string in quotes
+/// (draft-ietf-httpapi-idempotency-key-header): it is another spelling of the event's own.
+pub(crate) fn with_key(read: Read, header: &str) -> Result<Event, Problem> {
+    const HEADER: &str = "Idempotency-Key";
+    let Read { event, is_named } = read;
+    if header.is_empty() {
+        return Ok(event);
+    }
+    let quoted = header.strip_prefix('"');
+    let text = quoted.and_then(|text| text.strip_suffix('"'));
+    let id = EventId::try_new(text.unwrap_or(header));
+    let id = id.map_err(|error| Problem::field(HEADER, error))?;
+    if is_named && id != event.id {
+        return Err(Problem::field(
+            HEADER,
+            "must be the event's `id`, or absent",
+        ));
+    }
+    Ok(Event { id, ..event })
+}
+
 /// What ingest knows of every event.
 #[derive(Debug, Clone)]
 pub(crate) struct Stamp {
@@ -27,7 +55,7 @@ pub(crate) struct Stamp {
 
 /// Reads `{type, data, id?, occurred_at?, ordering_key?}`. Data stays the bytes that came,
 /// whitespace, order of names and form of numbers included.
-pub(crate) fn from_json(body: &Bytes, stamp: Stamp) -> Result<Event, Problem> {
+pub(crate) fn from_json(body: &Bytes, stamp: Stamp) -> Result<Read, Problem> {
     let RawObject(mut raw) = RawObject::parse(body)?;
     let data = raw
         .remove(DATA)
@@ -52,7 +80,8 @@ pub(crate) fn from_json(body: &Bytes, stamp: Stamp) -> Result<Event, Problem> {
     let (Some(event_type), Some(data)) = (event_type, data) else {
         unreachable!("what is required and missing was refused")
     };
-    Ok(Event {
+    let is_named = id.is_some();
+    let event = Event {
         id: id.unwrap_or_else(|| ids::new_event_id(stamp.now_ms)),
         tenant: stamp.tenant,
         event_type,
@@ -62,11 +91,12 @@ pub(crate) fn from_json(body: &Bytes, stamp: Stamp) -> Result<Event, Problem> {
         registry: stamp.registry,
         accepted_at_ms: stamp.now_ms,
         trace: stamp.trace,
-    })
+    };
+    Ok(Read { event, is_named })
 }
 
 /// Reads a `postrider.v1.Event`. The tenant may be left out, since the path names it.
-pub(crate) fn from_protobuf(body: &Bytes, stamp: Stamp) -> Result<Event, Problem> {
+pub(crate) fn from_protobuf(body: &Bytes, stamp: Stamp) -> Result<Read, Problem> {
     let mut event = proto::Event::decode(body.clone()).map_err(|error| Problem::Syntax {
         format: "postrider.v1.Event",
         detail: error.to_string(),
@@ -78,7 +108,8 @@ pub(crate) fn from_protobuf(body: &Bytes, stamp: Stamp) -> Result<Event, Problem
         ));
     }
     event.tenant = stamp.tenant.to_string();
-    if event.id.is_empty() {
+    let is_named = !event.id.is_empty();
+    if !is_named {
         event.id = ids::new_event_id(stamp.now_ms).to_string();
     }
     event.registry_position = stamp.registry.position;
@@ -106,7 +137,7 @@ pub(crate) fn from_protobuf(body: &Bytes, stamp: Stamp) -> Result<Event, Problem
     if event.event_type.is_reserved() {
         return Err(Problem::field("type", RESERVED));
     }
-    Ok(event)
+    Ok(Read { event, is_named })
 }
 
 const RESERVED: &str = "must not begin with `postrider.`, which is reserved";

@@ -37,6 +37,7 @@ const TABLE: &[(&str, &str, Who)] = &[
     ("POST", "/v1/tenants/{tenant}/pause", Nobody),
     ("POST", "/v1/tenants/{tenant}/resume", Nobody),
     ("POST", "/v1/tenants/{tenant}/events", PUBLISH),
+    ("POST", "/v1/tenants/{tenant}/events/batch", PUBLISH),
     ("GET", "/v1/tenants/{tenant}/events/{event}", READ),
     ("GET", "/v1/tenants/{tenant}/dead-letters", SEE_LETTERS),
     (
@@ -118,7 +119,7 @@ const TABLE: &[(&str, &str, Who)] = &[
     ("GET", "/v1/tenants/{tenant}/keys/{key}", Nobody),
     ("DELETE", "/v1/tenants/{tenant}/keys/{key}", Nobody),
     ("POST", "/v1/tenants/{tenant}/portal-tokens", Keys),
-    ("POST", "/v1/tenants/{tenant}/portal-tokens/revoke", Keys),
+    ("POST", "/v1/tenants/{tenant}/portal-tokens/revoke", Nobody),
 ];
 
 /// What a key should open.
@@ -174,6 +175,7 @@ fn bearer(what: impl Into<String>, key: impl Into<String>, opens: Opens) -> Bear
 const OPERATOR_KEYS: &str = "/v1/keys";
 const TENANT_KEYS: &str = "/v1/tenants/acme/keys";
 const TOKENS: &str = "/v1/tenants/acme/portal-tokens";
+const ACMES_ENDPOINTS: &str = "/v1/tenants/acme/endpoints";
 
 /// The answer to what creates a key.
 async fn create(world: &World, path: &str, body: Value) -> Value {
@@ -224,16 +226,26 @@ async fn void(world: &World) -> Vec<Bearer> {
         body
     };
     let expired = create(world, TENANT_KEYS, all(json!({"expires_at": expires_at}))).await;
-    let token = json!({"scopes": SCOPES, "expires_in": 30});
-    let expired_token = create(world, TOKENS, token).await;
+    let token = async |expires_in: u32| {
+        let token = json!({"scopes": SCOPES, "expires_in": expires_in});
+        let issued = create(world, TOKENS, token).await;
+        text(&issued["token"]).to_owned()
+    };
+    let (expired_token, revoked_token) = (token(30).await, token(3_600).await);
+    let answer = world.post(&format!("{TOKENS}/revoke"), "").await;
+    answer.expect(StatusCode::NO_CONTENT);
+    let mut forged = token(3_600).await;
+    forged.replace_range(forged.len() - 4.., "0000");
     let operators = json!({"name": "x", "expires_at": expires_at});
     let expired_operators = create(world, OPERATOR_KEYS, operators).await;
     let void = [
         ("no key", String::new()),
         ("another key", format!("prt_{}", "A".repeat(43))),
+        ("a revoked token", revoked_token),
+        ("a token with another proof", forged),
         ("a text", "wrong-key-wrong-key".to_owned()),
         ("an expired key", text(&expired["key"]).to_owned()),
-        ("an expired token", text(&expired_token["token"]).to_owned()),
+        ("an expired token", expired_token),
         (
             "an expired operator key",
             text(&expired_operators["key"]).to_owned(),
@@ -299,11 +311,75 @@ fn the_table_has_every_route() {
     let routes = postrider_ingest::routes();
     let routes: BTreeSet<_> = routes
         .iter()
-        .map(|(method, path)| (method.as_str(), *path))
+        .map(|(method, path, _)| (method.as_str(), *path))
         .collect();
     let table: BTreeSet<_> = TABLE
         .iter()
         .map(|(method, path, _)| (*method, *path))
         .collect();
     assert_eq!(routes, table);
+}
+
+#[test]
+fn every_route_that_changes_something_is_audited() {
+    for (method, path, is_audited) in postrider_ingest::routes() {
+        let changes = method != "GET" && !path.contains("/events");
+        assert_eq!(is_audited, changes, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn enabling_replays_only_for_who_may_repair() {
+    let world = World::with_tenant().await;
+    let endpoint = create(
+        &world,
+        ACMES_ENDPOINTS,
+        json!({"url": "https://example.com/"}),
+    )
+    .await;
+    let path = format!("{ACMES_ENDPOINTS}/{}/enable", text(&endpoint["id"]));
+    let replay = r#"{"replay_since":"2026-01-01T00:00:00Z"}"#;
+    for (scopes, status) in [
+        (json!(["endpoints"]), StatusCode::FORBIDDEN),
+        (json!(["endpoints", "repair"]), StatusCode::OK),
+    ] {
+        let key = create(&world, TENANT_KEYS, json!({"name": "x", "scopes": scopes})).await;
+        let answer = world
+            .send_as(text(&key["key"]), "POST", &path, replay)
+            .await;
+        answer.expect(status);
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_sees_nothing_of_the_installation_in_a_status() {
+    let world = World::with_tenant().await;
+    let endpoint = create(
+        &world,
+        ACMES_ENDPOINTS,
+        json!({"url": "https://example.com/"}),
+    )
+    .await;
+    let path = format!("{ACMES_ENDPOINTS}/{}/status", text(&endpoint["id"]));
+    let key = create(
+        &world,
+        TENANT_KEYS,
+        json!({"name": "x", "scopes": ["read"]}),
+    )
+    .await;
+    let shown = world.send_as(text(&key["key"]), "GET", &path, "").await;
+    let shown = shown.expect(StatusCode::OK).json();
+    let names: Vec<_> = shown.as_object().unwrap().keys().collect();
+    let expected = [
+        "complete",
+        "disabled_reason",
+        "disabled_since",
+        "endpoint_id",
+        "gate",
+        "lane",
+        "last_attempt",
+        "last_error",
+        "next_retry_at",
+    ];
+    assert_eq!(names, expected);
 }

@@ -68,7 +68,7 @@ fn a_prefix_pattern_matches_below_it_at_any_depth_but_not_itself() {
 fn malformed_types_and_patterns_are_refused() {
     let long = "a".repeat(EVENT_TYPE_BYTES_MAX + 1);
     for text in [
-        "", ".", "a.", ".a", "a..b", "a b", "a-b", "ä", "a\"b", "a\n", &long,
+        "", ".", "a.", ".a", "a..b", "a b", "a+b", "ä", "a\"b", "a\n", &long,
     ] {
         assert!(EventTypeName::try_new(text).is_err(), "{text:?}");
         assert!(
@@ -91,15 +91,32 @@ fn a_misplaced_asterisk_is_told_where_one_may_stand() {
         let error = EventTypeFilter::try_new(vec![pattern.to_owned()]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "may have letters, digits and `_` between full stops only, and `.*` at the end, as in `invoice.*`, for all \
-             types below; leave the list out for all types"
+            "may have letters, digits, `_`, `-`, `/` and `:` between full stops only, and `.*` at the end, as in \
+             `invoice.*`, for all types below; leave the list out for all types"
         );
     }
     // A type has no such end.
     let error = EventTypeName::try_new("invoice.*").unwrap_err();
     assert_eq!(error, InvalidEventType::Character('*'));
-    let error = EventTypeFilter::try_new(vec!["a-b".to_owned()]).unwrap_err();
-    assert_eq!(error, InvalidEventType::Character('-'));
+    let error = EventTypeFilter::try_new(vec!["a+b".to_owned()]).unwrap_err();
+    assert_eq!(error, InvalidEventType::Character('+'));
+}
+
+#[test]
+fn types_are_as_other_systems_write_them() {
+    let long = "a".repeat(EVENT_TYPE_BYTES_MAX);
+    for text in [
+        "invoice-paid",
+        "com.example.invoice.paid.v1",
+        "com.example/invoice:paid",
+        "Microsoft.Storage.BlobCreated",
+        &long,
+    ] {
+        assert!(filter(&[text]).matches(&event_type(text)), "{text}");
+    }
+    let below = filter(&["com.example.*"]);
+    assert!(below.matches(&event_type("com.example.invoice-paid/v1")));
+    assert!(!below.matches(&event_type("com.example/invoice")));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::{InvalidRecord, field, message, proto};
-use crate::api_key::{ApiKey, ApiKeyHash, Holder, Scope, Scopes};
+use crate::api_key::{ApiKey, ApiKeyHash, Holder, Scopes};
 use crate::audit::{Actor, ActorKind, AuditEntry};
 use crate::ids::{ApiKeyId, TenantId};
 
@@ -19,36 +19,13 @@ impl ApiKey {
             id: self.id.as_str().to_owned(),
             name: self.name.clone(),
             tenant,
-            scopes: scopes
-                .iter()
-                .map(|scope| scope_to_proto(scope).into())
-                .collect(),
+            scopes: scopes.numbers().collect(),
             hash: Bytes::copy_from_slice(&self.hash),
             prefix: self.prefix.clone(),
             created_at_ms: self.created_at_ms,
             expires_at_ms: self.expires_at_ms.unwrap_or(0),
             last_used_at_ms: self.last_used_at_ms.unwrap_or(0),
         }
-    }
-}
-
-fn scope_to_proto(scope: Scope) -> proto::ApiKeyScope {
-    match scope {
-        Scope::Publish => proto::ApiKeyScope::Publish,
-        Scope::Endpoints => proto::ApiKeyScope::Endpoints,
-        Scope::Read => proto::ApiKeyScope::Read,
-        Scope::Repair => proto::ApiKeyScope::Repair,
-    }
-}
-
-/// `None`: of a later release, where it opens what is not here.
-fn scope_from_proto(scope: proto::ApiKeyScope) -> Option<Scope> {
-    match scope {
-        proto::ApiKeyScope::Unspecified => None,
-        proto::ApiKeyScope::Publish => Some(Scope::Publish),
-        proto::ApiKeyScope::Endpoints => Some(Scope::Endpoints),
-        proto::ApiKeyScope::Read => Some(Scope::Read),
-        proto::ApiKeyScope::Repair => Some(Scope::Repair),
     }
 }
 
@@ -61,7 +38,7 @@ impl TryFrom<proto::ApiKey> for ApiKey {
         } else {
             Holder::Tenant {
                 tenant: field("tenant", TenantId::try_new(&key.tenant))?,
-                scopes: key.scopes().filter_map(scope_from_proto).collect(),
+                scopes: Scopes::from_numbers(key.scopes),
             }
         };
         let hash = ApiKeyHash::try_from(key.hash.as_ref())
@@ -144,5 +121,25 @@ impl AuditEntry {
             address: entry.address,
             trace_id: entry.trace_id,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api_key::Scope;
+
+    #[test]
+    fn scopes_have_the_numbers_that_the_proto_says() {
+        let numbers = [
+            (Scope::Publish, proto::ApiKeyScope::Publish),
+            (Scope::Endpoints, proto::ApiKeyScope::Endpoints),
+            (Scope::Read, proto::ApiKeyScope::Read),
+            (Scope::Repair, proto::ApiKeyScope::Repair),
+        ];
+        for (scope, written) in numbers {
+            let scopes: Scopes = [scope].into_iter().collect();
+            assert_eq!(scopes.numbers().collect::<Vec<_>>(), [written as i32]);
+        }
     }
 }

@@ -22,7 +22,7 @@ impl Tenant {
             metadata: self.metadata.clone(),
             created_at_ms: self.created_at_ms,
             paused: self.paused,
-            portal_tokens_valid_from_ms: self.portal_tokens_valid_from_ms,
+            portal_token_generation: self.portal_token_generation,
         }
     }
 }
@@ -37,7 +37,7 @@ impl TryFrom<proto::Tenant> for Tenant {
             metadata: tenant.metadata,
             created_at_ms: tenant.created_at_ms,
             paused: tenant.paused,
-            portal_tokens_valid_from_ms: tenant.portal_tokens_valid_from_ms,
+            portal_token_generation: tenant.portal_token_generation,
         })
     }
 }

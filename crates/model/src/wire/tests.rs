@@ -235,9 +235,9 @@ fn metadata() -> impl Strategy<Value = BTreeMap<String, String>> {
 prop_compose! {
     fn tenant()(
         id in tenant_id(), name: String, metadata in metadata(), paused: bool, created_at_ms: i64,
-        portal_tokens_valid_from_ms: i64,
+        portal_token_generation: u64,
     ) -> Tenant {
-        Tenant { id, name, metadata, paused, created_at_ms, portal_tokens_valid_from_ms }
+        Tenant { id, name, metadata, paused, created_at_ms, portal_token_generation }
     }
 }
 

@@ -15,10 +15,12 @@ pub(crate) struct AuditArgs {
     /// Changes of this tenant only.
     #[arg(long)]
     tenant: Option<TenantId>,
-    /// By whom: the id or the name of a key, the user of a portal token, or `configured_key`,
-    /// `operator_key`, `tenant_key` or `portal_token`.
+    /// By whom: the id or the name of a key, or the user of a portal token.
     #[arg(long)]
     actor: Option<String>,
+    /// By what kind of key: `configured_key`, `operator_key`, `tenant_key` or `portal_token`.
+    #[arg(long)]
+    kind: Option<String>,
     /// What was done, such as `endpoint.delete`.
     #[arg(long)]
     action: Option<String>,
@@ -40,6 +42,7 @@ pub(crate) async fn run(args: AuditArgs, data_dir: &DataDir) -> anyhow::Result<(
     let said = [
         ("tenant", args.tenant.map(|tenant| tenant.to_string())),
         ("actor", args.actor),
+        ("kind", args.kind),
         ("action", args.action),
         ("since", args.since.map(|since| since.to_string())),
         ("until", args.until.map(|until| until.to_string())),
@@ -63,9 +66,10 @@ pub(crate) async fn run(args: AuditArgs, data_dir: &DataDir) -> anyhow::Result<(
     Ok(())
 }
 
-/// The name of who did it, or else the id of the key, or else its kind.
+/// The kind of key, which nobody chooses, and the name, or else the id of the key.
 fn who(actor: &Value) -> Value {
-    let said = ["name", "key_id", "kind"].map(|field| &actor[field]);
-    let said = said.into_iter().find(|value| !value.is_null());
-    said.cloned().unwrap_or(json!(null))
+    let said = [&actor["name"], &actor["key_id"]];
+    let said = said.into_iter().find_map(Value::as_str).unwrap_or_default();
+    let kind = actor["kind"].as_str().unwrap_or_default();
+    json!(format!("{kind} {said}").trim_end())
 }

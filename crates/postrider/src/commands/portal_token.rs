@@ -8,7 +8,7 @@ use postrider_model::ids::TenantId;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::cli::{ApiArgs, duration};
+use crate::cli::{ApiArgs, ConfirmArgs, duration};
 use crate::client::Client;
 use crate::data_dir::DataDir;
 use crate::output;
@@ -23,6 +23,8 @@ pub(crate) enum PortalTokenCommand {
         /// Whose.
         #[arg(long)]
         tenant: TenantId,
+        #[command(flatten)]
+        confirm: ConfirmArgs,
         #[command(flatten)]
         api: ApiArgs,
     },
@@ -64,7 +66,13 @@ pub(crate) async fn run(command: PortalTokenCommand, data_dir: &DataDir) -> anyh
             let issued = client.send(Method::POST, &path, Some(&body)).await?;
             output::one(&issued, args.api.json, &["token", "scopes", "expires_at"]);
         }
-        PortalTokenCommand::Revoke { tenant, api } => {
+        PortalTokenCommand::Revoke {
+            tenant,
+            confirm,
+            api,
+        } => {
+            let question = format!("End what the customers of {tenant} have open?");
+            output::confirm(&question, confirm.yes)?;
             let client = Client::from_args(&api, data_dir)?;
             let path = format!("v1/tenants/{tenant}/portal-tokens/revoke");
             client.send(Method::POST, &path, None).await?;

@@ -121,18 +121,17 @@ impl Registry {
         }
     }
 
-    /// Voids the portal tokens of a tenant that were issued before this time.
+    /// Revokes the portal tokens of a tenant that were issued so far.
     ///
     /// # Errors
     /// When there is no such tenant or the deadline passes.
-    pub async fn void_portal_tokens(
+    pub async fn revoke_portal_tokens(
         &self,
         id: &TenantId,
-        valid_from_ms: i64,
     ) -> Result<Versioned<Tenant>, WriteError> {
         let present = self.tenant(id).ok_or(WriteError::NotFound)?;
         let change = |present: &Tenant| Tenant {
-            portal_tokens_valid_from_ms: present.portal_tokens_valid_from_ms.max(valid_from_ms),
+            portal_token_generation: present.portal_token_generation + 1,
             ..present.clone()
         };
         self.change_tenant(&present.value, change).await

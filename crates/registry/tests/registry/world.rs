@@ -152,7 +152,7 @@ pub(crate) fn tenant(id: &str) -> Tenant {
         metadata: BTreeMap::new(),
         paused: false,
         created_at_ms: 5,
-        portal_tokens_valid_from_ms: 0,
+        portal_token_generation: 0,
     }
 }
 

@@ -541,9 +541,9 @@ pub struct Tenant {
     /// True: nothing is sent to its endpoints; events are matched and wait.
     #[prost(bool, tag = "5")]
     pub paused: bool,
-    /// Portal tokens that were issued before are void: the time of their last revocation, 0 for none.
-    #[prost(int64, tag = "6")]
-    pub portal_tokens_valid_from_ms: i64,
+    /// How often its portal tokens were revoked. A token names the generation it is of, and is void in another one.
+    #[prost(uint64, tag = "6")]
+    pub portal_token_generation: u64,
 }
 /// What holds for the whole installation. There is one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
