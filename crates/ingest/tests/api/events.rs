@@ -107,7 +107,7 @@ async fn an_accepted_event_is_stamped_and_keyed() {
     );
 }
 
-/// Bodies, and the fields that are wrong with them. `LONG` stands for 129 bytes.
+/// Bodies, and the fields that are wrong with them. `LONG` stands for 257 bytes.
 const WRONG: [(&str, &[&str]); 20] = [
     (r#"{"data":1}"#, &["type"]),
     (r#"{"type":"a"}"#, &["data"]),
@@ -146,7 +146,7 @@ const WRONG: [(&str, &[&str]); 20] = [
 #[tokio::test]
 async fn what_is_wrong_is_named() {
     let world = World::with_tenant().await;
-    let long = "x".repeat(129);
+    let long = "x".repeat(257);
     for (body, fields) in WRONG {
         let answer = world.post(PATH, body.replace("LONG", &long)).await;
         let mut wrong = answer

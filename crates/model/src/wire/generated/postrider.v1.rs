@@ -98,7 +98,7 @@ pub struct Event {
     /// The customer account whose endpoints are asked: `\[A-Za-z0-9_-\]{1,64}`.
     #[prost(string, tag = "2")]
     pub tenant: ::prost::alloc::string::String,
-    /// Identifiers of `\[A-Za-z0-9_\]` joined by full stops, at most 128 bytes; `postrider.*` is reserved.
+    /// Names of `\[A-Za-z0-9_/:-\]` joined by full stops, at most 256 bytes; `postrider.*` is reserved.
     #[prost(string, tag = "3")]
     pub r#type: ::prost::alloc::string::String,
     /// When it happened. 0: when the record was appended.
