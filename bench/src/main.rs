@@ -20,6 +20,8 @@ mod scale;
 mod throughput;
 mod yardsticks;
 
+use std::time::Instant;
+
 use clap::{Parser, ValueEnum};
 use postrider_tests::LogKind;
 
@@ -79,6 +81,7 @@ async fn measure(args: Args) {
     if scenarios.is_empty() {
         scenarios = Scenario::value_variants().to_vec();
     }
+    let began = Instant::now();
     for scenario in scenarios {
         let options = &args.isolation;
         match scenario {
@@ -93,6 +96,7 @@ async fn measure(args: Args) {
             Scenario::Scale => scale::bench().await,
             Scenario::Overload => overload::bench().await,
         }
+        say(&format!("  {} s so far", began.elapsed().as_secs()));
     }
 }
 

@@ -22,13 +22,11 @@ use crate::say;
 
 const BODIES: [usize; 2] = [1_000, 100_000];
 const PEAK: Load = Load::of("peak", 256, true);
-const OVERLOADS: [Load; 2] = [
-    Load::of("overload", 4_000, true),
-    Load::of("impatient", 4_000, false),
-];
+const OVERLOAD: Load = Load::of("overload", 4_000, true);
+const IMPATIENT: Load = Load::of("impatient", 4_000, false);
 /// Until all are connected and what came first is answered.
-const BEGINS_FOR: Duration = Duration::from_secs(5);
-const MEASURED_FOR: Duration = Duration::from_secs(10);
+const BEGINS_FOR: Duration = Duration::from_secs(4);
+const MEASURED_FOR: Duration = Duration::from_secs(7);
 /// What an overload may leave of the peak.
 const ACCEPTED_MIN: f64 = 0.9;
 /// Within which half of those who wait when they are asked to are refused.
@@ -71,25 +69,26 @@ pub(crate) async fn bench() {
     let plan = Plan::new(LogKind::Kafka).set("POSTRIDER_TOPICS__PARTITIONS", "12");
     let cluster = plan.broker(KafkaBroker::as_shipped()).start().await;
     // So that code is warm, the broker's too.
-    for _ in 0..2 {
-        publish(&cluster, PEAK, BODIES[0]).await;
-    }
+    publish(&cluster, PEAK, BODIES[0]).await;
     for bytes in BODIES {
         say(&format!("  {bytes} bytes"));
-        let mut before = publish(&cluster, PEAK, bytes).await;
-        for load in OVERLOADS {
-            let answers = publish(&cluster, load, bytes).await;
-            let after = publish(&cluster, PEAK, bytes).await;
-            let peak = usize::midpoint(before.accepted_us.len(), after.accepted_us.len());
-            let memory_bytes = peak_memory_bytes(&cluster);
-            for (load, answers) in [(PEAK, &before), (load, &answers), (PEAK, &after)] {
-                let figures = tell(load, answers, peak, memory_bytes);
-                record(
-                    "overload",
-                    &json!({ "bytes": bytes, "load": load.name, "seen": figures }),
-                );
-            }
-            before = after;
+        let before = publish(&cluster, PEAK, bytes).await;
+        let waiting = publish(&cluster, OVERLOAD, bytes).await;
+        let between = publish(&cluster, PEAK, bytes).await;
+        let impatient = publish(&cluster, IMPATIENT, bytes).await;
+        let peak = usize::midpoint(before.accepted_us.len(), between.accepted_us.len());
+        let memory_bytes = peak_memory_bytes(&cluster);
+        for (load, answers) in [
+            (PEAK, before),
+            (OVERLOAD, waiting),
+            (PEAK, between),
+            (IMPATIENT, impatient),
+        ] {
+            let figures = tell(load, &answers, peak, memory_bytes);
+            record(
+                "overload",
+                &json!({ "bytes": bytes, "load": load.name, "seen": figures }),
+            );
         }
     }
 }

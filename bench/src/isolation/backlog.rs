@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::task::spawn_blocking;
 
-use super::{Options, STRAGGLERS, Stage, WARM_UP};
+use super::{Options, STRAGGLERS, Stage, warm_up};
 use crate::flow::Publisher;
 use crate::receivers::Manner;
 use crate::report::{Latencies, compare, record};
@@ -51,7 +51,7 @@ struct Run {
 
 async fn run(options: &Options, stage: &Stage, publisher: &Publisher<'_>) -> Run {
     let (receivers, length) = (&stage.receivers, options.phase(10));
-    tokio::time::sleep(WARM_UP).await;
+    tokio::time::sleep(warm_up()).await;
     let mut phases = vec![("before", stage.measure(length).await)];
 
     let written_before = written(stage).await;

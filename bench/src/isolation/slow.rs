@@ -20,7 +20,7 @@ const PIECE: Duration = Duration::from_secs(5);
 
 /// How steadily a slow endpoint is served, and whether in order of acceptance.
 pub(crate) async fn slow(options: &Options) {
-    let length = options.phase(60);
+    let length = options.phase(20);
     say(&format!(
         "\nslow: one endpoint gets {GETS_PER_SECOND} events/s and takes one in {ONE_TAKES:?}, for {length:?}, beside \
          {NEIGHBOURS} healthy ones"
