@@ -50,6 +50,11 @@ impl Options {
         }
     }
 
+    /// Whether there is anything beside this build.
+    pub(crate) fn compares(&self) -> bool {
+        self.base.is_some() || !self.set.is_empty()
+    }
+
     /// This build, with the settings, and the other one.
     fn builds(&self) -> Vec<Build> {
         let this = Self::this();

@@ -43,7 +43,7 @@ pub(crate) async fn bench(log: LogKind, options: &Options) {
     ));
     let scenario = format!("{log:?}").to_lowercase();
     let measure = async |build, perf| Bench::start(log, build, perf).await.measure().await;
-    if log == LogKind::Kafka {
+    if log == LogKind::Kafka && options.compares() {
         // All builds are measured with one broker, whose code gets warm for more than a minute.
         drop(measure(Options::this(), None).await);
     }
