@@ -51,6 +51,13 @@ pub(crate) struct Admitted {
     bytes_raised: Raised,
 }
 
+/// A place among the events that wait for the log, beside the request that brought it.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    _event: Taken,
+    _raised: Raised,
+}
+
 impl Admitted {
     /// So many bytes more of its body have come.
     pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
@@ -124,6 +131,16 @@ impl Admission {
     /// There is no room elsewhere for an event that was admitted.
     pub(crate) fn refuse(&self) -> Problem {
         self.room.refuse()
+    }
+
+    /// Admits one of many events whose bodies came together.
+    pub(crate) fn place(&self) -> Result<Placed, Problem> {
+        let event = self.room.take_event()?;
+        self.room.later.admitted();
+        Ok(Placed {
+            _event: event,
+            _raised: Raised::by(&self.events_gauge, 1),
+        })
     }
 
     /// Admits an event whose body has at most so many bytes, before any of them is read.

@@ -65,7 +65,7 @@ impl Api {
         let producing = Producing::open(&*log, &config, halt).await?;
         let auditing = Arc::clone(&log);
         let readers = Readers::new(log, &config);
-        let changes = Changes::new(&config);
+        let changes = Changes::new(config.changes_in_flight_max);
         let auditor = Auditor::new(auditing, &config);
         let shared = Shared {
             registry,

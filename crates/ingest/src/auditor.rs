@@ -9,7 +9,7 @@ use postrider_model::audit::AuditEntry;
 use postrider_model::ids::TenantId;
 use postrider_model::topics::AUDIT;
 use tokio::sync::OnceCell;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::config::IngestConfig;
 
@@ -51,15 +51,16 @@ impl Auditor {
         let deadline = Instant::now() + self.append_timeout;
         let mut failures = 0;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let fate = timeout(left, self.append_once(&record)).await;
+            let fate = timeout_at(deadline, self.append_once(&record)).await;
             let late = |_| Err(AppendError::Unknown("the log did not answer".into()));
-            match fate.unwrap_or_else(late) {
-                Err(AppendError::QueueFull | AppendError::Failed(_)) if !left.is_zero() => {
-                    failures += 1;
-                    sleep(BACKOFF.pause(failures).min(left)).await;
+            let fate = fate.unwrap_or_else(late);
+            failures += 1;
+            let again_at = Instant::now() + BACKOFF.pause(failures);
+            match &fate {
+                Err(AppendError::QueueFull | AppendError::Failed(_)) if again_at < deadline => {
+                    sleep_until(again_at).await;
                 }
-                fate => return fate,
+                _ => return fate,
             }
         }
     }

@@ -145,6 +145,15 @@ impl IngestConfig {
                 "must be at least `ingest.event_bytes_max`, or the largest event would never be let in",
             );
         }
+        if self.batch_events_max == 0 {
+            return wrong("batch_events_max", "must be at least 1");
+        }
+        if self.batch_bytes_max < self.event_bytes_max {
+            return wrong(
+                "batch_bytes_max",
+                "must be at least `ingest.event_bytes_max`, or the largest event would fit into no batch",
+            );
+        }
         if self.events_in_flight_bytes_max < self.batch_bytes_max {
             return wrong(
                 "events_in_flight_bytes_max",

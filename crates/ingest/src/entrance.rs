@@ -24,7 +24,7 @@ use crate::config::IngestConfig;
 use crate::metrics::{IngestMetrics, Raised};
 use crate::problem::Problem;
 use crate::request::{TRACEPARENT, TRACESTATE, header_text};
-use crate::shared::{ApiError, EVENTS};
+use crate::shared::{ApiError, EVENTS, EVENTS_BATCH};
 
 /// The entrance of a process that may begin before its log is there. Clones share everything.
 #[derive(Debug, Clone)]
@@ -88,6 +88,7 @@ impl Entrance {
         let opened = Arc::clone(&self.opened);
         let closed = Router::new()
             .route(EVENTS, post(refuse_event))
+            .route(EVENTS_BATCH, post(refuse_event))
             .fallback(async || not_yet())
             .with_state(Arc::clone(&self.guard));
         let closed = surrounded(closed, Arc::clone(&self.guard));

@@ -18,15 +18,12 @@ use postrider_model::topics;
 use serde_json::json;
 use tokio::time::Instant;
 
-use self::input::Stamp;
+use self::input::{IDEMPOTENCY_KEY, Stamp};
 use crate::problem::Problem;
-use crate::request::{self, JSON, PROTOBUF, Segments, header_text};
+use crate::request::{self, JSON, PROTOBUF, Segments};
 use crate::shared::{ApiState, Shared};
 
 pub(crate) use self::batch::publish as publish_batch;
-
-/// Another spelling of an event's id.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// `POST /v1/tenants/{tenant}/events`
 pub(crate) async fn publish(
@@ -76,7 +73,7 @@ async fn accept(
         registry: api.registry.stamp(),
         trace: request::trace_context(headers),
     };
-    let event = input::with_key(parse(&body, stamp)?, header_text(headers, IDEMPOTENCY_KEY))?;
+    let event = input::with_key(parse(&body, stamp)?, headers)?;
     // While the log takes its time, only the record is kept.
     drop(body);
     append(api, event).await

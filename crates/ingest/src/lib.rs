@@ -29,6 +29,7 @@ mod gzip;
 mod history;
 mod ids;
 mod installation;
+mod items;
 mod lists;
 mod metadata;
 mod metrics;

@@ -60,6 +60,8 @@ pub(crate) async fn issue(
         unreachable!("what is required and missing was refused")
     };
     let tenant = api.tenant(&tenant).await?;
+    // Another process may just have revoked what is issued in this generation.
+    api.refresh_registry().await?;
     let generation = api.registry.tenant(&tenant);
     let generation = generation.map_or(0, |tenant| tenant.value.portal_token_generation);
     let token = PortalToken {

@@ -14,7 +14,7 @@ use tracing::{Instrument, Span};
 use crate::config::IngestConfig;
 
 /// Beyond the producer's own deadline, in case it does not keep it.
-pub(crate) const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Appends, and waits for the fate of each append no longer than the configuration says. A producer
 /// that failed for good is the log's to replace.

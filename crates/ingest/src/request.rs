@@ -157,10 +157,17 @@ async fn read(
     if !is_gzip {
         return Ok(whole);
     }
-    decompress(&whole, bytes_max, |bytes| match &mut admitted {
-        Some(admitted) => admitted.grow(bytes),
-        None => Ok(()),
-    })
+    // Room is kept for the larger of what came and what comes out of it.
+    let (came, mut out) = (whole.len(), 0);
+    let grow = |bytes| {
+        let before = came.max(out);
+        out += bytes;
+        match &mut admitted {
+            Some(admitted) => admitted.grow(came.max(out) - before),
+            None => Ok(()),
+        }
+    };
+    decompress(&whole, bytes_max, grow).await
 }
 
 /// Waits for a part of the body; if that takes long, without the room that was kept for what was

@@ -16,7 +16,7 @@ use postrider_model::api_key::{Holder, Scope};
 use crate::auth::Caller;
 use crate::problem::Problem;
 use crate::request;
-use crate::shared::{EVENTS, Shared};
+use crate::shared::{EVENTS, EVENTS_BATCH, Shared};
 use crate::{
     api_keys, audit, dead_letters, endpoints, events, history, installation, portal_tokens,
     redrive, replay, status, tenants,
@@ -52,6 +52,9 @@ struct Route {
     action: Option<&'static str>,
     handler: MethodRouter<Arc<Shared>>,
 }
+
+/// The one whose body may be large.
+const IMPORT_ACTION: &str = "endpoint.import";
 
 type At = (&'static str, Access);
 
@@ -115,7 +118,7 @@ fn all() -> Vec<Route> {
         },
         Route {
             method: Method::POST,
-            path: "/v1/tenants/{tenant}/events/batch",
+            path: EVENTS_BATCH,
             access: PUBLISH,
             action: None,
             handler: axum::routing::post(events::publish_batch),
@@ -175,7 +178,7 @@ fn of_endpoints() -> Vec<Route> {
         get((STATUS, SEE_ENDPOINTS), status::show),
         get((ATTEMPTS, READ), history::list_attempts),
         post((ALL, ENDPOINTS), "endpoint.create", endpoints::create),
-        post((IMPORT, ENDPOINTS), "endpoint.import", endpoints::import),
+        post((IMPORT, ENDPOINTS), IMPORT_ACTION, endpoints::import),
         change(
             Method::PATCH,
             (ONE, ENDPOINTS),
@@ -310,13 +313,16 @@ async fn guard(
         traceparent: request::trace_context(request.headers()).traceparent,
         caller: caller.clone(),
     };
-    let (shared, headers) = (&guarded.shared, request.headers().clone());
+    let shared = &guarded.shared;
     let holder = caller.holder.tenant().cloned();
     let change = {
         let shared = Arc::clone(shared);
         async move { audit::note(&shared, asked, next.run(request).await).await }
     };
-    let made = shared.changes.make(holder.as_ref(), &headers, change).await;
+    let made = shared
+        .changes
+        .make(holder.as_ref(), action == IMPORT_ACTION, change)
+        .await;
     made.unwrap_or_else(IntoResponse::into_response)
 }
 

@@ -23,6 +23,8 @@ use crate::reading::Readers;
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Where events are published.
 pub(crate) const EVENTS: &str = "/v1/tenants/{tenant}/events";
+/// Where many are published at once.
+pub(crate) const EVENTS_BATCH: &str = "/v1/tenants/{tenant}/events/batch";
 
 /// Why the API could not be built.
 #[derive(Debug, thiserror::Error)]

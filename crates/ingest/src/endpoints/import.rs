@@ -5,10 +5,11 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use postrider_model::ids::TenantId;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::{NewEndpoint, name_of, read_new};
-use crate::fields::without_mark;
+use crate::items;
 use crate::problem::{FieldError, Problem};
 use crate::request::{self, JSON, JSON_LINES, Segments};
 use crate::shared::{ApiState, Shared};
@@ -39,19 +40,12 @@ pub(crate) async fn import(
         config.body_timeout(),
     )
     .await?;
-    let body = without_mark(&body);
-    let items = if lines {
-        parse_lines(body)
-    } else {
-        parse_array(body)
-    }?;
     let max = config.import_endpoints_max;
-    if items.len() > max {
-        return Err(Problem::field(
-            "",
-            format!("must have at most {max} endpoints, not {}", items.len()),
-        ));
-    }
+    let items = if lines {
+        items_of_lines(&body, max)
+    } else {
+        items::of_array(&body, max)
+    }?;
     let results = write(&api, &tenant, items).await;
     let created = results
         .iter()
@@ -62,35 +56,19 @@ pub(crate) async fn import(
     ))
 }
 
-fn parse_array(body: &[u8]) -> Result<Vec<Value>, Problem> {
-    serde_json::from_slice(body).map_err(|error| {
-        if error.is_data() {
-            Problem::field("", "the body must be a JSON array")
-        } else {
-            Problem::Syntax {
-                format: "JSON",
-                detail: error.to_string(),
-            }
-        }
-    })
-}
-
-fn parse_lines(body: &[u8]) -> Result<Vec<Value>, Problem> {
-    let lines = body
-        .split(|byte| *byte == b'\n')
-        .map(<[u8]>::trim_ascii)
-        .enumerate();
-    let filled = lines.filter(|(_, line)| !line.is_empty());
-    let parse = |(index, line): (usize, &[u8])| {
-        serde_json::from_slice(line).map_err(|error| Problem::Syntax {
+fn items_of_lines(body: &[u8], max: usize) -> Result<Vec<&RawValue>, Problem> {
+    let mut found = Vec::new();
+    for (number, line) in items::of_lines(body, max)? {
+        let item = serde_json::from_slice(line).map_err(|error| Problem::Syntax {
             format: "JSON lines",
-            detail: format!("line {}: {error}", index + 1),
-        })
-    };
-    filled.map(parse).collect()
+            detail: format!("line {number}: {error}"),
+        })?;
+        found.push(item);
+    }
+    Ok(found)
 }
 
-async fn write(api: &Shared, tenant: &TenantId, items: Vec<Value>) -> Vec<Value> {
+async fn write(api: &Shared, tenant: &TenantId, items: Vec<&RawValue>) -> Vec<Value> {
     let mut results = Vec::with_capacity(items.len());
     let mut endpoints = Vec::new();
     let mut secrets = Vec::new();
@@ -125,11 +103,13 @@ async fn write(api: &Shared, tenant: &TenantId, items: Vec<Value>) -> Vec<Value>
 }
 
 /// The endpoint, and whether its secret was given.
-fn read_item(api: &Shared, tenant: &TenantId, item: Value) -> Result<(NewEndpoint, bool), Problem> {
-    let values: Map<String, Value> = match item {
-        Value::Object(values) => values,
-        _ => return Err(Problem::field("", "must be an object")),
-    };
+fn read_item(
+    api: &Shared,
+    tenant: &TenantId,
+    item: &RawValue,
+) -> Result<(NewEndpoint, bool), Problem> {
+    let values: Result<Map<String, Value>, _> = serde_json::from_str(item.get());
+    let values = values.map_err(|_| Problem::field("", "must be an object"))?;
     let given = values.get("secret").is_some_and(|secret| !secret.is_null());
     read_new(api, tenant, values).map(|new| (new, given))
 }

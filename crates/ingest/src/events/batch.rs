@@ -8,17 +8,17 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use postrider_model::ids::EventId;
 use serde::Serialize;
-use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::input::{self, Stamp};
-use super::{append, count};
-use crate::fields::without_mark;
+use super::{IDEMPOTENCY_KEY, append, count};
+use crate::items;
 use crate::problem::{FieldError, Problem};
 use crate::request::{self, JSON, JSON_LINES, Segments};
 use crate::shared::{ApiState, Shared};
 
 /// Events of one request that wait for the log at a time.
-const IN_FLIGHT_MAX: usize = 64;
+const IN_FLIGHT_MAX: usize = 32;
 
 /// The answer about a batch.
 #[derive(Debug, Serialize)]
@@ -35,6 +35,8 @@ enum ResultView {
     /// The log has it durably.
     Accepted { id: EventId },
     Refused {
+        /// Under which it is to be published again; none if it cannot be read.
+        id: Option<EventId>,
         /// Last part of the problem's type.
         problem: &'static str,
         detail: String,
@@ -45,17 +47,20 @@ enum ResultView {
 }
 
 impl ResultView {
-    fn of(result: Result<EventId, Problem>) -> Self {
-        match result {
-            Ok(id) => Self::Accepted { id },
-            Err(problem) => Self::Refused {
-                problem: problem.slug(),
-                detail: problem.to_string(),
-                retry_after: problem.retry_after_s(),
-                errors: match problem {
-                    Problem::Invalid(errors) => errors,
-                    _ => Vec::new(),
-                },
+    fn refused(id: Option<EventId>, problem: Problem) -> Self {
+        Self::Refused {
+            id,
+            problem: problem.slug(),
+            detail: match &problem {
+                Problem::PerhapsTaken { .. } => {
+                    "the log did not answer in time, so the event may have been accepted".to_owned()
+                }
+                other => other.to_string(),
+            },
+            retry_after: problem.retry_after_s(),
+            errors: match problem {
+                Problem::Invalid(errors) => errors,
+                _ => Vec::new(),
             },
         }
     }
@@ -69,42 +74,8 @@ pub(crate) async fn publish(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let config = &api.config;
-    let parse = match request::media_type(&headers).as_deref() {
-        Some(JSON) => parse_array,
-        Some(JSON_LINES) => parse_lines,
-        _ => {
-            let expected = "application/json or application/x-ndjson";
-            return Err(Problem::MediaType { expected });
-        }
-    };
-    let bytes_max = config.batch_bytes_max;
-    let announced = request::content_length(&headers).unwrap_or(bytes_max);
-    if announced > bytes_max {
-        return Err(Problem::BodyTooLarge { bytes_max });
-    }
-    let mut admitted = api.admission.admit(announced)?;
-    let tenant = api.tenant(&tenant).await?;
-    let at_most = config.body_timeout();
-    let body = request::read_admitted(&headers, body, bytes_max, at_most, &mut admitted).await?;
-    let events = parse(&body)?;
-    let max = config.batch_events_max;
-    if events.len() > max {
-        let detail = format!("must have at most {max} events, not {}", events.len());
-        return Err(Problem::field("", detail));
-    }
-    let stamp = Stamp {
-        tenant,
-        now_ms: api.clock.now_ms(),
-        registry: api.registry.stamp(),
-        trace: request::trace_context(&headers),
-    };
-    // Begun one after the other, so that events of one ordering key keep their order.
-    let results = stream::iter(events)
-        .map(|event| accept(&api, event, stamp.clone()))
-        .buffered(IN_FLIGHT_MAX)
-        .map(ResultView::of);
-    let results: Vec<_> = results.collect().await;
+    let results = accept_all(&api, &tenant, &headers, body).await;
+    let results = results.inspect_err(|problem| api.metrics.event_refused(problem.slug()))?;
     let is_accepted = |result: &&ResultView| matches!(result, ResultView::Accepted { .. });
     let accepted = results.iter().filter(is_accepted).count();
     let refused = results.len() - accepted;
@@ -120,42 +91,92 @@ pub(crate) async fn publish(
     Ok((status, Json(view)).into_response())
 }
 
-async fn accept(api: &Shared, event: Bytes, stamp: Stamp) -> Result<EventId, Problem> {
-    let bytes_max = api.config.event_bytes_max;
-    let accepted = if event.len() > bytes_max {
-        Err(Problem::BodyTooLarge { bytes_max })
-    } else {
-        match input::from_json(&event, stamp) {
-            Ok(read) => append(api, read.event).await,
-            Err(problem) => Err(problem),
+async fn accept_all(
+    api: &Shared,
+    tenant: &str,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Vec<ResultView>, Problem> {
+    let config = &api.config;
+    let parse = match request::media_type(headers).as_deref() {
+        Some(JSON) => events_of_array,
+        Some(JSON_LINES) => events_of_lines,
+        _ => {
+            let expected = "application/json or application/x-ndjson";
+            return Err(Problem::MediaType { expected });
         }
     };
-    count(api, accepted.as_ref());
-    accepted
+    if headers.contains_key(IDEMPOTENCY_KEY) {
+        let detail = "names one event, and a batch has many: give each its `id`";
+        return Err(Problem::field("Idempotency-Key", detail));
+    }
+    let bytes_max = config.batch_bytes_max;
+    // Of what does not say how long it is, room is kept for what comes.
+    let announced = request::content_length(headers).unwrap_or(config.event_bytes_max);
+    if announced > bytes_max {
+        return Err(Problem::BodyTooLarge { bytes_max });
+    }
+    let mut admitted = api.admission.admit(announced)?;
+    let tenant = api.tenant(tenant).await?;
+    let at_most = config.body_timeout();
+    let body = request::read_admitted(headers, body, bytes_max, at_most, &mut admitted).await?;
+    let events = parse(&body, config.batch_events_max)?;
+    drop(body);
+    let stamp = Stamp {
+        tenant,
+        now_ms: api.clock.now_ms(),
+        registry: api.registry.stamp(),
+        trace: request::trace_context(headers),
+    };
+    let deadline = Instant::now() + config.append_timeout();
+    // Begun one after the other, so that events of one ordering key keep their order.
+    let results = stream::iter(events)
+        .map(|event| accept(api, event, stamp.clone(), deadline))
+        .buffered(IN_FLIGHT_MAX);
+    Ok(results.collect().await)
 }
 
-fn parse_array(body: &Bytes) -> Result<Vec<Bytes>, Problem> {
-    let items: Result<Vec<&RawValue>, _> = serde_json::from_slice(without_mark(body));
-    let items = items.map_err(|error| {
-        if error.is_data() {
-            Problem::field("", "the body must be a JSON array")
-        } else {
-            Problem::Syntax {
-                format: "JSON",
-                detail: error.to_string(),
-            }
+/// Takes one event, unless the batch has taken too long already.
+async fn accept(api: &Shared, event: Bytes, stamp: Stamp, deadline: Instant) -> ResultView {
+    let stamp = Stamp {
+        now_ms: api.clock.now_ms(),
+        ..stamp
+    };
+    let read = read(api, &event, stamp);
+    let id = read.as_ref().ok().map(|read| read.event.id.clone());
+    let appended = async {
+        let read = read?;
+        if Instant::now() >= deadline {
+            return Err(Problem::NotTaken);
         }
-    })?;
-    let bytes = |item: &RawValue| body.slice_ref(item.get().as_bytes());
-    Ok(items.into_iter().map(bytes).collect())
+        let _place = api.admission.place()?;
+        append(api, read.event).await
+    };
+    let accepted = appended.await;
+    count(api, accepted.as_ref());
+    match accepted {
+        Ok(id) => ResultView::Accepted { id },
+        Err(problem) => ResultView::refused(id, problem),
+    }
+}
+
+fn read(api: &Shared, event: &Bytes, stamp: Stamp) -> Result<input::Read, Problem> {
+    let bytes_max = api.config.event_bytes_max;
+    if event.len() > bytes_max {
+        return Err(Problem::BodyTooLarge { bytes_max });
+    }
+    input::from_json(event, stamp)
+}
+
+fn events_of_array(body: &Bytes, max: usize) -> Result<Vec<Bytes>, Problem> {
+    let items = items::of_array(body, max)?.into_iter();
+    Ok(items
+        .map(|item| body.slice_ref(item.get().as_bytes()))
+        .collect())
 }
 
 /// A line that is no JSON has a result of its own.
-#[expect(clippy::unnecessary_wraps, reason = "as the other one")]
-fn parse_lines(body: &Bytes) -> Result<Vec<Bytes>, Problem> {
-    let lines = without_mark(body)
-        .split(|byte| *byte == b'\n')
-        .map(<[u8]>::trim_ascii);
-    let filled = lines.filter(|line| !line.is_empty());
-    Ok(filled.map(|line| body.slice_ref(line)).collect())
+fn events_of_lines(body: &Bytes, max: usize) -> Result<Vec<Bytes>, Problem> {
+    let lines = items::of_lines(body, max)?.into_iter();
+    Ok(lines.map(|(_, line)| body.slice_ref(line)).collect())
 }

@@ -1,5 +1,6 @@
 //! An event as published, and what ingest adds to it. Pure but for the random part of a new id.
 
+use axum::http::HeaderMap;
 use bytes::Bytes;
 use postrider_model::event::{Event, EventPosition, TraceContext};
 use postrider_model::filter::EventTypeName;
@@ -13,6 +14,8 @@ use crate::fields::{Fields, RawObject, json_problem, parsed, text, time};
 use crate::ids;
 use crate::problem::Problem;
 
+/// Another spelling of an event's id.
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const DATA: &str = "data";
 const NOT_YET: &str = "is not supported yet";
 
@@ -25,15 +28,23 @@ pub(crate) struct Read {
 
 /// The event under the id that the header names, as text or as a string in quotes
 /// (draft-ietf-httpapi-idempotency-key-header): it is another spelling of the event's own.
-pub(crate) fn with_key(read: Read, header: &str) -> Result<Event, Problem> {
+pub(crate) fn with_key(read: Read, headers: &HeaderMap) -> Result<Event, Problem> {
     const HEADER: &str = "Idempotency-Key";
     let Read { event, is_named } = read;
-    if header.is_empty() {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else {
         return Ok(event);
+    };
+    if values.next().is_some() {
+        return Err(Problem::field(HEADER, "is given twice"));
     }
-    let quoted = header.strip_prefix('"');
-    let text = quoted.and_then(|text| text.strip_suffix('"'));
-    let id = EventId::try_new(text.unwrap_or(header));
+    let text = value
+        .to_str()
+        .map_err(|_| Problem::field(HEADER, "must be text"))?;
+    let quoted = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'));
+    let id = EventId::try_new(quoted.unwrap_or(text));
     let id = id.map_err(|error| Problem::field(HEADER, error))?;
     if is_named && id != event.id {
         return Err(Problem::field(

@@ -1,6 +1,7 @@
 //! Publishing many events at once, compressed, and under a key of idempotency.
 
 use std::io::Write;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use flate2::Compression;
@@ -8,6 +9,7 @@ use flate2::write::GzEncoder;
 use postrider_log::memory::{AppendFate, AppendPlan};
 use postrider_model::topics::EVENTS;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::world::{Answer, World};
 
@@ -127,7 +129,96 @@ async fn an_event_of_a_batch_of_unknown_fate_is_said_to_be_so() {
         .expect(StatusCode::MULTI_STATUS);
     let expected = ["a", "refused: perhaps-taken", "refused: not-taken", "d"];
     assert_eq!(results(&answer), expected);
-    assert!(answer.json()["results"][2]["retry_after"].is_number());
+    let results = answer.json()["results"].clone();
+    assert!(results[2]["retry_after"].is_number());
+    assert_eq!(results[1]["id"], "b");
+    world
+        .faults()
+        .on_append(|_, _| AppendFate::UnknownAbsent.into());
+    let unnamed = json!([{"type": "a", "data": 1}]).to_string();
+    let answer = world
+        .post(BATCH, unnamed)
+        .await
+        .expect(StatusCode::MULTI_STATUS);
+    let id = answer.json()["results"][0]["id"].clone();
+    assert!(id.as_str().unwrap().starts_with("evt_"), "{id}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_takes_no_longer_than_one_event_may() {
+    let world = World::with_tenant().await;
+    world.faults().on_append(|site, _| AppendPlan {
+        delay: match site.topic {
+            EVENTS => Duration::from_secs(6),
+            _ => Duration::ZERO,
+        },
+        ..AppendPlan::default()
+    });
+    let events: Vec<_> = (0..100)
+        .map(|number| event(&format!("e{number}")))
+        .collect();
+    let began = Instant::now();
+    let answer = world.post(BATCH, Value::from(events).to_string()).await;
+    let answer = answer.expect(StatusCode::MULTI_STATUS);
+    assert!(
+        began.elapsed() < Duration::from_secs(13),
+        "{:?}",
+        began.elapsed()
+    );
+    let results = results(&answer);
+    let accepted = results
+        .iter()
+        .filter(|result| result.starts_with('e'))
+        .count();
+    assert_eq!((accepted, results.len()), (64, 100));
+    assert!(
+        results[64..]
+            .iter()
+            .all(|result| result == "refused: not-taken")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_a_batch_take_places_like_others() {
+    let world = World::with_tenant_and(|config| config.events_in_flight_max = 3).await;
+    world.faults().on_append(|_, _| AppendPlan {
+        delay: Duration::from_millis(50),
+        ..AppendPlan::default()
+    });
+    let events: Vec<_> = (0..4).map(|number| event(&format!("e{number}"))).collect();
+    let answer = world.post(BATCH, Value::from(events).to_string()).await;
+    let results = results(&answer.expect(StatusCode::MULTI_STATUS));
+    assert_eq!(results, ["e0", "e1", "refused: busy", "refused: busy"]);
+    let answer = world.post(BATCH, json!([event("later")]).to_string()).await;
+    answer.expect(StatusCode::ACCEPTED);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_refused_as_a_whole_is_counted() {
+    let world = World::with_tenant().await;
+    let answer = world.post(BATCH, "{}").await;
+    answer.expect(StatusCode::UNPROCESSABLE_ENTITY);
+    let headers = [JSON, ("idempotency-key", "a")];
+    let answer = world.send("POST", BATCH, &headers, "[]").await;
+    let answer = answer.expect(StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(answer.wrong_fields(), ["Idempotency-Key"]);
+    let refused = world.metric(r#"postrider_events_refused_total{reason="invalid"}"#);
+    assert!((refused - 2.0).abs() < f64::EPSILON, "{refused}");
+}
+
+#[tokio::test]
+async fn a_compressed_body_needs_room_for_the_larger_of_two_only() {
+    let data = "x".repeat(500);
+    let event = json!({"type": "a", "data": data}).to_string();
+    let world = World::with_tenant_and(|config| {
+        config.event_bytes_max = event.len();
+        config.batch_bytes_max = event.len();
+        config.events_in_flight_bytes_max = event.len();
+    })
+    .await;
+    let body = compressed(&event);
+    let answer = world.send("POST", ONE, &[JSON, GZIP], body).await;
+    answer.expect(StatusCode::ACCEPTED);
 }
 
 #[tokio::test]
