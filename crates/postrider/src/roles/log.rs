@@ -15,7 +15,7 @@ use postrider_delivery::standing;
 use postrider_log::embedded::EmbeddedLog;
 use postrider_log::kafka::{KafkaLog, KafkaOptions};
 use postrider_log::{Log, LogError, SystemClock, TopicSpec};
-use postrider_model::topics::{REGISTRY, TopicLayout, TopicPlan};
+use postrider_model::topics::{AUDIT, REGISTRY, TopicLayout, TopicPlan};
 use postrider_registry::WriteError;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -198,7 +198,7 @@ pub(crate) fn kafka(config: &Config) -> anyhow::Result<Arc<dyn Log>> {
 pub(crate) fn connect(config: &Config) -> anyhow::Result<Arc<KafkaLog>> {
     let options = KafkaOptions {
         partitions: topics::counted_on(&config.topics)
-            .filter(|plan| plan.name != REGISTRY)
+            .filter(|plan| ![REGISTRY, AUDIT].contains(&plan.name))
             .map(|plan| (plan.name.to_owned(), config.topics.partitions))
             .collect(),
         ..config.kafka_options()
