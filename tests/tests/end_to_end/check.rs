@@ -90,7 +90,7 @@ async fn a_sound_environment_has_no_error(log: LogKind) {
     assert!(checked.success, "{:#?}", checked.findings);
     assert!(checked.errors().is_empty(), "{:#?}", checked.findings);
     assert_eq!(checked.levels("clock", ""), ["ok"]);
-    assert_eq!(checked.levels("rights", "").len(), 9, "topics and groups");
+    assert_eq!(checked.levels("rights", "").len(), 10, "topics and groups");
     assert!(
         checked
             .levels("rights", "")
