@@ -260,6 +260,7 @@ async fn kafkas_own_tool_shows_the_topics_as_documented(log: LogKind) {
         ("retry", 57, Some(9), 2 * MIB),
         ("dead-letters", 12, Some(30), 2 * MIB),
         ("attempts", 12, Some(7), 2 * MIB),
+        ("audit", 1, Some(365), MIB),
         ("registry", 1, None, MIB),
         ("endpoint-state", 12, None, MIB),
     ] {
