@@ -98,6 +98,12 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Option<usize> {
         .ok()
 }
 
+/// Whether what comes may be longer than so many bytes, as far as the head says.
+pub(crate) fn may_exceed(headers: &HeaderMap, bytes: usize) -> bool {
+    let is_plain = !headers.contains_key(header::CONTENT_ENCODING);
+    !is_plain || content_length(headers).is_none_or(|length| length > bytes)
+}
+
 /// Reads the body, at most so many bytes in so much time.
 pub(crate) async fn read_body(
     headers: &HeaderMap,

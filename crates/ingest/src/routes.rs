@@ -314,15 +314,14 @@ async fn guard(
         caller: caller.clone(),
     };
     let shared = &guarded.shared;
+    let is_large = action == IMPORT_ACTION
+        && request::may_exceed(request.headers(), shared.config.body_bytes_max);
     let holder = caller.holder.tenant().cloned();
     let change = {
         let shared = Arc::clone(shared);
         async move { audit::note(&shared, asked, next.run(request).await).await }
     };
-    let made = shared
-        .changes
-        .make(holder.as_ref(), action == IMPORT_ACTION, change)
-        .await;
+    let made = shared.changes.make(holder.as_ref(), is_large, change).await;
     made.unwrap_or_else(IntoResponse::into_response)
 }
 

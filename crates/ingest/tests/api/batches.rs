@@ -242,6 +242,23 @@ async fn events_of_one_key_in_a_batch_keep_their_order() {
 }
 
 #[tokio::test]
+async fn small_imports_do_not_wait_for_each_other() {
+    let world = World::with_tenant().await;
+    let import = async |number: usize| {
+        let body = format!(r#"[{{"id":"ep_{number}","url":"https://example.com/"}}]"#);
+        let length = body.len().to_string();
+        let headers = [JSON, ("content-length", &length)];
+        let path = "/v1/tenants/acme/endpoints/import";
+        world.send("POST", path, &headers, body).await.status
+    };
+    let all = futures_util::future::join_all((0..20).map(import)).await;
+    assert!(
+        all.iter().all(|status| *status == StatusCode::OK),
+        "{all:?}"
+    );
+}
+
+#[tokio::test]
 async fn compressed_bodies_are_taken_everywhere() {
     let world = World::with_tenant().await;
     let one = compressed(&event("a").to_string());
