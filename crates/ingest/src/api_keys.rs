@@ -106,8 +106,7 @@ pub(crate) fn scopes(value: &Value) -> Result<Scopes, String> {
 
 async fn read(api: &Shared, headers: &HeaderMap, body: Body) -> Result<Fields, Problem> {
     request::expect_json(headers)?;
-    let (bytes_max, at_most) = (api.config.body_bytes_max, api.config.body_timeout());
-    let body = request::read_body(headers, body, bytes_max, at_most).await?;
+    let body = api.read_body(headers, body).await?;
     Ok(Fields::new(parse_object(&body)?))
 }
 

@@ -21,10 +21,10 @@ use postrider_model::api_key::{ApiKey, ApiKeyHash, Holder, Scope};
 use postrider_model::audit::{Actor, ActorKind};
 use postrider_registry::{Registry, Versioned};
 use ring::digest;
-use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::Semaphore;
 
 use crate::config::IngestConfig;
+use crate::ids;
 use crate::operator_key::{ConfiguredKey, InvalidOperatorKey};
 use crate::problem::{Problem, Unauthorized};
 
@@ -92,10 +92,7 @@ struct Registered {
 
 impl Authority {
     pub(crate) fn new(config: &IngestConfig) -> Result<Self, InvalidOperatorKey> {
-        let configured = match config.operator_key.as_ref() {
-            Some(key) if !key.expose().is_empty() => Some(ConfiguredKey::try_new(key)?),
-            _ => None,
-        };
+        let configured = ConfiguredKey::of(config.operator_key.as_ref())?;
         Ok(Self {
             configured: configured.map(Arc::new),
             failures: Arc::new(Failures::new(config.failed_keys_per_minute_max)),
@@ -115,8 +112,7 @@ impl Authority {
     ) -> Result<Self, InvalidOperatorKey> {
         let now_ms = clock.now_ms();
         let keys = registry.api_keys(None, None, usize::MAX);
-        let is_good =
-            |key: &Versioned<ApiKey>| key.value.expires_at_ms.is_none_or(|end| end > now_ms);
+        let is_good = |key: &Versioned<ApiKey>| !key.value.has_expired(now_ms);
         if self.configured.is_none() && !keys.iter().any(is_good) {
             return Err(InvalidOperatorKey::Missing);
         }
@@ -209,7 +205,7 @@ impl Registered {
         let key = self.registry.api_key_with_hash(hash);
         let key = key.ok_or(Unauthorized::Unknown)?;
         let now_ms = self.clock.now_ms();
-        if key.expires_at_ms.is_some_and(|end| end <= now_ms) {
+        if key.has_expired(now_ms) {
             return Err(Unauthorized::Expired.into());
         }
         self.uses.note(&key, now_ms);
@@ -270,7 +266,7 @@ impl Registered {
 
     fn check(&self, token: &PortalToken) -> Result<(), Unauthorized> {
         let now_ms = self.clock.now_ms();
-        let mut ends_at_ms = token.expires_at_ms;
+        let mut has_expired = token.expires_at_ms <= now_ms;
         let tenant = self.registry.tenant(&token.tenant);
         let tenant = tenant.ok_or(Unauthorized::Unknown)?;
         if token.generation != tenant.value.portal_token_generation {
@@ -280,9 +276,9 @@ impl Registered {
             let of_tenant = self.registry.api_key(Some(&token.tenant), issuer);
             let key = of_tenant.or_else(|| self.registry.api_key(None, issuer));
             let key = key.ok_or(Unauthorized::Unknown)?;
-            ends_at_ms = ends_at_ms.min(key.value.expires_at_ms.unwrap_or(i64::MAX));
+            has_expired |= key.value.has_expired(now_ms);
         }
-        if ends_at_ms <= now_ms {
+        if has_expired {
             return Err(Unauthorized::Expired);
         }
         Ok(())
@@ -326,10 +322,7 @@ pub(crate) fn generate(holder: &Holder) -> (String, ApiKeyHash, String) {
         Holder::Operator => OPERATOR_PREFIX,
         Holder::Tenant { .. } => TENANT_PREFIX,
     };
-    let mut random = [0; KEY_BYTES];
-    SystemRandom::new()
-        .fill(&mut random)
-        .expect("the operating system has a random source");
+    let random = ids::random_bytes::<KEY_BYTES>();
     let key = format!("{prefix}{}", URL_SAFE_NO_PAD.encode(random));
     let (hash, shown) = (hash_of(&key), key[..SHOWN_CHARACTERS].to_owned());
     (key, hash, shown)

@@ -160,10 +160,8 @@ impl IngestConfig {
                 "must be at least `ingest.batch_bytes_max`, or the largest batch would never be let in",
             );
         }
-        match &self.operator_key {
-            Some(key) if !key.expose().is_empty() => Ok(ConfiguredKey::try_new(key).map(drop)?),
-            Some(_) | None => Ok(()),
-        }
+        ConfiguredKey::of(self.operator_key.as_ref())?;
+        Ok(())
     }
 
     pub(crate) fn body_timeout(&self) -> Duration {

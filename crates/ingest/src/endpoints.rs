@@ -18,7 +18,6 @@ use postrider_model::filter::EventTypeFilter;
 use postrider_model::ids::{EndpointId, TenantId};
 use postrider_model::signature::SigningSecret;
 use postrider_registry::{Lookup, Versioned, WriteError};
-use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Map, Value, json};
 use url::Url;
 
@@ -49,7 +48,7 @@ pub(crate) async fn create(
     body: Body,
 ) -> Result<Response, Problem> {
     request::expect_json(&headers)?;
-    let body = read_body(&api, &headers, body).await?;
+    let body = api.read_body(&headers, body).await?;
     // What is wrong with it is said first, so that nobody creates a tenant for nothing.
     let new = read_new(&api, &tenant_id(&tenant)?, parse_object(&body)?)?;
     api.tenant(&tenant).await?;
@@ -153,7 +152,7 @@ pub(crate) async fn patch(
             expected: MERGE_PATCH,
         });
     }
-    let body = read_body(&api, &headers, body).await?;
+    let body = api.read_body(&headers, body).await?;
     let patch = parse_object(&body)?;
     let changed = change(&api, &tenant, &id, &headers, |endpoint| {
         let settings = Settings::of(endpoint).patched(patch.clone())?;
@@ -192,7 +191,7 @@ pub(crate) async fn rotate_secret(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let mut fields = read_optional_fields(&api, &headers, body).await?;
+    let mut fields = api.read_optional_fields(&headers, body).await?;
     let secret = fields
         .optional("secret", parsed(SigningSecret::parse))
         .unwrap_or_else(new_secret);
@@ -388,35 +387,6 @@ fn name_of(id: &EndpointId) -> String {
     format!("the endpoint `{id}`")
 }
 
-async fn read_body(
-    api: &Shared,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<axum::body::Bytes, Problem> {
-    request::read_body(
-        headers,
-        body,
-        api.config.body_bytes_max,
-        api.config.body_timeout(),
-    )
-    .await
-}
-
-/// The fields of a body that may be left out.
-async fn read_optional_fields(
-    api: &Shared,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<Fields, Problem> {
-    let (bytes_max, at_most) = (api.config.body_bytes_max, api.config.body_timeout());
-    let values = request::read_optional_object(headers, body, bytes_max, at_most).await?;
-    Ok(Fields::new(values.unwrap_or_default()))
-}
-
 fn new_secret() -> SigningSecret {
-    let mut random = [0; 32];
-    SystemRandom::new()
-        .fill(&mut random)
-        .expect("the operating system has a random source");
-    SigningSecret::generate(&random)
+    SigningSecret::generate(&ids::random_bytes::<32>())
 }

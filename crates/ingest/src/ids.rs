@@ -1,6 +1,7 @@
 //! New identifiers, and the time that is in them.
 
 use postrider_model::ids::{ApiKeyId, EndpointId, EventId};
+use ring::rand::{SecureRandom, SystemRandom};
 use uuid::{NoContext, Timestamp, Uuid};
 
 const EVENT_PREFIX: &str = "evt_";
@@ -46,6 +47,15 @@ pub(crate) fn event_id_time_ms(id: &EventId) -> Option<i64> {
         .checked_mul(1000)?
         .checked_add(u64::from(nanoseconds / 1_000_000))?;
     i64::try_from(ms).ok()
+}
+
+/// Bytes that nobody can guess.
+pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut random = [0; N];
+    SystemRandom::new()
+        .fill(&mut random)
+        .expect("the operating system has a random source");
+    random
 }
 
 fn unique(prefix: &str, now_ms: i64) -> String {

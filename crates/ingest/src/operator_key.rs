@@ -30,7 +30,13 @@ pub(crate) struct ConfiguredKey {
 }
 
 impl ConfiguredKey {
-    pub(crate) fn try_new(key: &Secret) -> Result<Self, InvalidOperatorKey> {
+    /// The key, if there is one; an empty text is none.
+    pub(crate) fn of(key: Option<&Secret>) -> Result<Option<Self>, InvalidOperatorKey> {
+        let given = key.filter(|key| !key.expose().is_empty());
+        given.map(Self::try_new).transpose()
+    }
+
+    fn try_new(key: &Secret) -> Result<Self, InvalidOperatorKey> {
         let text = key.expose();
         if text.len() < BYTES_MIN {
             return Err(InvalidOperatorKey::TooShort);

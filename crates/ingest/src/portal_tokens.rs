@@ -12,9 +12,9 @@ use serde::Serialize;
 use crate::api_keys::scopes;
 use crate::audit::Subject;
 use crate::auth::{Caller, PortalToken};
-use crate::fields::{Fields, seconds_as_ms, text};
+use crate::fields::{seconds_as_ms, text};
 use crate::problem::Problem;
-use crate::request::{self, Segments};
+use crate::request::Segments;
 use crate::shared::ApiState;
 
 const LIFETIME_MS_DEFAULT: i64 = 60 * 60 * 1000;
@@ -38,9 +38,7 @@ pub(crate) async fn issue(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let (bytes_max, at_most) = (api.config.body_bytes_max, api.config.body_timeout());
-    let values = request::read_optional_object(&headers, body, bytes_max, at_most).await?;
-    let mut fields = Fields::new(values.unwrap_or_default());
+    let mut fields = api.read_optional_fields(&headers, body).await?;
     let scopes = fields.required("scopes", |value| {
         let asked = scopes(value)?;
         match &caller.holder {

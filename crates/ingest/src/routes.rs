@@ -89,6 +89,14 @@ fn post<H: Handler<T, Arc<Shared>>, T: 'static>(at: At, action: &'static str, ha
     change(Method::POST, at, action, handler)
 }
 
+/// A route that takes events, which are no change and so in no audit.
+fn publish<H: Handler<T, Arc<Shared>>, T: 'static>(path: &'static str, handler: H) -> Route {
+    Route {
+        action: None,
+        ..post((path, PUBLISH), "", handler)
+    }
+}
+
 const TENANT: &str = "/v1/tenants/{tenant}";
 const LETTERS: &str = "/v1/tenants/{tenant}/dead-letters";
 const TENANT_KEYS: &str = "/v1/tenants/{tenant}/keys";
@@ -109,20 +117,8 @@ fn all() -> Vec<Route> {
             "tenant.resume",
             tenants::resume,
         ),
-        Route {
-            method: Method::POST,
-            path: EVENTS,
-            access: PUBLISH,
-            action: None,
-            handler: axum::routing::post(events::publish),
-        },
-        Route {
-            method: Method::POST,
-            path: EVENTS_BATCH,
-            access: PUBLISH,
-            action: None,
-            handler: axum::routing::post(events::publish_batch),
-        },
+        publish(EVENTS, events::publish),
+        publish(EVENTS_BATCH, events::publish_batch),
         get(("/v1/tenants/{tenant}/events/{event}", READ), history::show),
         get((LETTERS, SEE_DEAD_LETTERS), dead_letters::list),
         get(

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::{Body, Bytes};
 use axum::extract::State;
+use axum::http::HeaderMap;
 use postrider_log::{Clock, LogError};
 use postrider_model::address::AddressPolicy;
 use postrider_model::ids::TenantId;
@@ -13,11 +15,13 @@ use crate::admission::Admission;
 use crate::auditor::Auditor;
 use crate::changes::Changes;
 use crate::config::{IngestConfig, InvalidIngest};
+use crate::fields::Fields;
 use crate::metrics::IngestMetrics;
 use crate::operator_key::InvalidOperatorKey;
 use crate::problem::Problem;
 use crate::producing::Producing;
 use crate::reading::Readers;
+use crate::request;
 
 /// How long a request waits for the registry before something unknown is said not to exist.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -72,6 +76,27 @@ impl Shared {
             }
         }
         Ok(id)
+    }
+
+    /// Reads a body that is no event and no import.
+    pub(crate) async fn read_body(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Bytes, Problem> {
+        let (bytes_max, at_most) = (self.config.body_bytes_max, self.config.body_timeout());
+        request::read_body(headers, body, bytes_max, at_most).await
+    }
+
+    /// The fields of such a body, none if it was left out.
+    pub(crate) async fn read_optional_fields(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Fields, Problem> {
+        let (bytes_max, at_most) = (self.config.body_bytes_max, self.config.body_timeout());
+        let values = request::read_optional_object(headers, body, bytes_max, at_most).await?;
+        Ok(Fields::new(values.unwrap_or_default()))
     }
 
     /// Brings the registry's view up to now.

@@ -33,6 +33,13 @@ pub struct ApiKey {
     pub last_used_at_ms: Option<i64>,
 }
 
+impl ApiKey {
+    /// Whether it is void by now.
+    pub fn has_expired(&self, now_ms: i64) -> bool {
+        self.expires_at_ms.is_some_and(|end| end <= now_ms)
+    }
+}
+
 /// Whose a key is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {

@@ -13,7 +13,7 @@ use postrider_model::endpoint::{Endpoint, EndpointState};
 use postrider_model::payload::rfc3339;
 use serde_json::json;
 
-use super::{answer, change, read_optional_fields, shown, with_etag};
+use super::{answer, change, shown, with_etag};
 use crate::auth::Caller;
 use crate::fields::{self, parsed};
 use crate::problem::Problem;
@@ -83,7 +83,7 @@ pub(crate) async fn enable(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let mut fields = read_optional_fields(&api, &headers, body).await?;
+    let mut fields = api.read_optional_fields(&headers, body).await?;
     let backlog = fields.optional("backlog", parsed(Backlog::parse));
     let replay_since_ms = fields.optional("replay_since", fields::time);
     let command_id = runs::take_command_id(&api, &mut fields);
